@@ -1,1 +1,1 @@
-//! placeholder
+//! Rooms of this crate follow.

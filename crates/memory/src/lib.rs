@@ -1,1 +1,33 @@
-//! placeholder
+//! Guest-physical memory of vmlet: addresses, RAM, memory slots, and who may change them.
+//!
+//! * `address.rs`: [`Gpa`], [`Hva`], [`Iova`], so that mixed-up address spaces do not compile.
+//! * `ram.rs`: [`Ram`], a host mapping that backs guest memory; the only file that touches it.
+//! * `space.rs`: [`AddressSpace`], the map from guest-physical addresses to RAM; changes go to
+//!   [`MapListener`]s (memory slots, DMA domains) in two phases.
+//! * `slots.rs`: the planner that turns mappings into [`Memslot`]s.
+//! * `lease.rs`: who holds a range of RAM (Python views, DMA maps) and thereby forbids its removal.
+//! * `dirty.rs`: which pages were written, by the guest, by us or behind everybody's back.
+//! * `fork.rs`: what a forked child finds: zeros, no descriptors, and a generation that differs.
+//! * `paging/`: walkers of page tables; here the guest's own formats.
+//!
+//! Not supported yet: EPT and NPT formats, hugetlb backing, copy-on-write clones, userfaultfd.
+
+mod address;
+mod dirty;
+mod error;
+pub mod fork;
+mod lease;
+mod listener;
+pub mod paging;
+mod ram;
+mod slots;
+mod space;
+
+pub use address::{Gpa, Hva, Iova, PAGE_SIZE};
+pub use dirty::{Extent, PageBitmap};
+pub use error::MemoryError;
+pub use lease::{Lease, LeaseKind};
+pub use listener::{MapChange, MapListener, Refusal};
+pub use ram::{Backing, Ram};
+pub use slots::{Memslot, SlotId, achievable_page_size};
+pub use space::{AddressSpace, Mapping, RegionInfo, RegionKind};

@@ -1,0 +1,324 @@
+//! The guest's own page tables on x86: 32-bit, PAE, 4-level and 5-level, all page sizes.
+//!
+//! Source: Intel SDM volume 3, chapter 5 "Paging"; AMD APM volume 2, chapter 5.
+
+use crate::Gpa;
+
+const CR0_PG: u64 = 1 << 31;
+const CR4_PSE: u64 = 1 << 4;
+const CR4_PAE: u64 = 1 << 5;
+const CR4_LA57: u64 = 1 << 12;
+const EFER_LMA: u64 = 1 << 10;
+const EFER_NXE: u64 = 1 << 11;
+
+const PRESENT: u64 = 1;
+const WRITABLE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
+const LARGE: u64 = 1 << 7;
+const NO_EXECUTE: u64 = 1 << 63;
+
+/// The registers that decide how a linear address is translated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are the architecture's own names")]
+pub struct PagingContext {
+    pub cr0: u64,
+    pub cr3: u64,
+    pub cr4: u64,
+    pub efer: u64,
+    /// Width of physical addresses (CPUID 0x80000008 EAX bits 7-0); bits above are reserved.
+    pub physical_bits: u8,
+}
+
+/// One entry met on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// 5 (PML5) to 1 (page table).
+    pub level: u8,
+    /// Where the entry lies.
+    pub gpa: Gpa,
+    /// The entry.
+    pub entry: u64,
+}
+
+/// Where a linear address leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translation {
+    /// Guest-physical address.
+    pub gpa: Gpa,
+    /// Bytes of the page.
+    pub page_size: u64,
+    /// Every entry allows writes.
+    pub writable: bool,
+    /// Every entry allows user mode.
+    pub user: bool,
+    /// No entry forbids execution.
+    pub executable: bool,
+}
+
+/// Why a linear address leads nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WalkFault {
+    /// The entry at this level is not present.
+    NotPresent {
+        /// Level of the entry.
+        level: u8,
+    },
+    /// The entry at this level has a reserved bit set.
+    ReservedBit {
+        /// Level of the entry.
+        level: u8,
+    },
+    /// The table of this level does not lie in memory.
+    OutsideMemory {
+        /// Level of the entry.
+        level: u8,
+        /// Where the entry would be.
+        gpa: Gpa,
+    },
+    /// The address's upper bits do not repeat its sign bit.
+    NonCanonical,
+}
+
+/// A walk: the entries met and where it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Walk {
+    /// From the highest level down, at most five.
+    pub steps: Vec<Step>,
+    /// The end.
+    pub result: Result<Translation, WalkFault>,
+}
+
+/// How one paging mode lays out its tables.
+struct Format {
+    /// Levels, 0 without paging.
+    levels: u8,
+    /// Index bits a level.
+    index_bits: u32,
+    /// Bytes an entry.
+    entry_size: u64,
+}
+
+impl PagingContext {
+    fn format(&self) -> Format {
+        let format = |levels, index_bits, entry_size| Format {
+            levels,
+            index_bits,
+            entry_size,
+        };
+        if self.cr0 & CR0_PG == 0 {
+            format(0, 0, 0)
+        } else if self.efer & EFER_LMA != 0 {
+            format(if self.cr4 & CR4_LA57 != 0 { 5 } else { 4 }, 9, 8)
+        } else if self.cr4 & CR4_PAE != 0 {
+            format(3, 9, 8)
+        } else {
+            format(2, 10, 4)
+        }
+    }
+
+    fn address_mask(&self) -> u64 {
+        let bits = u32::from(self.physical_bits.clamp(32, 52));
+        (1u64 << bits) - 1
+    }
+}
+
+/// Translates `linear` as the CPU would, reading entries with `read` (an aligned 64-bit word of
+/// guest memory, `None` where no memory is). At most five entries are read.
+pub fn walk(context: &PagingContext, linear: u64, read: &dyn Fn(Gpa) -> Option<u64>) -> Walk {
+    let format = context.format();
+    let mut walker = Walker {
+        context,
+        format,
+        linear,
+        read,
+        steps: Vec::new(),
+    };
+    let result = walker.run();
+    Walk {
+        steps: walker.steps,
+        result,
+    }
+}
+
+struct Walker<'a> {
+    context: &'a PagingContext,
+    format: Format,
+    linear: u64,
+    read: &'a dyn Fn(Gpa) -> Option<u64>,
+    steps: Vec<Step>,
+}
+
+impl Walker<'_> {
+    fn run(&mut self) -> Result<Translation, WalkFault> {
+        if self.format.levels == 0 {
+            return Ok(Translation {
+                gpa: Gpa(self.linear & 0xffff_ffff),
+                page_size: crate::PAGE_SIZE,
+                writable: true,
+                user: true,
+                executable: true,
+            });
+        }
+        self.check_canonical()?;
+        let mut table = self.root();
+        let mut rights = Rights {
+            writable: true,
+            user: true,
+            executable: true,
+        };
+        for level in (1..=self.format.levels).rev() {
+            let entry = self.fetch(table, level)?;
+            rights.narrow(entry, self.directory_pointer(level));
+            if level == 1 || self.is_large(entry, level) {
+                return self.finish(entry, level, rights);
+            }
+            table = self.next_table(entry);
+        }
+        Err(WalkFault::NotPresent { level: 1 })
+    }
+
+    fn check_canonical(&self) -> Result<(), WalkFault> {
+        let bits = match self.format.levels {
+            5 => 57,
+            4 => 48,
+            _ => {
+                return if self.linear >> 32 == 0 {
+                    Ok(())
+                } else {
+                    Err(WalkFault::NonCanonical)
+                };
+            }
+        };
+        let sign = (self.linear.cast_signed() >> (bits - 1)).cast_unsigned();
+        if sign == 0 || sign == u64::MAX {
+            Ok(())
+        } else {
+            Err(WalkFault::NonCanonical)
+        }
+    }
+
+    fn root(&self) -> u64 {
+        match self.format.levels {
+            2 => self.context.cr3 & 0xffff_f000,
+            3 => self.context.cr3 & 0xffff_ffe0,
+            _ => self.context.cr3 & self.context.address_mask() & !0xfff,
+        }
+    }
+
+    /// The four entries of PAE's top level have no rights of their own.
+    fn directory_pointer(&self, level: u8) -> bool {
+        self.format.levels == 3 && level == 3
+    }
+
+    fn shift(&self, level: u8) -> u32 {
+        12 + self.format.index_bits * (u32::from(level) - 1)
+    }
+
+    fn fetch(&mut self, table: u64, level: u8) -> Result<u64, WalkFault> {
+        let index = (self.linear >> self.shift(level)) & ((1 << self.format.index_bits) - 1);
+        let gpa = Gpa(table + index * self.format.entry_size);
+        let word = (self.read)(gpa.align_down(8));
+        let word = word.ok_or(WalkFault::OutsideMemory { level, gpa })?;
+        let entry = match self.format.entry_size {
+            4 if gpa.0 % 8 == 4 => word >> 32,
+            4 => word & 0xffff_ffff,
+            _ => word,
+        };
+        self.steps.push(Step { level, gpa, entry });
+        if entry & PRESENT == 0 {
+            Err(WalkFault::NotPresent { level })
+        } else if entry & self.reserved(entry, level) != 0 {
+            Err(WalkFault::ReservedBit { level })
+        } else {
+            Ok(entry)
+        }
+    }
+
+    fn is_large(&self, entry: u64, level: u8) -> bool {
+        let allowed = match (self.format.levels, level) {
+            (2, 2) => self.context.cr4 & CR4_PSE != 0,
+            (_, 2) => true,
+            (4 | 5, 3) => true,
+            _ => false,
+        };
+        allowed && entry & LARGE != 0
+    }
+
+    /// The bits that must be zero in a present entry.
+    fn reserved(&self, entry: u64, level: u8) -> u64 {
+        if self.format.levels == 2 {
+            // With PSE-36 bits 13 to 20 of a 4 MiB entry carry address bits 32 to 39; bit 21 stays
+            // reserved.
+            return if self.is_large(entry, level) {
+                1 << 21
+            } else {
+                0
+            };
+        }
+        let mut reserved = !self.context.address_mask() & 0x000f_ffff_ffff_f000;
+        if self.context.efer & EFER_NXE == 0 {
+            reserved |= NO_EXECUTE;
+        }
+        if self.directory_pointer(level) {
+            return reserved | NO_EXECUTE | 0x7ff0_0000_0000_01e6;
+        }
+        if self.format.levels == 3 {
+            reserved |= 0x7ff0_0000_0000_0000;
+        }
+        if self.is_large(entry, level) {
+            reserved |= ((1u64 << self.shift(level)) - 1) & !0x1fff;
+        } else if level >= 4 {
+            reserved |= LARGE;
+        }
+        reserved
+    }
+
+    fn next_table(&self, entry: u64) -> u64 {
+        if self.format.levels == 2 {
+            entry & 0xffff_f000
+        } else {
+            entry & self.context.address_mask() & !0xfff
+        }
+    }
+
+    fn finish(&self, entry: u64, level: u8, rights: Rights) -> Result<Translation, WalkFault> {
+        let page_size = 1u64 << self.shift(level);
+        let mut frame = self.next_table(entry) & !(page_size - 1);
+        if self.format.levels == 2 && level == 2 {
+            frame |= ((entry >> 13) & 0xff) << 32;
+        }
+        let Rights {
+            writable,
+            user,
+            executable,
+        } = rights;
+        let gpa = Gpa(frame | (self.linear & (page_size - 1)));
+        Ok(Translation {
+            gpa,
+            page_size,
+            writable,
+            user,
+            executable,
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Rights {
+    writable: bool,
+    user: bool,
+    executable: bool,
+}
+
+impl Rights {
+    fn narrow(&mut self, entry: u64, directory_pointer: bool) {
+        if !directory_pointer {
+            self.writable &= entry & WRITABLE != 0;
+            self.user &= entry & USER != 0;
+        }
+        self.executable &= entry & NO_EXECUTE == 0;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,5 @@
+//! Page tables: formats and walkers.
+
+mod guest;
+
+pub use guest::{PagingContext, Step, Translation, Walk, WalkFault, walk};

@@ -1,0 +1,447 @@
+//! RAM: host memory that backs guest memory.
+//!
+//! Invariant: `base..base + len` is a mapping this [`Ram`] made and alone unmaps, in the process
+//! that made it; a guest, the kernel and the holders of leases may change its bytes at any time, so
+//! no Rust reference is ever formed over them: every access is a volatile or atomic copy through
+//! [`VolatileSlice`].
+
+#![expect(unsafe_code, reason = "maps memory and copies from and to it")]
+#![expect(clippy::cast_possible_truncation, reason = "sizes are checked; hosts are 64-bit")]
+
+use std::{
+    fs::File,
+    io::{self, Seek},
+    ops::Range,
+    os::fd::{AsRawFd, FromRawFd},
+    ptr,
+    sync::{Arc, atomic::Ordering},
+};
+
+use vm_memory::{Bytes, VolatileSlice};
+
+use crate::{
+    Hva, Lease, LeaseKind, MemoryError, PAGE_SIZE, PageBitmap,
+    fork::{self, Origin, Watch},
+    lease::LeaseTable,
+};
+
+/// Alignment of every mapping, so that second-stage tables can use 2 MiB pages.
+const HUGE_PAGE: u64 = 2 << 20;
+
+/// What stands behind RAM.
+#[derive(Debug)]
+pub enum Backing {
+    /// Anonymous memory of this process.
+    Anon,
+    /// A sealed memfd, which can be shared with other processes.
+    Memfd,
+    /// A file's content; guest writes stay private.
+    ///
+    /// A file that another process cuts short would kill this one by SIGBUS: so the content is
+    /// copied into a sealed memfd, unless the user answers for the file.
+    FilePrivate {
+        /// The file.
+        file: File,
+        /// Map the file itself.
+        trusted: bool,
+    },
+}
+
+/// A host mapping that backs guest memory.
+#[derive(Debug)]
+pub struct Ram {
+    base: *mut u8,
+    len: u64,
+    file: Option<File>,
+    written: PageBitmap,
+    leases: LeaseTable,
+    origin: Origin,
+    _hole: Option<Watch>,
+}
+
+// SAFETY: the mapping is valid from every thread, and all accesses are volatile or atomic copies.
+unsafe impl Send for Ram {}
+// SAFETY: as above.
+unsafe impl Sync for Ram {}
+
+impl Ram {
+    /// `len` bytes of zeros, or of the file's content. `len` is a multiple of 4 KiB.
+    pub fn new(len: u64, backing: Backing) -> Result<Arc<Ram>, MemoryError> {
+        if len == 0 || !len.is_multiple_of(PAGE_SIZE) || len > i64::MAX as u64 - HUGE_PAGE {
+            return Err(MemoryError::BadRange { gpa: 0, len });
+        }
+        let (file, kind) = match backing {
+            Backing::Anon => (None, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS),
+            Backing::Memfd => (Some(memfd(len)?), libc::MAP_SHARED),
+            Backing::FilePrivate {
+                file,
+                trusted: true,
+            } => (Some(file), libc::MAP_PRIVATE),
+            Backing::FilePrivate {
+                file,
+                trusted: false,
+            } => (Some(copy(file, len)?), libc::MAP_SHARED),
+        };
+        let base = map(len, file.as_ref(), kind)?;
+        let hole = isolate_from_children(base, len, file.is_none());
+        Ok(Arc::new(Ram {
+            base,
+            len,
+            file,
+            written: PageBitmap::new(len),
+            leases: LeaseTable::default(),
+            origin: Origin::here(),
+            _hole: hole,
+        }))
+    }
+
+    /// Bytes.
+    #[expect(clippy::len_without_is_empty, reason = "RAM is never empty")]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Where the mapping starts in this process, a multiple of 2 MiB.
+    pub fn hva(&self) -> Hva {
+        Hva(self.base.expose_provenance() as u64)
+    }
+
+    /// The file behind the memory, if there is one.
+    pub fn file(&self) -> Option<&File> {
+        self.file.as_ref()
+    }
+
+    /// Copies `data.len()` bytes from `offset` on.
+    pub fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), MemoryError> {
+        self.slice(offset, data.len() as u64)?.copy_to(data);
+        Ok(())
+    }
+
+    /// Copies `data` to `offset` and marks its pages as written.
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), MemoryError> {
+        self.slice(offset, data.len() as u64)?.copy_from(data);
+        self.written.mark(offset, data.len() as u64);
+        Ok(())
+    }
+
+    /// One aligned 64-bit word, read in one piece.
+    pub fn load_u64(&self, offset: u64) -> Result<u64, MemoryError> {
+        let slice = self.slice(offset, 8)?;
+        slice
+            .load(0, Ordering::Acquire)
+            .map_err(|_| self.outside(offset, 8))
+    }
+
+    /// A hold on `range` for `holder`.
+    pub fn lease(
+        self: &Arc<Self>,
+        kind: LeaseKind,
+        range: Range<u64>,
+        holder: String,
+    ) -> Result<Lease, MemoryError> {
+        self.check(range.start, range.end.saturating_sub(range.start))?;
+        Ok(Lease::new(Arc::clone(self), kind, range, holder))
+    }
+
+    /// Refuses `action` while somebody holds a part of `range`.
+    pub fn check_unleased(
+        &self,
+        range: Range<u64>,
+        action: &'static str,
+    ) -> Result<(), MemoryError> {
+        self.leases.check(&range, action)
+    }
+
+    /// Where `offset..offset + len` lies in this process, for a view that a lease keeps alive.
+    ///
+    /// The bytes may change at any time; in a forked child they are zero.
+    pub fn address_of(&self, offset: u64, len: u64) -> Result<*mut u8, MemoryError> {
+        Ok(self.slice(offset, len)?.ptr_guard_mut().as_ptr())
+    }
+
+    pub(crate) fn leases(&self) -> &LeaseTable {
+        &self.leases
+    }
+
+    pub(crate) fn mark_dirty(&self, range: Range<u64>) {
+        self.written
+            .mark(range.start, range.end.saturating_sub(range.start));
+    }
+
+    /// The pages written by this process, or perhaps by the holder of a lease, since the last call.
+    pub(crate) fn take_written(&self, offset: u64, len: u64) -> Vec<u64> {
+        let (first, pages) = (offset / PAGE_SIZE, len / PAGE_SIZE);
+        for range in self.leases.unseen() {
+            self.mark_dirty(range);
+        }
+        self.written.take(first, pages)
+    }
+
+    fn slice(&self, offset: u64, len: u64) -> Result<VolatileSlice<'_>, MemoryError> {
+        self.check(offset, len)?;
+        // SAFETY: `offset + len` bytes from `base` on are mapped, readable and writable as long as
+        // `self` lives; in a forked child the same addresses hold private zero pages.
+        Ok(unsafe { VolatileSlice::new(self.base.add(offset as usize), len as usize) })
+    }
+
+    fn check(&self, offset: u64, len: u64) -> Result<(), MemoryError> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.len => Ok(()),
+            _ => Err(self.outside(offset, len)),
+        }
+    }
+
+    fn outside(&self, offset: u64, len: u64) -> MemoryError {
+        MemoryError::OutsideRam {
+            offset,
+            len,
+            size: self.len,
+        }
+    }
+}
+
+impl Drop for Ram {
+    fn drop(&mut self) {
+        if self.origin.is_here() {
+            // SAFETY: this is the mapping made in `new`; nobody uses it any more.
+            unsafe { libc::munmap(self.base.cast(), self.len as usize) };
+        }
+    }
+}
+
+/// An address range of `len` bytes at a 2 MiB boundary, filled with the mapping.
+fn map(len: u64, file: Option<&File>, kind: i32) -> Result<*mut u8, MemoryError> {
+    let reserved = (len + HUGE_PAGE) as usize;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let start = unsafe { libc::mmap(ptr::null_mut(), reserved, libc::PROT_NONE, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(MemoryError::no_memory(len));
+    }
+    let start = start.cast::<u8>();
+    let front = start.align_offset(HUGE_PAGE as usize);
+    // SAFETY: `front` is below HUGE_PAGE, so the result lies in the reserved range.
+    let base = unsafe { start.add(front) };
+    let fd = file.map_or(-1, AsRawFd::as_raw_fd);
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = kind | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    // SAFETY: replaces a part of the range reserved above and nothing else.
+    let mapped = unsafe { libc::mmap(base.cast(), len as usize, access, flags, fd, 0) };
+    let failed = mapped == libc::MAP_FAILED;
+    let error = failed.then(|| MemoryError::no_memory(len));
+    let kept = if failed { 0 } else { len as usize };
+    // SAFETY: unmaps what is left of the reservation before and after the mapping.
+    unsafe {
+        libc::munmap(start.cast(), front);
+        libc::munmap(base.add(kept).cast(), reserved - front - kept);
+        libc::madvise(base.cast(), kept, libc::MADV_HUGEPAGE);
+    }
+    error.map_or(Ok(base), Err)
+}
+
+/// A memfd of `len` bytes whose size nobody can change.
+fn memfd(len: u64) -> Result<File, MemoryError> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    // SAFETY: the name is a C string; the descriptor is new.
+    let fd = unsafe { libc::memfd_create(c"vmlet-ram".as_ptr(), flags) };
+    if fd < 0 {
+        return Err(MemoryError::file("memfd_create"));
+    }
+    // SAFETY: the descriptor is open and owned by nobody else.
+    let file = unsafe { File::from_raw_fd(fd) };
+    file.set_len(len)
+        .map_err(|source| as_file_error("ftruncate", source))?;
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: seals an open memfd.
+    if unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, seals) } != 0 {
+        return Err(MemoryError::file("F_ADD_SEALS"));
+    }
+    Ok(file)
+}
+
+/// A sealed memfd with the file's first `len` bytes.
+fn copy(mut file: File, len: u64) -> Result<File, MemoryError> {
+    let mut target = memfd(len)?;
+    file.rewind()
+        .map_err(|source| as_file_error("lseek", source))?;
+    io::copy(&mut io::Read::take(file, len), &mut target)
+        .map_err(|source| as_file_error("read", source))?;
+    Ok(target)
+}
+
+fn as_file_error(call: &'static str, source: io::Error) -> MemoryError {
+    MemoryError::File {
+        call,
+        errno: source.raw_os_error().unwrap_or(0),
+        source,
+    }
+}
+
+/// A child finds zeros: wiped where the kernel can, else a hole that is covered.
+fn isolate_from_children(base: *mut u8, len: u64, anonymous: bool) -> Option<Watch> {
+    let advice = if anonymous {
+        libc::MADV_WIPEONFORK
+    } else {
+        libc::MADV_DONTFORK
+    };
+    // SAFETY: advises on our own mapping.
+    unsafe { libc::madvise(base.cast(), len as usize, advice) };
+    if anonymous {
+        None
+    } else {
+        fork::watch_hole(base.expose_provenance(), len as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::fork::tests::status_of_child;
+
+    fn file_with(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    fn backings() -> Vec<Backing> {
+        let (file, trusted) = (file_with(&[0; 8192]), file_with(&[0; 8192]));
+        vec![
+            Backing::Anon,
+            Backing::Memfd,
+            Backing::FilePrivate {
+                file,
+                trusted: false,
+            },
+            Backing::FilePrivate {
+                file: trusted,
+                trusted: true,
+            },
+        ]
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for backing in backings() {
+            let ram = Ram::new(8192, backing).unwrap();
+            ram.write(4094, b"abcd").unwrap();
+            let mut data = [0; 4];
+            ram.read(4094, &mut data).unwrap();
+            assert_eq!(&data, b"abcd");
+            assert_eq!(ram.take_written(0, 8192), [3]);
+        }
+    }
+
+    #[test]
+    fn accesses_past_the_end_are_refused() {
+        let ram = Ram::new(4096, Backing::Anon).unwrap();
+        assert!(matches!(
+            ram.read(4095, &mut [0; 2]),
+            Err(MemoryError::OutsideRam { .. })
+        ));
+        assert!(matches!(
+            ram.write(u64::MAX, &[0]),
+            Err(MemoryError::OutsideRam { .. })
+        ));
+        assert!(ram.load_u64(4092).is_err());
+    }
+
+    #[test]
+    fn sizes_that_are_no_pages_are_refused() {
+        for len in [0, 1, 4097, u64::MAX, !4095] {
+            assert!(Ram::new(len, Backing::Anon).is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn mappings_start_at_two_mebibytes() {
+        let ram = Ram::new(4096, Backing::Memfd).unwrap();
+        assert!(ram.hva().is_aligned(2 << 20));
+    }
+
+    #[test]
+    fn file_content_is_there_and_stays_as_it_is() {
+        for trusted in [false, true] {
+            let file = file_with(&[7; 4096]);
+            let mut original = file.try_clone().unwrap();
+            let ram = Ram::new(4096, Backing::FilePrivate { file, trusted }).unwrap();
+            let mut byte = [0];
+            ram.read(100, &mut byte).unwrap();
+            assert_eq!(byte, [7]);
+            ram.write(100, &[9]).unwrap();
+            original.rewind().unwrap();
+            let mut kept = Vec::new();
+            io::Read::read_to_end(&mut original, &mut kept).unwrap();
+            assert!(kept.iter().all(|b| *b == 7), "trusted {trusted}");
+        }
+    }
+
+    #[test]
+    fn a_file_cut_short_leaves_copied_ram_alone() {
+        let file = file_with(&[7; 8192]);
+        let other = file.try_clone().unwrap();
+        let ram = Ram::new(
+            8192,
+            Backing::FilePrivate {
+                file,
+                trusted: false,
+            },
+        )
+        .unwrap();
+        other.set_len(0).unwrap();
+        let mut byte = [0];
+        ram.read(5000, &mut byte).unwrap();
+        assert_eq!(byte, [7]);
+    }
+
+    #[test]
+    fn a_memfd_cannot_be_cut_short() {
+        let ram = Ram::new(8192, Backing::Memfd).unwrap();
+        assert!(ram.file().unwrap().set_len(0).is_err());
+    }
+
+    #[test]
+    fn a_child_reads_zeros_and_leaves_the_parent_alone() {
+        for backing in backings() {
+            let ram = Ram::new(8192, backing).unwrap();
+            ram.write(4096, &[5]).unwrap();
+            let seen = status_of_child(|| {
+                let mut byte = [1];
+                let zero = ram.read(4096, &mut byte).is_ok() && byte == [0];
+                zero && ram.write(4096, &[6]).is_ok()
+            });
+            assert_eq!(seen, 0);
+            let mut byte = [0];
+            ram.read(4096, &mut byte).unwrap();
+            assert_eq!(byte, [5]);
+        }
+    }
+
+    #[test]
+    fn a_lease_forbids_and_its_end_allows() {
+        let ram = Ram::new(8192, Backing::Anon).unwrap();
+        let lease = ram
+            .lease(LeaseKind::View, 0..4096, "a view".into())
+            .unwrap();
+        let refused = ram.check_unleased(4095..8192, "unmapping");
+        assert!(refused.unwrap_err().to_string().contains("a view"));
+        assert!(ram.check_unleased(4096..8192, "unmapping").is_ok());
+        drop(lease);
+        assert!(ram.check_unleased(0..8192, "unmapping").is_ok());
+    }
+
+    #[test]
+    fn pages_under_a_writable_view_count_as_written_and_once_more_after_it() {
+        let ram = Ram::new(8192, Backing::Anon).unwrap();
+        let lease = ram
+            .lease(LeaseKind::WritableView, 4096..8192, "view".into())
+            .unwrap();
+        assert_eq!(ram.take_written(0, 8192), [2]);
+        assert_eq!(ram.take_written(0, 8192), [2]);
+        drop(lease);
+        assert_eq!(ram.take_written(0, 8192), [2]);
+        assert_eq!(ram.take_written(0, 8192), [0]);
+    }
+}

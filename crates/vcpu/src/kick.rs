@@ -1,0 +1,27 @@
+//! Kicks: making a vCPU that runs guest code return to its thread.
+//!
+//! # Why no kick is lost
+//!
+//! A requester does two things in this order: it publishes its request (a message in the vCPU
+//! thread's queue), then it kicks. The thread does, in a loop: (1) take every queued request;
+//! (2) run. A request published before (1) is seen by (1). One published after (1) is followed by
+//! a kick that happens after (1) too. The engine promises for such a kick that it is *sticky*: a
+//! kick that arrives while the vCPU is not running makes the next `run` return at once.
+//!
+//! * `kvm`: the kick is a signal that is blocked in the vCPU's thread except inside `KVM_RUN`
+//!   (`KVM_SET_SIGNAL_MASK`). Arriving outside it stays pending, and `KVM_RUN` returns `EINTR`
+//!   before it enters the guest. No handler exists, so nothing process-wide is touched.
+//! * `softcpu`: the kick is a flag that `run` looks at before each block and clears on its way
+//!   out.
+//!
+//! So (2) returns in either case and (1) sees the request. A kick whose request an earlier (1)
+//! has served makes one `run` return early; the loop then finds nothing to do and runs again.
+
+use std::fmt::Debug;
+
+/// Makes one vCPU return from `run`, from any thread.
+pub trait Kicker: Send + Sync + Debug {
+    /// Makes the running `run` return [`crate::RunEnd::Kicked`], or the next one if none runs.
+    /// Does nothing once the vCPU's thread has ended.
+    fn kick(&self);
+}

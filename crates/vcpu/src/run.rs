@@ -1,0 +1,235 @@
+//! One vCPU on one thread, in three states.
+//!
+//! ```text
+//!          resume                     finish, or the handler says so
+//! Paused <--------> Running ------------------------------> Finished
+//!          pause
+//! ```
+//!
+//! Requests go through a queue and a kick (`kick.rs` proves that none is lost) and are carried out
+//! on the vCPU's own thread, between two runs: nobody else ever touches the vCPU.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, TryRecvError, channel, sync_channel},
+    },
+};
+
+use crate::{EngineError, FatalExit, GuestBus, Kicker, RunEnd, Vcpu};
+
+/// Starts a thread under a name; the user of the VMM gives it, so that threads can carry what its
+/// language needs.
+pub type Spawner = dyn Fn(String, Box<dyn FnOnce() + Send>) -> std::io::Result<()> + Send + Sync;
+
+/// What the vCPU does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunState {
+    /// Guest code runs.
+    Running,
+    /// The vCPU waits for a request.
+    Paused,
+    /// The thread has ended.
+    Finished,
+}
+
+/// What a vCPU does after its run has ended for a reason other than a kick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Run on.
+    Continue,
+    /// Wait for a request.
+    Pause,
+}
+
+type Job = Box<dyn FnOnce(&mut dyn Vcpu) + Send>;
+type OnEnd = Box<dyn FnMut(u32, Result<RunEnd, EngineError>) -> Next + Send>;
+
+enum Request {
+    Go(RunState, SyncSender<()>),
+    Call(Job),
+}
+
+/// The handle of a vCPU's thread.
+#[derive(Debug)]
+pub struct VcpuThread {
+    id: u32,
+    requests: std::sync::mpsc::Sender<Request>,
+    kicker: Arc<dyn Kicker>,
+}
+
+impl VcpuThread {
+    /// Starts the thread of `vcpu`, paused. `on_end` is called on that thread whenever a run ends
+    /// other than by a kick; `on_exit` once, as the thread's last act.
+    pub fn start(
+        vcpu: Box<dyn Vcpu>,
+        bus: Box<dyn GuestBus>,
+        on_end: OnEnd,
+        on_exit: Box<dyn FnOnce() + Send>,
+        spawn: &Spawner,
+    ) -> Result<VcpuThread, EngineError> {
+        let (requests, queue) = channel();
+        let (id, kicker) = (vcpu.id(), vcpu.kicker());
+        let worker = Worker {
+            vcpu,
+            bus,
+            on_end,
+            queue,
+            state: RunState::Paused,
+        };
+        let body = Box::new(move || {
+            worker.live();
+            on_exit();
+        });
+        spawn(format!("vmlet-vcpu{id}"), body)
+            .map_err(|source| EngineError::call("starting a vCPU thread", source))?;
+        Ok(VcpuThread {
+            id,
+            requests,
+            kicker,
+        })
+    }
+
+    /// Makes the vCPU run. Returns once the thread has taken the request.
+    pub fn resume(&self) -> Result<(), EngineError> {
+        self.go(RunState::Running)
+    }
+
+    /// Makes the vCPU wait. Returns once it no longer runs.
+    pub fn pause(&self) -> Result<(), EngineError> {
+        self.go(RunState::Paused)
+    }
+
+    /// Ends the thread. Returns once the vCPU no longer runs; what it owns is dropped soon after.
+    pub fn finish(&self) -> Result<(), EngineError> {
+        self.go(RunState::Finished)
+    }
+
+    /// Asks the vCPU to leave its run and wait, without waiting for it.
+    pub fn ask_pause(&self) {
+        let (done, _) = sync_channel(1);
+        if self
+            .requests
+            .send(Request::Go(RunState::Paused, done))
+            .is_ok()
+        {
+            self.kicker.kick();
+        }
+    }
+
+    /// Asks the thread to end, without waiting for it.
+    pub fn ask_finish(&self) {
+        let (done, _) = sync_channel(1);
+        if self
+            .requests
+            .send(Request::Go(RunState::Finished, done))
+            .is_ok()
+        {
+            self.kicker.kick();
+        }
+    }
+
+    /// Runs `job` on the vCPU's thread between two runs and returns its answer. A running vCPU
+    /// runs on afterwards.
+    pub fn with<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut dyn Vcpu) -> T + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let (answer, result) = sync_channel(1);
+        self.send(Request::Call(Box::new(move |vcpu| {
+            let _ = answer.send(job(vcpu));
+        })))?;
+        result
+            .recv()
+            .map_err(|_| EngineError::Ended { id: self.id })
+    }
+
+    fn go(&self, state: RunState) -> Result<(), EngineError> {
+        let (done, taken) = sync_channel(1);
+        self.send(Request::Go(state, done))?;
+        taken.recv().map_err(|_| EngineError::Ended { id: self.id })
+    }
+
+    fn send(&self, request: Request) -> Result<(), EngineError> {
+        self.requests
+            .send(request)
+            .map_err(|_| EngineError::Ended { id: self.id })?;
+        self.kicker.kick();
+        Ok(())
+    }
+}
+
+struct Worker {
+    vcpu: Box<dyn Vcpu>,
+    bus: Box<dyn GuestBus>,
+    on_end: OnEnd,
+    queue: Receiver<Request>,
+    state: RunState,
+}
+
+impl Worker {
+    fn live(mut self) {
+        if let Err(error) = self.vcpu.bind() {
+            let _ = (self.on_end)(self.vcpu.id(), Err(error));
+        }
+        while self.state != RunState::Finished {
+            if self.serve() && self.state == RunState::Running {
+                self.run_once();
+            }
+        }
+        self.vcpu.unbind();
+    }
+
+    /// Takes requests: all that are queued while running, at least one while paused. False when
+    /// nobody is left to ask.
+    fn serve(&mut self) -> bool {
+        loop {
+            let request = if self.state == RunState::Paused {
+                self.queue.recv().map_err(|_| TryRecvError::Disconnected)
+            } else {
+                self.queue.try_recv()
+            };
+            match request {
+                Ok(Request::Go(state, done)) => {
+                    self.state = state;
+                    let _ = done.send(());
+                    if state == RunState::Finished {
+                        return false;
+                    }
+                }
+                Ok(Request::Call(job)) => job(self.vcpu.as_mut()),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => {
+                    self.state = RunState::Finished;
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// A panic below is a defect of the VMM; it ends this VM and not the user's process.
+    fn run_once(&mut self) {
+        let (vcpu, bus) = (&mut self.vcpu, &mut self.bus);
+        let end = catch_unwind(AssertUnwindSafe(|| vcpu.run(bus.as_mut())))
+            .unwrap_or_else(|panic| Ok(RunEnd::Fatal(panicked(panic.as_ref()))));
+        if matches!(end, Ok(RunEnd::Kicked)) {
+            return;
+        }
+        if (self.on_end)(self.vcpu.id(), end) == Next::Pause {
+            self.state = RunState::Paused;
+        }
+    }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> FatalExit {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("unknown");
+    FatalExit::Other {
+        detail: format!("internal error of the VMM: {text}"),
+    }
+}
