@@ -1,1 +1,31 @@
-//! Rooms of this crate follow.
+//! The engine behind `/dev/kvm`: Intel VT-x with EPT and AMD-V with NPT, whichever the host has.
+//!
+//! * `system.rs`: [`Kvm`], the open device and what it can do.
+//! * `vm.rs`: memory slots, interrupts, eventfds; `routes.rs`: the table of interrupt routes.
+//! * `vcpu.rs`: the run loop over `KVM_RUN`; `convert.rs`, `state.rs`: registers and saved state.
+//! * `kick.rs`: kicks by a signal that has no handler.
+//! * `ext/`: the ioctls the kvm-ioctls crate lacks, and the shared `kvm_run` page.
+//! * `reaper.rs`: closes VMs off the caller's thread.
+//! * `probe.rs`: runs a small guest to learn whether this KVM can run an operating system.
+//!
+//! The order of calls is a matter of milliseconds on current kernels: memory slots before anything
+//! that registers on an in-kernel I/O bus, a split irqchip, no PIT. An ioeventfd makes closing slow
+//! again; hence the reaper.
+//!
+//! Not supported yet: dirty ring, guest_memfd and confidential VMs, nested state, more than 254
+//! vCPUs, KVM's Hyper-V and Xen interfaces, SMM.
+
+mod convert;
+mod ext;
+mod kick;
+mod probe;
+pub mod reaper;
+mod routes;
+mod state;
+mod system;
+mod vcpu;
+mod vm;
+
+pub use kick::KICK_SIGNAL_OFFSET;
+pub use probe::{KernelMode, Probe, probe};
+pub use system::Kvm;

@@ -353,7 +353,10 @@ pub(crate) mod tests {
     #[test]
     fn table_holds_more_than_one_chunk() {
         static TABLE: Table = Table::new();
-        let last = (0..CHUNK + 1).map(|i| TABLE.add(i + 1, 1)).next_back().flatten();
+        let last = (0..CHUNK + 1)
+            .map(|i| TABLE.add(i + 1, 1))
+            .next_back()
+            .flatten();
         assert_eq!(last, Some(CHUNK));
     }
 }

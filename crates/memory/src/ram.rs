@@ -6,7 +6,10 @@
 //! [`VolatileSlice`].
 
 #![expect(unsafe_code, reason = "maps memory and copies from and to it")]
-#![expect(clippy::cast_possible_truncation, reason = "sizes are checked; hosts are 64-bit")]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "sizes are checked; hosts are 64-bit"
+)]
 
 use std::{
     fs::File,

@@ -3,6 +3,7 @@
 use std::{fmt::Debug, os::fd::BorrowedFd, sync::Arc};
 
 use vmlet_memory::{Memslot, SlotId};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::{
     EngineError, GuestBus, Kicker, SpaceId, StopReason,
@@ -97,16 +98,16 @@ pub trait Vm: Send + Sync + Debug {
     fn signal_msi(&self, message: MsiMessage) -> Result<bool, EngineError>;
 
     /// Makes a signal on `fd` send what `gsi` is routed to.
-    fn attach_irqfd(&self, fd: BorrowedFd<'_>, gsi: u32) -> Result<(), EngineError>;
+    fn attach_irqfd(&self, fd: &EventFd, gsi: u32) -> Result<(), EngineError>;
 
     /// Undoes [`Vm::attach_irqfd`].
-    fn detach_irqfd(&self, fd: BorrowedFd<'_>, gsi: u32) -> Result<(), EngineError>;
+    fn detach_irqfd(&self, fd: &EventFd, gsi: u32) -> Result<(), EngineError>;
 
     /// Makes guest writes that fit `event` signal `fd` and nothing else.
-    fn attach_ioevent(&self, fd: BorrowedFd<'_>, event: &IoEvent) -> Result<(), EngineError>;
+    fn attach_ioevent(&self, fd: &EventFd, event: &IoEvent) -> Result<(), EngineError>;
 
     /// Undoes [`Vm::attach_ioevent`].
-    fn detach_ioevent(&self, fd: BorrowedFd<'_>, event: &IoEvent) -> Result<(), EngineError>;
+    fn detach_ioevent(&self, fd: &EventFd, event: &IoEvent) -> Result<(), EngineError>;
 
     /// The pages of `slot` written since the last call, one bit a 4 KiB page, and re-arms the log.
     /// The slot must have `log_dirty` set.

@@ -129,9 +129,8 @@ fn cyclic_tables_end_after_four_levels() {
 fn two_level_tables_use_four_byte_entries_and_four_mebibyte_pages() {
     let mut tables = Tables::new();
     // Directory entry 1: a 4 MiB page at 0x800000 with address bit 32 (PSE-36) set.
-    tables
-        .words
-        .insert(0x1000, ((0x80_0000 | 7 | LARGE | 1 << 13)) << 32);
+    let entry: u64 = 0x80_0000 | 7 | LARGE | 1 << 13;
+    tables.words.insert(0x1000, entry << 32);
     let context = PagingContext {
         cr0: CR0_PG,
         cr3: 0x1000,

@@ -1,0 +1,124 @@
+//! Ioctls of vCPU and VM descriptors (Linux, Documentation/virt/kvm/api.rst).
+//!
+//! Invariant: every call hands the kernel an open descriptor of the right kind and a pointer to a
+//! structure of exactly the size the ioctl's number encodes.
+
+#![expect(unsafe_code, reason = "ioctls")]
+
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd},
+};
+
+use kvm_bindings::{
+    KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD, KVMIO, kvm_device_attr, kvm_interrupt,
+    kvm_userspace_memory_region, kvm_xsave,
+};
+use kvm_ioctls::{DeviceFd, VcpuFd, VmFd};
+use vmlet_vcpu::EngineError;
+use vmm_sys_util::{
+    ioctl::{ioctl, ioctl_with_ref},
+    ioctl_io_nr, ioctl_iow_nr,
+};
+
+/// `struct kvm_signal_mask` followed by its set.
+#[repr(C, packed)]
+struct SignalMask {
+    len: u32,
+    set: u64,
+}
+
+/// The part of the structure that the ioctl's number counts.
+#[repr(C)]
+struct SignalMaskHead {
+    len: u32,
+}
+
+ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
+ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
+ioctl_iow_nr!(KVM_SET_SIGNAL_MASK, KVMIO, 0x8b, SignalMaskHead);
+
+/// `KVM_RUN`: zero, or the error number.
+pub(crate) fn run(vcpu: &VcpuFd) -> Result<(), i32> {
+    // SAFETY: KVM_RUN takes no argument; it changes guest memory and the run page only, over which
+    // no Rust reference is held.
+    if unsafe { ioctl(vcpu, KVM_RUN()) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error()
+            .raw_os_error()
+            .unwrap_or(libc::EIO))
+    }
+}
+
+/// `KVM_SET_SIGNAL_MASK`: the signals blocked while the guest runs; bit n-1 is signal n.
+pub(crate) fn set_signal_mask(vcpu: &VcpuFd, blocked: u64) -> Result<(), EngineError> {
+    let mask = SignalMask {
+        len: 8,
+        set: blocked,
+    };
+    // SAFETY: the kernel reads the head and `len` bytes behind it, which `SignalMask` holds.
+    check("KVM_SET_SIGNAL_MASK", unsafe {
+        ioctl_with_ref(vcpu, KVM_SET_SIGNAL_MASK(), &mask)
+    })
+}
+
+/// `KVM_INTERRUPT`: queues an external interrupt.
+pub(crate) fn interrupt(vcpu: &VcpuFd, vector: u8) -> Result<(), EngineError> {
+    let irq = kvm_interrupt {
+        irq: u32::from(vector),
+    };
+    // SAFETY: the kernel reads `irq`.
+    check("KVM_INTERRUPT", unsafe {
+        ioctl_with_ref(vcpu, KVM_INTERRUPT(), &irq)
+    })
+}
+
+/// `KVM_DEV_VFIO_FILE_ADD` on KVM's VFIO device.
+pub(crate) fn vfio_device(device: &DeviceFd, file: BorrowedFd<'_>) -> Result<(), EngineError> {
+    let fd = file.as_raw_fd();
+    let attr = kvm_device_attr {
+        group: KVM_DEV_VFIO_FILE,
+        attr: u64::from(KVM_DEV_VFIO_FILE_ADD),
+        addr: (&raw const fd).expose_provenance() as u64,
+        ..kvm_device_attr::default()
+    };
+    device
+        .set_device_attr(&attr)
+        .map_err(|error| from_errno("KVM_DEV_VFIO_FILE_ADD", error))
+}
+
+fn check(call: &'static str, result: i32) -> Result<(), EngineError> {
+    if result < 0 {
+        Err(EngineError::last(call))
+    } else {
+        Ok(())
+    }
+}
+
+fn from_errno(call: &'static str, error: kvm_ioctls::Error) -> EngineError {
+    EngineError::call(call, io::Error::from_raw_os_error(error.errno()))
+}
+
+/// Takes over an open `/dev/kvm`.
+pub(crate) fn adopt_system(fd: RawFd) -> kvm_ioctls::Kvm {
+    // SAFETY: the caller gives up a descriptor it has just opened.
+    unsafe { FromRawFd::from_raw_fd(fd) }
+}
+
+/// `KVM_SET_USER_MEMORY_REGION`.
+pub(crate) fn set_memory_region(
+    vm: &VmFd,
+    region: kvm_userspace_memory_region,
+) -> Result<(), io::Error> {
+    // SAFETY: the contract of `Vm::change_slot`: the caller keeps the memory mapped as long as the
+    // slot exists.
+    unsafe { vm.set_user_memory_region(region) }
+        .map_err(|error| io::Error::from_raw_os_error(error.errno()))
+}
+
+/// `KVM_SET_XSAVE`.
+pub(crate) fn set_xsave(vcpu: &VcpuFd, xsave: &kvm_xsave) -> Result<(), EngineError> {
+    // SAFETY: the area is 4,096 bytes, all that a guest without dynamically enabled state has.
+    unsafe { vcpu.set_xsave(xsave) }.map_err(|error| from_errno("KVM_SET_XSAVE", error))
+}

@@ -1,0 +1,9 @@
+//! What the kvm-ioctls crate lacks.
+
+mod calls;
+mod page;
+
+pub(crate) use calls::{
+    adopt_system, interrupt, run, set_memory_region, set_signal_mask, set_xsave, vfio_device,
+};
+pub(crate) use page::{Registers, RunPage};

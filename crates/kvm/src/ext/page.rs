@@ -1,0 +1,213 @@
+//! The page a vCPU shares with the kernel (`struct kvm_run`).
+//!
+//! Invariant: `run` points to the mapping of a vCPU descriptor that its [`RunPage`]'s owner keeps
+//! open; the kernel writes it only inside `KVM_RUN`, which the owner calls with no reference from
+//! here alive.
+
+#![expect(unsafe_code, reason = "reads a union and buffers the kernel fills")]
+
+use std::{ptr, slice};
+
+use kvm_bindings::{
+    KVM_EXIT_IO_OUT, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_regs, kvm_run, kvm_sregs,
+};
+use kvm_ioctls::VcpuFd;
+use vmlet_memory::fork::{self, Watch};
+
+/// A port access.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IoExit {
+    pub(crate) write: bool,
+    pub(crate) port: u16,
+    pub(crate) size: usize,
+    pub(crate) count: usize,
+    offset: usize,
+}
+
+/// An access to memory that no slot backs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MmioExit {
+    pub(crate) write: bool,
+    pub(crate) addr: u64,
+    pub(crate) len: usize,
+    pub(crate) data: [u8; 8],
+}
+
+/// A debug stop.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DebugExit {
+    pub(crate) exception: u32,
+    pub(crate) pc: u64,
+    pub(crate) dr6: u64,
+}
+
+/// The shared page.
+#[derive(Debug)]
+pub(crate) struct RunPage {
+    run: *mut kvm_run,
+    size: usize,
+    _hole: Option<Watch>,
+}
+
+// SAFETY: the pointer is used by the owner of the vCPU only, on whatever thread that is.
+unsafe impl Send for RunPage {}
+
+impl RunPage {
+    /// The page of `vcpu`, `size` bytes long; taken out of forked children.
+    pub(crate) fn new(vcpu: &mut VcpuFd, size: usize) -> RunPage {
+        let run: *mut kvm_run = vcpu.get_kvm_run();
+        // SAFETY: advises on the mapping of the page.
+        unsafe { libc::madvise(run.cast(), size, libc::MADV_DONTFORK) };
+        let hole = fork::watch_hole(run.expose_provenance(), size);
+        let mut page = RunPage {
+            run,
+            size,
+            _hole: hole,
+        };
+        page.with(|run| run.kvm_valid_regs = u64::from(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS));
+        page
+    }
+
+    fn with<T>(&mut self, change: impl FnOnce(&mut kvm_run) -> T) -> T {
+        // SAFETY: the mapping holds a kvm_run, and `&mut self` makes this its only reference.
+        change(unsafe { &mut *self.run })
+    }
+
+    fn get<T>(&self, read: impl FnOnce(&kvm_run) -> T) -> T {
+        // SAFETY: the mapping holds a kvm_run that nobody writes while `&self` is borrowed.
+        read(unsafe { &*self.run })
+    }
+
+    /// `KVM_RUN` returns before it enters the guest, but completes a pending access.
+    pub(crate) fn set_immediate_exit(&mut self, on: bool) {
+        self.with(|run| run.immediate_exit = u8::from(on));
+    }
+
+    /// Why `KVM_RUN` returned.
+    pub(crate) fn exit_reason(&self) -> u32 {
+        self.get(|run| run.exit_reason)
+    }
+
+    /// The general registers at the exit (`KVM_CAP_SYNC_REGS`).
+    pub(crate) fn regs(&self) -> kvm_regs {
+        // SAFETY: on x86 the union's only use is kvm_sync_regs; any bytes are valid registers.
+        self.get(|run| unsafe { run.s.regs.regs })
+    }
+
+    /// Segments and control registers at the exit (`KVM_CAP_SYNC_REGS`).
+    pub(crate) fn sregs(&self) -> kvm_sregs {
+        // SAFETY: as above.
+        self.get(|run| unsafe { run.s.regs.sregs })
+    }
+
+    /// The port access of `KVM_EXIT_IO`.
+    pub(crate) fn io(&self) -> IoExit {
+        // SAFETY: the caller has seen KVM_EXIT_IO; any bytes are valid numbers.
+        let io = self.get(|run| unsafe { run.__bindgen_anon_1.io });
+        IoExit {
+            write: u32::from(io.direction) == KVM_EXIT_IO_OUT,
+            port: io.port,
+            size: usize::from(io.size),
+            count: usize::try_from(io.count).unwrap_or(0),
+            offset: usize::try_from(io.data_offset).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// The bytes of a port access, to read or to fill; empty if they do not lie in the mapping.
+    pub(crate) fn io_data(&mut self, io: &IoExit) -> &mut [u8] {
+        let len = io.size.saturating_mul(io.count);
+        if io.offset.checked_add(len).is_none_or(|end| end > self.size) {
+            return &mut [];
+        }
+        // SAFETY: the range lies in the mapping, behind the kvm_run structure, and `&mut self`
+        // makes this its only reference.
+        unsafe { slice::from_raw_parts_mut(self.run.cast::<u8>().add(io.offset), len) }
+    }
+
+    /// The access of `KVM_EXIT_MMIO`.
+    pub(crate) fn mmio(&self) -> MmioExit {
+        // SAFETY: the caller has seen KVM_EXIT_MMIO; any bytes are valid numbers.
+        let mmio = self.get(|run| unsafe { run.__bindgen_anon_1.mmio });
+        let len = usize::try_from(mmio.len).unwrap_or(0).min(mmio.data.len());
+        MmioExit {
+            write: mmio.is_write != 0,
+            addr: mmio.phys_addr,
+            len,
+            data: mmio.data,
+        }
+    }
+
+    /// Answers a read of `KVM_EXIT_MMIO`.
+    pub(crate) fn answer_mmio(&mut self, data: [u8; 8]) {
+        self.with(|run| run.__bindgen_anon_1.mmio.data = data);
+    }
+
+    /// The stop of `KVM_EXIT_DEBUG`.
+    pub(crate) fn debug(&self) -> DebugExit {
+        // SAFETY: the caller has seen KVM_EXIT_DEBUG.
+        let arch = self.get(|run| unsafe { run.__bindgen_anon_1.debug.arch });
+        DebugExit {
+            exception: arch.exception,
+            pc: arch.pc,
+            dr6: arch.dr6,
+        }
+    }
+
+    /// The reason of `KVM_EXIT_FAIL_ENTRY`.
+    pub(crate) fn entry_failure(&self) -> u64 {
+        // SAFETY: the caller has seen KVM_EXIT_FAIL_ENTRY.
+        self.get(|run| unsafe {
+            run.__bindgen_anon_1
+                .fail_entry
+                .hardware_entry_failure_reason
+        })
+    }
+
+    /// Suberror and data words of `KVM_EXIT_INTERNAL_ERROR`.
+    pub(crate) fn internal_error(&self) -> (u32, Vec<u64>) {
+        // SAFETY: the caller has seen KVM_EXIT_INTERNAL_ERROR.
+        let error = self.get(|run| unsafe { run.__bindgen_anon_1.internal });
+        let count = usize::try_from(error.ndata)
+            .unwrap_or(0)
+            .min(error.data.len());
+        (error.suberror, error.data.into_iter().take(count).collect())
+    }
+
+    /// The vector of `KVM_EXIT_IOAPIC_EOI`.
+    pub(crate) fn eoi_vector(&self) -> u8 {
+        // SAFETY: the caller has seen KVM_EXIT_IOAPIC_EOI.
+        self.get(|run| unsafe { run.__bindgen_anon_1.eoi.vector })
+    }
+
+    /// The address of `KVM_EXIT_MEMORY_FAULT`.
+    pub(crate) fn memory_fault(&self) -> u64 {
+        // SAFETY: the caller has seen KVM_EXIT_MEMORY_FAULT.
+        self.get(|run| unsafe { run.__bindgen_anon_1.memory_fault.gpa })
+    }
+
+    /// Type and data of `KVM_EXIT_SYSTEM_EVENT`.
+    pub(crate) fn system_event(&self) -> u32 {
+        // SAFETY: the caller has seen KVM_EXIT_SYSTEM_EVENT.
+        self.get(|run| unsafe { run.__bindgen_anon_1.system_event.type_ })
+    }
+
+    /// A pointer that a context for callbacks reads registers through while data is borrowed.
+    pub(crate) fn registers(&self) -> Registers {
+        Registers { run: self.run }
+    }
+}
+
+/// The synchronised registers of a page, readable while its data buffer is borrowed.
+#[derive(Clone, Copy)]
+pub(crate) struct Registers {
+    run: *const kvm_run,
+}
+
+impl Registers {
+    /// The general registers at the exit.
+    pub(crate) fn regs(self) -> kvm_regs {
+        // SAFETY: made from a live page for the length of a callback; the registers lie in the
+        // structure and the data buffer behind it, so the two never overlap.
+        unsafe { ptr::read_volatile(&raw const (*self.run).s.regs.regs) }
+    }
+}

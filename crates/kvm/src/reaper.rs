@@ -1,0 +1,68 @@
+//! Closes VMs off the caller's thread.
+//!
+//! The kernel frees a VM when its last descriptor closes, and waits for grace periods on the way:
+//! up to 20 ms. Callers hand their descriptors over instead. A bounded queue slows down whoever
+//! makes VMs faster than the kernel can free them.
+
+use std::{
+    any::Any,
+    sync::{
+        Mutex, PoisonError,
+        mpsc::{SyncSender, sync_channel},
+    },
+};
+
+use vmlet_memory::fork::Origin;
+
+/// VMs that may wait for their end before a caller has to.
+const QUEUE: usize = 512;
+
+enum Work {
+    Drop(Box<dyn Any + Send>),
+    Report(SyncSender<()>),
+}
+
+static REAPER: Mutex<Option<(Origin, SyncSender<Work>)>> = Mutex::new(None);
+
+/// Drops `what` on the reaper's thread; in place if no thread can be had.
+pub(crate) fn bury(what: Box<dyn Any + Send>) {
+    if let Some(queue) = queue() {
+        // A failed send gives `what` back and drops it here.
+        let _ = queue.send(Work::Drop(what));
+    }
+}
+
+/// Returns when everything handed over so far is gone from the kernel.
+pub fn drain() {
+    let (done, gone) = sync_channel(1);
+    if queue().is_some_and(|queue| queue.send(Work::Report(done)).is_ok()) {
+        let _ = gone.recv();
+    }
+}
+
+fn queue() -> Option<SyncSender<Work>> {
+    let mut reaper = REAPER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((origin, queue)) = reaper.as_ref()
+        && origin.is_here()
+    {
+        return Some(queue.clone());
+    }
+    let (sender, receiver) = sync_channel::<Work>(QUEUE);
+    let body = move || {
+        for work in receiver {
+            match work {
+                Work::Drop(what) => drop(what),
+                Work::Report(done) => drop(done.send(())),
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("vmlet-reaper".into())
+        .spawn(body)
+        .ok()?;
+    // A child's copy of the parent's queue has no thread behind it and must not be waited on.
+    if let Some(stale) = reaper.replace((Origin::here(), sender.clone())) {
+        std::mem::forget(stale);
+    }
+    Some(sender)
+}

@@ -1,0 +1,154 @@
+//! The open `/dev/kvm`.
+
+use std::{fs::OpenOptions, io, os::fd::IntoRawFd, os::unix::fs::OpenOptionsExt, sync::Arc};
+
+use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
+use kvm_ioctls::Cap;
+use vmlet_memory::fork::ParentOnly;
+use vmlet_vcpu::{EngineError, Hypervisor, Limits, Vm, cpuid::CpuidTable};
+
+use crate::{convert, vm::KvmVm};
+
+const DEVICE: &str = "/dev/kvm";
+const API_VERSION: i32 = 12;
+/// APIC ids above 254 need x2APIC ids in interrupt messages, which boards do not use yet.
+const MAX_VCPUS: u32 = 254;
+
+/// What this engine cannot do without, with the name users find in KVM's documentation.
+const REQUIRED: [(Cap, &str); 13] = [
+    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+    (Cap::ReadonlyMem, "KVM_CAP_READONLY_MEM"),
+    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+    (Cap::SyncRegs, "KVM_CAP_SYNC_REGS"),
+    (Cap::SplitIrqchip, "KVM_CAP_SPLIT_IRQCHIP"),
+    (Cap::IrqRouting, "KVM_CAP_IRQ_ROUTING"),
+    (Cap::SignalMsi, "KVM_CAP_SIGNAL_MSI"),
+    (Cap::Irqfd, "KVM_CAP_IRQFD"),
+    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
+    (Cap::MpState, "KVM_CAP_MP_STATE"),
+    (Cap::VcpuEvents, "KVM_CAP_VCPU_EVENTS"),
+    (Cap::Debugregs, "KVM_CAP_DEBUGREGS"),
+    (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
+];
+
+/// The engine: an open `/dev/kvm`.
+#[derive(Debug)]
+pub struct Kvm {
+    kvm: ParentOnly<kvm_ioctls::Kvm>,
+    limits: Limits,
+}
+
+impl Kvm {
+    /// Opens `/dev/kvm` and checks what the engine needs of it.
+    pub fn open() -> Result<Kvm, EngineError> {
+        let kvm = Self::open_device()?;
+        for (cap, feature) in REQUIRED {
+            if !kvm.check_extension(cap) {
+                let remedy = "Use a newer kernel, or the software engine.";
+                return Err(EngineError::Lacking { feature, remedy });
+            }
+        }
+        let vcpus = u32::try_from(kvm.get_max_vcpus())
+            .unwrap_or(1)
+            .min(MAX_VCPUS);
+        let slots = u32::try_from(kvm.get_nr_memslots()).unwrap_or(32);
+        Ok(Kvm {
+            kvm: ParentOnly::new(kvm),
+            limits: Limits { vcpus, slots },
+        })
+    }
+
+    /// The names of the required capabilities that this host's KVM lacks.
+    pub fn missing_capabilities() -> Result<Vec<&'static str>, EngineError> {
+        let kvm = Self::open_device()?;
+        let missing = REQUIRED
+            .iter()
+            .filter(|(cap, _)| !kvm.check_extension(*cap));
+        Ok(missing.map(|(_, name)| *name).collect())
+    }
+
+    fn open_device() -> Result<kvm_ioctls::Kvm, EngineError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_CLOEXEC)
+            .open(DEVICE)
+            .map_err(open_error)?;
+        let kvm = crate::ext::adopt_system(file.into_raw_fd());
+        if kvm.get_api_version() == API_VERSION {
+            Ok(kvm)
+        } else {
+            Err(EngineError::Lacking {
+                feature: "KVM API version 12",
+                remedy: "The device is not Linux's KVM; use the software engine.",
+            })
+        }
+    }
+}
+
+fn open_error(source: io::Error) -> EngineError {
+    let errno = source.raw_os_error().unwrap_or(0);
+    let remedy = match errno {
+        libc::ENOENT => {
+            "The host has no KVM: load the module kvm_intel or kvm_amd, switch virtualization on \
+             in the firmware or, in a cloud VM, ask for nested virtualization."
+        }
+        libc::EACCES | libc::EPERM => {
+            "You may not use KVM: join the group that owns the device (usually kvm) and log in \
+             again, or give this container the device."
+        }
+        _ => "See the kernel's log for what is wrong with KVM.",
+    };
+    EngineError::Open {
+        path: DEVICE.to_owned(),
+        errno,
+        remedy,
+        source,
+    }
+}
+
+impl Hypervisor for Kvm {
+    fn name(&self) -> &'static str {
+        "kvm"
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn supported_cpuid(&self) -> Result<CpuidTable, EngineError> {
+        let cpuid = self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+        Ok(convert::cpuid_from_kvm(
+            &cpuid.map_err(call("KVM_GET_SUPPORTED_CPUID"))?,
+        ))
+    }
+
+    fn create_vm(&self) -> Result<Arc<dyn Vm>, EngineError> {
+        let msrs = self
+            .kvm
+            .get_msr_index_list()
+            .map_err(call("KVM_GET_MSR_INDEX_LIST"))?;
+        let run_size = self
+            .kvm
+            .get_vcpu_mmap_size()
+            .map_err(call("KVM_GET_VCPU_MMAP_SIZE"))?;
+        // The kernel answers EINTR when a signal comes while it starts a VM's worker thread.
+        let fd = loop {
+            match self.kvm.create_vm() {
+                Err(error) if error.errno() == libc::EINTR => {}
+                other => break other.map_err(call("KVM_CREATE_VM"))?,
+            }
+        };
+        Ok(Arc::new(KvmVm::new(
+            fd,
+            run_size,
+            self.limits,
+            msrs.as_slice().to_vec(),
+        )?))
+    }
+}
+
+/// Names the ioctl that failed.
+pub(crate) fn call(name: &'static str) -> impl Fn(kvm_ioctls::Error) -> EngineError {
+    move |error| EngineError::call(name, io::Error::from_raw_os_error(error.errno()))
+}

@@ -1,0 +1,435 @@
+//! A vCPU descriptor and its run loop.
+
+use std::{os::fd::AsRawFd, sync::Arc};
+
+use kvm_bindings::{
+    KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
+    KVM_EXIT_IO, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MEMORY_FAULT,
+    KVM_EXIT_MMIO, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_GUESTDBG_ENABLE,
+    KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, kvm_guest_debug,
+};
+use kvm_ioctls::VcpuFd;
+use vmlet_memory::fork::{ParentOnly, Watch, watch_fd};
+use vmlet_vcpu::{
+    AccessContext, DebugControl, DebugStop, EngineError, FatalExit, Flow, GuestBus, Kicker, RunEnd,
+    SpaceId, StopReason, Vcpu,
+    x86_64::{MpState, Regs, Sregs, VcpuState},
+};
+
+use crate::{
+    convert,
+    ext::{self, Registers, RunPage},
+    kick::{self, Bound, SignalKicker},
+    reaper, state,
+    system::call,
+    vm::Shared,
+};
+
+const SUBERROR_EMULATION: u32 = 1;
+
+/// A vCPU of `/dev/kvm`.
+#[derive(Debug)]
+pub(crate) struct KvmVcpu {
+    id: u32,
+    parts: Option<Parts>,
+    kicker: Arc<SignalKicker>,
+    bound: Option<Bound>,
+    /// The synchronised registers in the run page are the vCPU's.
+    fresh: bool,
+}
+
+/// What goes to the reaper. The page is unregistered before the descriptor unmaps it.
+#[derive(Debug)]
+struct Parts {
+    page: RunPage,
+    fd: ParentOnly<VcpuFd>,
+    shared: Arc<Shared>,
+    _watch: Option<Watch>,
+}
+
+/// What callbacks may ask.
+struct Access {
+    id: u32,
+    registers: Registers,
+}
+
+impl AccessContext for Access {
+    fn vcpu(&self) -> u32 {
+        self.id
+    }
+
+    fn regs(&self) -> Regs {
+        convert::regs_from_kvm(&self.registers.regs())
+    }
+}
+
+/// What one exit means for the loop.
+enum Step {
+    Continue,
+    End(RunEnd),
+    /// End once the access that is in flight is complete.
+    Stop(StopReason),
+}
+
+impl From<Flow> for Step {
+    fn from(flow: Flow) -> Step {
+        match flow {
+            Flow::Continue => Step::Continue,
+            Flow::Stop(reason) => Step::Stop(reason),
+        }
+    }
+}
+
+impl KvmVcpu {
+    pub(crate) fn new(
+        id: u32,
+        mut fd: VcpuFd,
+        run_size: usize,
+        shared: Arc<Shared>,
+    ) -> Result<KvmVcpu, EngineError> {
+        ext::set_signal_mask(&fd, kick::mask_while_running())?;
+        let page = RunPage::new(&mut fd, run_size);
+        let watch = watch_fd(fd.as_raw_fd());
+        let parts = Parts {
+            page,
+            fd: ParentOnly::new(fd),
+            shared,
+            _watch: watch,
+        };
+        let kicker = Arc::new(SignalKicker::default());
+        Ok(KvmVcpu {
+            id,
+            parts: Some(parts),
+            kicker,
+            bound: None,
+            fresh: false,
+        })
+    }
+
+    fn parts(&self) -> Result<&Parts, EngineError> {
+        let parts = self.parts.as_ref().ok_or(EngineError::Forked)?;
+        parts
+            .shared
+            .origin
+            .check()
+            .map_err(|_| EngineError::Forked)?;
+        Ok(parts)
+    }
+
+    fn parts_mut(&mut self) -> Result<&mut Parts, EngineError> {
+        self.parts()?;
+        self.parts.as_mut().ok_or(EngineError::Forked)
+    }
+
+    fn fd(&self) -> Result<&VcpuFd, EngineError> {
+        Ok(&self.parts()?.fd)
+    }
+
+    /// Completes the access in flight without entering the guest. An access that KVM split gives
+    /// further exits, which are served too.
+    fn complete(&mut self, bus: &mut dyn GuestBus) -> Result<(), EngineError> {
+        self.parts_mut()?.page.set_immediate_exit(true);
+        let result = loop {
+            match ext::run(self.fd()?) {
+                Ok(()) => drop(self.serve(bus)?),
+                Err(libc::EINTR) => break Ok(()),
+                Err(libc::EAGAIN) => {}
+                Err(errno) => break Err(run_error(errno)),
+            }
+        };
+        self.parts_mut()?.page.set_immediate_exit(false);
+        result
+    }
+
+    /// Serves the exit that `KVM_RUN` has returned with.
+    fn serve(&mut self, bus: &mut dyn GuestBus) -> Result<Step, EngineError> {
+        let id = self.id;
+        let page = &mut self.parts_mut()?.page;
+        Ok(match page.exit_reason() {
+            KVM_EXIT_IO => serve_io(id, page, bus),
+            KVM_EXIT_MMIO => serve_mmio(id, page, bus),
+            KVM_EXIT_IOAPIC_EOI => {
+                bus.end_of_interrupt(page.eoi_vector());
+                Step::Continue
+            }
+            KVM_EXIT_HLT => Step::End(RunEnd::Halt),
+            KVM_EXIT_SHUTDOWN => Step::End(RunEnd::Shutdown),
+            KVM_EXIT_DEBUG => {
+                let stop = page.debug();
+                let (rip, exception, dr6) = (stop.pc, stop.exception, stop.dr6);
+                Step::End(RunEnd::Debug(DebugStop {
+                    rip,
+                    exception,
+                    dr6,
+                }))
+            }
+            KVM_EXIT_INTR | KVM_EXIT_IRQ_WINDOW_OPEN | KVM_EXIT_SET_TPR => Step::Continue,
+            reason => Step::End(RunEnd::Fatal(fatal(page, reason))),
+        })
+    }
+}
+
+fn serve_io(id: u32, page: &mut RunPage, bus: &mut dyn GuestBus) -> Step {
+    let access = Access {
+        id,
+        registers: page.registers(),
+    };
+    let (io, space) = (page.io(), SpaceId::PORT);
+    let addr = u64::from(io.port);
+    let data = page.io_data(&io);
+    if io.write {
+        if io.count == 1 {
+            return bus.write(&access, space, addr, data).into();
+        }
+        return bus.write_string(&access, space, addr, io.size, data).into();
+    }
+    let mut step = Step::Continue;
+    for element in data.chunks_mut(io.size.max(1)) {
+        if let Flow::Stop(reason) = bus.read(&access, space, addr, element) {
+            step = Step::Stop(reason);
+        }
+    }
+    step
+}
+
+fn serve_mmio(id: u32, page: &mut RunPage, bus: &mut dyn GuestBus) -> Step {
+    let access = Access {
+        id,
+        registers: page.registers(),
+    };
+    let mut mmio = page.mmio();
+    let Some(data) = mmio.data.get_mut(..mmio.len) else {
+        return Step::Continue;
+    };
+    if mmio.write {
+        return bus.write(&access, SpaceId::MMIO, mmio.addr, data).into();
+    }
+    let flow = bus.read(&access, SpaceId::MMIO, mmio.addr, data);
+    page.answer_mmio(mmio.data);
+    flow.into()
+}
+
+fn fatal(page: &RunPage, reason: u32) -> FatalExit {
+    match reason {
+        KVM_EXIT_FAIL_ENTRY => FatalExit::EntryRefused {
+            reason: page.entry_failure(),
+        },
+        KVM_EXIT_MEMORY_FAULT => FatalExit::Memory {
+            gpa: page.memory_fault(),
+        },
+        KVM_EXIT_INTERNAL_ERROR => internal_error(page),
+        KVM_EXIT_SYSTEM_EVENT => FatalExit::Other {
+            detail: format!("KVM system event {}", page.system_event()),
+        },
+        other => FatalExit::Other {
+            detail: format!("KVM exit reason {other}"),
+        },
+    }
+}
+
+/// `KVM_INTERNAL_ERROR_EMULATION` carries flags, then, if bit 0 of them is set, a length byte and
+/// up to 15 instruction bytes.
+fn internal_error(page: &RunPage) -> FatalExit {
+    let (suberror, data) = page.internal_error();
+    if suberror != SUBERROR_EMULATION {
+        return FatalExit::Other {
+            detail: format!("KVM internal error {suberror}, data {data:x?}"),
+        };
+    }
+    let has_bytes = data.first().is_some_and(|flags| flags & 1 != 0);
+    let raw: Vec<u8> = data
+        .iter()
+        .skip(1)
+        .flat_map(|word| word.to_le_bytes())
+        .collect();
+    let bytes = match raw.split_first() {
+        Some((len, rest)) if has_bytes => rest
+            .get(..usize::from(*len).min(15))
+            .unwrap_or_default()
+            .to_vec(),
+        _ => Vec::new(),
+    };
+    FatalExit::Instruction {
+        rip: page.regs().rip,
+        bytes,
+    }
+}
+
+fn run_error(errno: i32) -> EngineError {
+    EngineError::call("KVM_RUN", std::io::Error::from_raw_os_error(errno))
+}
+
+impl Drop for KvmVcpu {
+    fn drop(&mut self) {
+        if let Some(parts) = self.parts.take() {
+            if parts.shared.origin.is_here() {
+                reaper::bury(Box::new(parts));
+            } else {
+                std::mem::forget(parts);
+            }
+        }
+    }
+}
+
+impl Vcpu for KvmVcpu {
+    fn id(&self) -> u32 {
+        self.id
+    }
+
+    fn kicker(&self) -> Arc<dyn Kicker> {
+        Arc::clone(&self.kicker) as Arc<dyn Kicker>
+    }
+
+    fn bind(&mut self) -> Result<(), EngineError> {
+        if self.bound.is_none() {
+            self.bound = Some(self.kicker.bind());
+        }
+        Ok(())
+    }
+
+    fn unbind(&mut self) {
+        if let Some(bound) = self.bound.take() {
+            self.kicker.unbind(&bound);
+        }
+    }
+
+    fn run(&mut self, bus: &mut dyn GuestBus) -> Result<RunEnd, EngineError> {
+        loop {
+            self.fresh = false;
+            match ext::run(self.fd()?) {
+                Ok(()) => match self.serve(bus)? {
+                    Step::Continue => {}
+                    Step::End(end) => {
+                        self.fresh = true;
+                        return Ok(end);
+                    }
+                    Step::Stop(reason) => {
+                        self.complete(bus)?;
+                        return Ok(RunEnd::Stopped(reason));
+                    }
+                },
+                Err(libc::EINTR) => {
+                    kick::consume();
+                    return Ok(RunEnd::Kicked);
+                }
+                // An application processor that waited for its start has got a message.
+                Err(libc::EAGAIN) => {}
+                Err(libc::EFAULT) if self.parts()?.page.exit_reason() == KVM_EXIT_MEMORY_FAULT => {
+                    let gpa = self.parts()?.page.memory_fault();
+                    return Ok(RunEnd::Fatal(FatalExit::Memory { gpa }));
+                }
+                Err(errno) => return Err(run_error(errno)),
+            }
+        }
+    }
+
+    fn set_debug(&mut self, control: &DebugControl) -> Result<(), EngineError> {
+        let mut debug = kvm_guest_debug::default();
+        if control.single_step {
+            debug.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+        }
+        let mut dr7 = 0;
+        let registers = debug.arch.debugreg.iter_mut();
+        for (index, (register, at)) in registers.zip(control.breakpoints).enumerate() {
+            if let Some(at) = at {
+                *register = at;
+                // Global enable bit of breakpoint `index`; type "execute", length 1.
+                dr7 |= 2u64 << (index * 2);
+            }
+        }
+        if dr7 != 0 {
+            debug.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+            debug.arch.debugreg[7] = dr7;
+        }
+        self.fd()?
+            .set_guest_debug(&debug)
+            .map_err(call("KVM_SET_GUEST_DEBUG"))
+    }
+
+    fn regs(&self) -> Result<Regs, EngineError> {
+        let parts = self.parts()?;
+        if self.fresh {
+            return Ok(convert::regs_from_kvm(&parts.page.regs()));
+        }
+        Ok(convert::regs_from_kvm(
+            &parts.fd.get_regs().map_err(call("KVM_GET_REGS"))?,
+        ))
+    }
+
+    fn set_regs(&mut self, regs: &Regs) -> Result<(), EngineError> {
+        self.fresh = false;
+        self.fd()?
+            .set_regs(&convert::regs_to_kvm(regs))
+            .map_err(call("KVM_SET_REGS"))
+    }
+
+    fn sregs(&self) -> Result<Sregs, EngineError> {
+        let parts = self.parts()?;
+        if self.fresh {
+            return Ok(convert::sregs_from_kvm(&parts.page.sregs()));
+        }
+        Ok(convert::sregs_from_kvm(
+            &parts.fd.get_sregs().map_err(call("KVM_GET_SREGS"))?,
+        ))
+    }
+
+    fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), EngineError> {
+        self.fresh = false;
+        self.fd()?
+            .set_sregs(&convert::sregs_to_kvm(sregs))
+            .map_err(call("KVM_SET_SREGS"))
+    }
+
+    fn mp_state(&self) -> Result<MpState, EngineError> {
+        let state = self
+            .fd()?
+            .get_mp_state()
+            .map_err(call("KVM_GET_MP_STATE"))?;
+        Ok(convert::mp_state_from_kvm(state))
+    }
+
+    fn set_mp_state(&mut self, state: MpState) -> Result<(), EngineError> {
+        let state = convert::mp_state_to_kvm(state);
+        self.fd()?
+            .set_mp_state(state)
+            .map_err(call("KVM_SET_MP_STATE"))
+    }
+
+    fn msr(&self, index: u32) -> Result<u64, EngineError> {
+        state::get_msrs(self.fd()?, &[index])?
+            .first()
+            .map(|(_, value)| *value)
+            .ok_or(EngineError::Msr { index })
+    }
+
+    fn set_msr(&mut self, index: u32, value: u64) -> Result<(), EngineError> {
+        state::set_msrs(self.fd()?, &[(index, value)])
+    }
+
+    fn inject_nmi(&mut self) -> Result<(), EngineError> {
+        self.fd()?.nmi().map_err(call("KVM_NMI"))
+    }
+
+    fn inject_interrupt(&mut self, vector: u8) -> Result<(), EngineError> {
+        ext::interrupt(self.fd()?, vector)
+    }
+
+    fn translate(&self, linear: u64) -> Result<Option<u64>, EngineError> {
+        let found = self
+            .fd()?
+            .translate_gva(linear)
+            .map_err(call("KVM_TRANSLATE"))?;
+        Ok((found.valid != 0).then_some(found.physical_address))
+    }
+
+    fn save(&mut self) -> Result<VcpuState, EngineError> {
+        let parts = self.parts()?;
+        state::save(&parts.fd, &parts.shared.msr_indices)
+    }
+
+    fn restore(&mut self, state: &VcpuState) -> Result<(), EngineError> {
+        self.fresh = false;
+        let parts = self.parts()?;
+        state::restore(&parts.fd, &parts.shared.msr_indices, state)
+    }
+}

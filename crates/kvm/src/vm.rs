@@ -1,0 +1,253 @@
+//! A VM descriptor: memory slots, interrupts, eventfds.
+
+use std::{
+    os::fd::{AsRawFd, BorrowedFd},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use kvm_bindings::{
+    KVM_CAP_SPLIT_IRQCHIP, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_clock_data,
+    kvm_create_device, kvm_device_type_KVM_DEV_TYPE_VFIO, kvm_enable_cap,
+    kvm_userspace_memory_region,
+};
+use kvm_ioctls::{DeviceFd, IoEventAddress, NoDatamatch, VmFd};
+use vmlet_memory::{
+    Memslot, PAGE_SIZE, SlotId,
+    fork::{Origin, ParentOnly, Watch, watch_fd},
+};
+use vmlet_vcpu::{
+    EngineError, IoEvent, Limits, MsiMessage, MsiRoute, SlotChange, SpaceId, Vcpu, Vm,
+    cpuid::CpuidTable,
+};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::{convert, ext, reaper, routes, system::call, vcpu::KvmVcpu};
+
+/// Four pages below the reset vector's that KVM needs on Intel hosts without unrestricted guests.
+const IDENTITY_MAP: u64 = 0xfffb_c000;
+const TSS: usize = 0xfffb_d000;
+
+/// A VM of `/dev/kvm`.
+#[derive(Debug)]
+pub(crate) struct KvmVm {
+    shared: Option<Arc<Shared>>,
+    limits: Limits,
+    run_size: usize,
+    vfio: Mutex<Option<ParentOnly<DeviceFd>>>,
+}
+
+/// What a VM and its vCPUs share: the descriptor, closed by whoever is last.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) fd: ParentOnly<VmFd>,
+    pub(crate) origin: Origin,
+    pub(crate) msr_indices: Vec<u32>,
+    _watch: Option<Watch>,
+}
+
+impl KvmVm {
+    pub(crate) fn new(
+        fd: VmFd,
+        run_size: usize,
+        limits: Limits,
+        msr_indices: Vec<u32>,
+    ) -> Result<KvmVm, EngineError> {
+        fd.set_identity_map_address(IDENTITY_MAP)
+            .map_err(call("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        fd.set_tss_address(TSS).map_err(call("KVM_SET_TSS_ADDR"))?;
+        let watch = watch_fd(fd.as_raw_fd());
+        let (fd, origin) = (ParentOnly::new(fd), Origin::here());
+        let shared = Some(Arc::new(Shared {
+            fd,
+            origin,
+            msr_indices,
+            _watch: watch,
+        }));
+        Ok(KvmVm {
+            shared,
+            limits,
+            run_size,
+            vfio: Mutex::new(None),
+        })
+    }
+
+    fn shared(&self) -> Result<&Arc<Shared>, EngineError> {
+        let shared = self.shared.as_ref().ok_or(EngineError::Forked)?;
+        shared.origin.check().map_err(|_| EngineError::Forked)?;
+        Ok(shared)
+    }
+
+    fn fd(&self) -> Result<&VmFd, EngineError> {
+        Ok(&self.shared()?.fd)
+    }
+
+    fn set_region(&self, slot: &Memslot, memory_size: u64) -> Result<(), EngineError> {
+        let mut flags = 0;
+        if slot.readonly {
+            flags |= KVM_MEM_READONLY;
+        }
+        if slot.log_dirty {
+            flags |= KVM_MEM_LOG_DIRTY_PAGES;
+        }
+        let region = kvm_userspace_memory_region {
+            slot: slot.id.0,
+            flags,
+            guest_phys_addr: slot.gpa.0,
+            memory_size,
+            userspace_addr: slot.hva.0,
+        };
+        ext::set_memory_region(self.fd()?, region).map_err(|source| EngineError::Slot {
+            slot: slot.id.0,
+            gpa: slot.gpa.0,
+            size: memory_size,
+            errno: source.raw_os_error().unwrap_or(0),
+            source,
+        })
+    }
+}
+
+impl Drop for KvmVm {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.take()
+            && shared.origin.is_here()
+        {
+            reaper::bury(Box::new(shared));
+        }
+    }
+}
+
+fn address(event: &IoEvent) -> IoEventAddress {
+    if event.space == SpaceId::PORT {
+        IoEventAddress::Pio(event.addr)
+    } else {
+        IoEventAddress::Mmio(event.addr)
+    }
+}
+
+/// Calls `$method` with the datamatch type that the event's width asks for: KVM takes the width
+/// from it.
+macro_rules! with_datamatch {
+    ($vm:expr, $method:ident, $fd:expr, $event:expr) => {{
+        let (vm, addr) = ($vm, address($event));
+        let value = $event.value.unwrap_or(0);
+        match ($event.value.is_some(), $event.len) {
+            (true, 1) => vm.$method($fd, &addr, (value & 0xff) as u8),
+            (true, 2) => vm.$method($fd, &addr, (value & 0xffff) as u16),
+            (true, 4) => vm.$method($fd, &addr, (value & 0xffff_ffff) as u32),
+            (true, 8) => vm.$method($fd, &addr, value),
+            (false, 0) => vm.$method($fd, &addr, NoDatamatch),
+            _ => Err(kvm_ioctls::Error::new(libc::EINVAL)),
+        }
+    }};
+}
+
+impl Vm for KvmVm {
+    fn change_slot(&self, change: SlotChange<'_>) -> Result<(), EngineError> {
+        match change {
+            SlotChange::Set(slot) => self.set_region(slot, slot.len),
+            SlotChange::Remove(slot) => self.set_region(slot, 0),
+        }
+    }
+
+    fn create_irqchip(&self, pins: u32) -> Result<(), EngineError> {
+        let mut cap = kvm_enable_cap {
+            cap: KVM_CAP_SPLIT_IRQCHIP,
+            ..kvm_enable_cap::default()
+        };
+        cap.args = [u64::from(pins), 0, 0, 0];
+        self.fd()?
+            .enable_cap(&cap)
+            .map_err(call("KVM_CAP_SPLIT_IRQCHIP"))
+    }
+
+    fn create_vcpu(&self, id: u32, cpuid: &CpuidTable) -> Result<Box<dyn Vcpu>, EngineError> {
+        if id >= self.limits.vcpus {
+            return Err(EngineError::TooManyVcpus {
+                id,
+                max: self.limits.vcpus,
+            });
+        }
+        let shared = self.shared()?;
+        let fd = shared
+            .fd
+            .create_vcpu(u64::from(id))
+            .map_err(call("KVM_CREATE_VCPU"))?;
+        let cpuid = convert::cpuid_to_kvm(cpuid)?;
+        fd.set_cpuid2(&cpuid).map_err(call("KVM_SET_CPUID2"))?;
+        Ok(Box::new(KvmVcpu::new(
+            id,
+            fd,
+            self.run_size,
+            Arc::clone(shared),
+        )?))
+    }
+
+    fn set_routes(&self, all: &[MsiRoute]) -> Result<(), EngineError> {
+        let table = routes::table(all)?;
+        self.fd()?
+            .set_gsi_routing(&table)
+            .map_err(call("KVM_SET_GSI_ROUTING"))
+    }
+
+    fn signal_msi(&self, message: MsiMessage) -> Result<bool, EngineError> {
+        let taken = self.fd()?.signal_msi(routes::message(message));
+        taken.map(|count| count > 0).map_err(call("KVM_SIGNAL_MSI"))
+    }
+
+    fn attach_irqfd(&self, fd: &EventFd, gsi: u32) -> Result<(), EngineError> {
+        self.fd()?
+            .register_irqfd(fd, gsi)
+            .map_err(call("KVM_IRQFD"))
+    }
+
+    fn detach_irqfd(&self, fd: &EventFd, gsi: u32) -> Result<(), EngineError> {
+        self.fd()?
+            .unregister_irqfd(fd, gsi)
+            .map_err(call("KVM_IRQFD"))
+    }
+
+    fn attach_ioevent(&self, fd: &EventFd, event: &IoEvent) -> Result<(), EngineError> {
+        with_datamatch!(self.fd()?, register_ioevent, fd, event).map_err(call("KVM_IOEVENTFD"))
+    }
+
+    fn detach_ioevent(&self, fd: &EventFd, event: &IoEvent) -> Result<(), EngineError> {
+        with_datamatch!(self.fd()?, unregister_ioevent, fd, event).map_err(call("KVM_IOEVENTFD"))
+    }
+
+    fn dirty_log(&self, slot: SlotId, pages: u64) -> Result<Vec<u64>, EngineError> {
+        let bytes = usize::try_from(pages.saturating_mul(PAGE_SIZE)).unwrap_or(usize::MAX);
+        self.fd()?
+            .get_dirty_log(slot.0, bytes)
+            .map_err(call("KVM_GET_DIRTY_LOG"))
+    }
+
+    fn clock(&self) -> Result<u64, EngineError> {
+        Ok(self.fd()?.get_clock().map_err(call("KVM_GET_CLOCK"))?.clock)
+    }
+
+    fn set_clock(&self, nanoseconds: u64) -> Result<(), EngineError> {
+        let clock = kvm_clock_data {
+            clock: nanoseconds,
+            ..kvm_clock_data::default()
+        };
+        self.fd()?.set_clock(&clock).map_err(call("KVM_SET_CLOCK"))
+    }
+
+    fn attach_vfio_fd(&self, fd: BorrowedFd<'_>) -> Result<(), EngineError> {
+        let mut vfio = self.vfio.lock().unwrap_or_else(PoisonError::into_inner);
+        if vfio.is_none() {
+            let mut new = kvm_create_device {
+                type_: kvm_device_type_KVM_DEV_TYPE_VFIO,
+                ..kvm_create_device::default()
+            };
+            let device = self
+                .fd()?
+                .create_device(&mut new)
+                .map_err(call("KVM_CREATE_DEVICE"))?;
+            *vfio = Some(ParentOnly::new(device));
+        }
+        vfio.as_ref().map_or(Err(EngineError::Forked), |device| {
+            ext::vfio_device(device, fd)
+        })
+    }
+}
