@@ -1,1 +1,23 @@
-//! Rooms of this crate follow.
+//! The devices of vmlet's boards.
+//!
+//! A device is a folder: `device.rs` (registers in, effects out; no descriptor, no thread) and
+//! `mod.rs` (what it is, what it lacks). The board in crate `machine` gives it addresses and lines.
+//!
+//! | folder | device | not supported |
+//! |---|---|---|
+//! | `serial` | 16550A | modem lines, baud rate, DMA mode |
+//! | `rtc` | MC146818 clock and CMOS memory | alarm and periodic interrupts |
+//! | `ioapic` | 82093AA-compatible I/O APIC, version 0x20 | SMI, INIT and ExtINT delivery checks |
+//! | `reset` | reset by the keyboard controller and by port 0xcf9 | the keyboard itself |
+//! | `power` | ACPI power-off, reduced hardware, and the PM timer | sleep states, fixed events |
+//! | `pvpanic` | the guest's crash report | the extended event bits |
+
+pub mod ioapic;
+pub mod power;
+pub mod pvpanic;
+pub mod reset;
+pub mod rtc;
+pub mod serial;
+
+#[cfg(test)]
+mod testing;
