@@ -18,7 +18,7 @@ use std::{
     },
 };
 
-use crate::{EngineError, FatalExit, GuestBus, Kicker, RunEnd, Vcpu};
+use crate::{DebugControl, EngineError, FatalExit, GuestBus, Kicker, RunEnd, Vcpu};
 
 /// Starts a thread under a name; the user of the VMM gives it, so that threads can carry what its
 /// language needs.
@@ -50,6 +50,7 @@ type OnEnd = Box<dyn FnMut(u32, Result<RunEnd, EngineError>) -> Next + Send>;
 enum Request {
     Go(RunState, SyncSender<()>),
     Call(Job),
+    Step(SyncSender<Result<RunEnd, EngineError>>),
 }
 
 /// The handle of a vCPU's thread.
@@ -146,6 +147,16 @@ impl VcpuThread {
             .map_err(|_| EngineError::Ended { id: self.id })
     }
 
+    /// Carries out one instruction of a paused vCPU. A trapped access is served by the board and
+    /// is part of the instruction.
+    pub fn step(&self) -> Result<RunEnd, EngineError> {
+        let (answer, result) = sync_channel(1);
+        self.send(Request::Step(answer))?;
+        result
+            .recv()
+            .map_err(|_| EngineError::Ended { id: self.id })?
+    }
+
     fn go(&self, state: RunState) -> Result<(), EngineError> {
         let (done, taken) = sync_channel(1);
         self.send(Request::Go(state, done))?;
@@ -200,6 +211,7 @@ impl Worker {
                     }
                 }
                 Ok(Request::Call(job)) => job(self.vcpu.as_mut()),
+                Ok(Request::Step(answer)) => drop(answer.send(self.step())),
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => {
                     self.state = RunState::Finished;
@@ -207,6 +219,22 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Kicks that come meanwhile belong to requests that wait in the queue.
+    fn step(&mut self) -> Result<RunEnd, EngineError> {
+        self.vcpu.set_debug(&DebugControl {
+            single_step: true,
+            ..DebugControl::default()
+        })?;
+        let end = loop {
+            match self.vcpu.run(self.bus.as_mut()) {
+                Ok(RunEnd::Kicked) => {}
+                other => break other,
+            }
+        };
+        self.vcpu.set_debug(&DebugControl::default())?;
+        end
     }
 
     /// A panic below is a defect of the VMM; it ends this VM and not the user's process.
