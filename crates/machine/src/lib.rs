@@ -1,1 +1,40 @@
-//! Rooms of this crate follow.
+//! The machine: a board, its life, and the engine that runs it.
+//!
+//! * `config.rs`: [`Config`], what a user asks for, checked before anything is made.
+//! * `engine.rs`: which engine runs it, and what a probe found out about it.
+//! * `board/`: address map, ACPI tables, devices, and the way from a vCPU's access to a device.
+//! * `launch.rs`: from a boot plan to memory and registers.
+//! * `machine.rs`, `lifecycle.rs`: [`Machine`], its states and its events.
+//! * `console.rs`: what the guest prints and reads.
+//! * `error.rs`: everything that can go wrong, with the remedy.
+//!
+//! The public face takes and returns plain data, descriptors and leases only.
+//!
+//! Not supported yet: the software engine, snapshots, PCI, disks and networks, hot-plug.
+
+mod board;
+mod config;
+mod console;
+mod engine;
+mod error;
+mod event;
+mod launch;
+mod lifecycle;
+mod machine;
+
+pub use config::{Config, EngineChoice, RamBacking};
+pub use console::Console;
+pub use engine::{EngineReport, report};
+pub use error::{ErrorKind, MachineError};
+pub use event::{Event, EventKind};
+pub use lifecycle::State;
+pub use machine::{Machine, Region, ThreadStarter};
+
+pub use vmlet_boot::{ProtocolChoice, initramfs};
+pub use vmlet_memory::Lease;
+pub use vmlet_vcpu::x86_64::{Regs, Segment, Sregs, Table};
+
+/// Waits until the kernel has freed what closed machines held.
+pub fn drain() {
+    vmlet_kvm::reaper::drain();
+}

@@ -16,8 +16,9 @@ const INPUT_LIMIT: usize = 1 << 20;
 
 /// Takes what the guest sends.
 pub trait SerialOut: Send + fmt::Debug {
-    /// Bytes in order. Never blocks.
-    fn send(&mut self, bytes: &[u8]);
+    /// Bytes in order. Never blocks. What it returns is asked of the board: who watches the output
+    /// may want the run to end.
+    fn send(&mut self, bytes: &[u8]) -> Flow;
 }
 
 #[derive(Debug)]
@@ -122,12 +123,14 @@ impl State {
         let _ = self.chip.write((offset & 7) as u8, byte);
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self) -> Flow {
         let out = self.chip.writer_mut();
-        if !out.bytes.is_empty() {
-            out.to.send(&out.bytes);
-            out.bytes.clear();
+        if out.bytes.is_empty() {
+            return Flow::Continue;
         }
+        let flow = out.to.send(&out.bytes);
+        out.bytes.clear();
+        flow
     }
 }
 
@@ -150,9 +153,9 @@ impl Device for SerialPort {
         for (at, byte) in (offset..).zip(data) {
             state.put(at, *byte);
         }
-        state.flush();
+        let flow = state.flush();
         state.feed();
-        Flow::Continue
+        flow
     }
 
     fn write_string(&self, cx: &dyn AccessContext, offset: u64, size: usize, data: &[u8]) -> Flow {
@@ -163,8 +166,7 @@ impl Device for SerialPort {
         }
         let mut state = self.lock();
         data.iter().for_each(|byte| state.put(offset, *byte));
-        state.flush();
-        Flow::Continue
+        state.flush()
     }
 
     fn reset(&self) {
@@ -191,8 +193,9 @@ mod tests {
     struct Sink(Arc<Mutex<Vec<u8>>>);
 
     impl SerialOut for Sink {
-        fn send(&mut self, bytes: &[u8]) {
+        fn send(&mut self, bytes: &[u8]) -> Flow {
             self.0.lock().unwrap().extend(bytes);
+            Flow::Continue
         }
     }
 

@@ -1,0 +1,82 @@
+//! From a vCPU's access to a device: the engine's contract on one side, the devices' on the other.
+
+use std::sync::Arc;
+
+use vmlet_bus::{self as bus, IoSpace, StopRequest};
+use vmlet_devices::ioapic::IoApic;
+use vmlet_vcpu::{AccessContext, Flow, GuestBus, SpaceId, StopReason};
+
+/// One vCPU's way to the board.
+#[derive(Clone, Debug)]
+pub(crate) struct Dispatch {
+    pub(crate) ports: Arc<IoSpace>,
+    pub(crate) mmio: Arc<IoSpace>,
+    pub(crate) ioapic: Arc<IoApic>,
+}
+
+/// The engine's context as devices see it.
+struct Context<'a>(&'a dyn AccessContext);
+
+impl bus::AccessContext for Context<'_> {
+    fn vcpu(&self) -> u32 {
+        self.0.vcpu()
+    }
+
+    fn rip(&self) -> u64 {
+        self.0.regs().rip
+    }
+
+    fn instructions(&self) -> Option<u64> {
+        self.0.instructions()
+    }
+}
+
+impl Dispatch {
+    fn space(&self, id: SpaceId) -> &IoSpace {
+        if id == SpaceId::PORT {
+            &self.ports
+        } else {
+            &self.mmio
+        }
+    }
+}
+
+fn flow(flow: bus::Flow) -> Flow {
+    match flow {
+        bus::Flow::Continue => Flow::Continue,
+        bus::Flow::Stop(request) => Flow::Stop(match request {
+            StopRequest::Reset { source } => StopReason::Reset { source },
+            StopRequest::PowerOff { source } => StopReason::PowerOff { source },
+            StopRequest::Panic { source, detail } => StopReason::Panic { source, detail },
+            StopRequest::Fault { detail } => StopReason::Fault { detail },
+        }),
+    }
+}
+
+impl GuestBus for Dispatch {
+    fn read(&mut self, cx: &dyn AccessContext, space: SpaceId, addr: u64, data: &mut [u8]) -> Flow {
+        flow(self.space(space).read(&Context(cx), addr, data))
+    }
+
+    fn write(&mut self, cx: &dyn AccessContext, space: SpaceId, addr: u64, data: &[u8]) -> Flow {
+        flow(self.space(space).write(&Context(cx), addr, data))
+    }
+
+    fn write_string(
+        &mut self,
+        cx: &dyn AccessContext,
+        space: SpaceId,
+        addr: u64,
+        size: usize,
+        data: &[u8],
+    ) -> Flow {
+        flow(
+            self.space(space)
+                .write_string(&Context(cx), addr, size, data),
+        )
+    }
+
+    fn end_of_interrupt(&mut self, vector: u8) {
+        self.ioapic.end_of_interrupt(vector);
+    }
+}

@@ -1,0 +1,11 @@
+//! The board: where everything lies and who answers an access.
+
+pub(crate) mod acpi;
+mod dispatch;
+mod interrupts;
+pub(crate) mod layout;
+mod parts;
+
+pub(crate) use dispatch::Dispatch;
+pub(crate) use interrupts::Interrupts;
+pub(crate) use parts::Board;

@@ -1,0 +1,73 @@
+//! The devices of the board and their places.
+
+use std::sync::Arc;
+
+use vmlet_bus::{Device, IoSpace, IrqLine, MsiSink, SpaceError};
+use vmlet_devices::{
+    ioapic::IoApic,
+    power::{PmTimer, SleepControl},
+    pvpanic::PvPanic,
+    reset::{KeyboardController, ResetControl},
+    rtc::Rtc,
+    serial::{SerialOut, SerialPort},
+};
+use vmlet_vcpu::Vm;
+
+use super::{
+    Dispatch, Interrupts,
+    interrupts::IOAPIC_REQUESTER,
+    layout::{
+        IOAPIC, IRQ_COM1, PORT_COM1, PORT_KEYBOARD, PORT_PM_TIMER, PORT_PVPANIC, PORT_RESET,
+        PORT_RTC, PORT_SLEEP, low_bytes,
+    },
+};
+
+/// The assembled board.
+#[derive(Debug)]
+pub(crate) struct Board {
+    pub(crate) dispatch: Dispatch,
+    pub(crate) serial: Arc<SerialPort>,
+}
+
+impl Board {
+    /// Assembles the board of `vm` with `memory` bytes and its console.
+    pub(crate) fn new(
+        vm: Arc<dyn Vm>,
+        memory: u64,
+        console: Box<dyn SerialOut>,
+    ) -> Result<Board, SpaceError> {
+        let sink: Arc<dyn MsiSink> = Arc::new(Interrupts::new(vm));
+        let ioapic = Arc::new(IoApic::new(sink, IOAPIC_REQUESTER));
+        let line: Arc<dyn IrqLine> = ioapic.pin(usize::from(IRQ_COM1));
+        let serial = Arc::new(SerialPort::new(line, console));
+        let (ports, mmio) = (IoSpace::new(), IoSpace::new());
+        let low = low_bytes(memory);
+        let placed: [(u64, u64, Arc<dyn Device>); 7] = [
+            (PORT_RTC, Rtc::LEN, Arc::new(Rtc::new(low, memory - low))),
+            (PORT_KEYBOARD, 1, Arc::new(KeyboardController)),
+            (
+                PORT_COM1.into(),
+                SerialPort::LEN,
+                Arc::clone(&serial) as Arc<dyn Device>,
+            ),
+            (PORT_PVPANIC.into(), PvPanic::LEN, Arc::new(PvPanic)),
+            (PORT_SLEEP.into(), SleepControl::LEN, Arc::new(SleepControl)),
+            (
+                PORT_PM_TIMER.into(),
+                PmTimer::LEN,
+                Arc::new(PmTimer::default()),
+            ),
+            (PORT_RESET.into(), 1, Arc::new(ResetControl::default())),
+        ];
+        for (start, len, device) in placed {
+            ports.add(start, len, device)?;
+        }
+        mmio.add(IOAPIC, IoApic::LEN, Arc::clone(&ioapic) as Arc<dyn Device>)?;
+        let dispatch = Dispatch {
+            ports: Arc::new(ports),
+            mmio: Arc::new(mmio),
+            ioapic,
+        };
+        Ok(Board { dispatch, serial })
+    }
+}

@@ -1,0 +1,95 @@
+//! What a user asks for.
+
+use vmlet_boot::ProtocolChoice;
+use vmlet_host::{HostMemory, HostRoot};
+
+use crate::{MachineError, board::layout};
+
+/// Memory comes in pages.
+const GRANULE: u64 = 4096;
+/// The boot protocols' tables and ACPI's need the first mebibyte.
+const SMALLEST: u64 = 1 << 20;
+
+/// Which engine runs the VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// The best there is.
+    #[default]
+    Auto,
+    /// `/dev/kvm`.
+    Kvm,
+    /// The software CPU.
+    Soft,
+}
+
+/// What stands behind the guest's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RamBacking {
+    /// Anonymous memory.
+    #[default]
+    Anon,
+    /// A sealed memfd.
+    Memfd,
+}
+
+/// A VM to be made.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The kernel image.
+    pub kernel: Vec<u8>,
+    /// The initramfs.
+    pub initramfs: Option<Vec<u8>>,
+    /// PVH modules.
+    pub modules: Vec<Vec<u8>>,
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// Bytes of memory, a multiple of 4 KiB.
+    pub memory: u64,
+    /// vCPUs.
+    pub cpus: u32,
+    /// Which engine.
+    pub engine: EngineChoice,
+    /// Which boot protocol.
+    pub protocol: ProtocolChoice,
+    /// What stands behind the memory.
+    pub ram: RamBacking,
+    /// Bytes of console output kept for the user.
+    pub console_limit: usize,
+}
+
+impl Config {
+    /// Checks what can be checked without making anything.
+    pub(crate) fn check(&self) -> Result<(), MachineError> {
+        let refuse = |what: &'static str, detail: String, remedy: &'static str| {
+            Err(MachineError::Config {
+                what,
+                detail,
+                remedy,
+            })
+        };
+        if self.memory < SMALLEST || !self.memory.is_multiple_of(GRANULE) {
+            let detail = format!("{} bytes", self.memory);
+            return refuse(
+                "memory",
+                detail,
+                "Give at least 1 MiB, in multiples of 4 KiB.",
+            );
+        }
+        let host = HostMemory::read(&HostRoot::default()).map(|memory| memory.ceiling());
+        if let Some(most) = host.filter(|most| self.memory > *most) {
+            let detail = format!("{} bytes: the host can give {most}", self.memory);
+            return refuse("memory", detail, "Give the VM less memory.");
+        }
+        if self.memory > layout::MAX_MEMORY {
+            let detail = format!("{} bytes", self.memory);
+            return refuse("memory", detail, "Give at most 1 TiB.");
+        }
+        if self.cpus == 0 {
+            return refuse("cpus", "0".to_owned(), "Give at least one vCPU.");
+        }
+        if self.console_limit == 0 {
+            return refuse("console_limit", "0".to_owned(), "Give at least one byte.");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,160 @@
+//! Everything that can go wrong with a machine.
+
+use thiserror::Error;
+use vmlet_boot::{BootError, initramfs};
+use vmlet_memory::MemoryError;
+use vmlet_vcpu::EngineError;
+
+/// What kind of error it is: decides the exception a user sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// A setting that cannot be.
+    Config,
+    /// An image that cannot be booted.
+    Kernel,
+    /// Something this host or this version does not have.
+    Unsupported,
+    /// The guest did something that cannot go on.
+    Guest,
+    /// The host refused something.
+    Host,
+    /// The machine is closed, or not in a state for this.
+    State,
+    /// The machine belongs to another process.
+    Forked,
+}
+
+/// What a machine refuses or fails at. A machine whose operation failed is in the state it was in
+/// before, unless the variant says otherwise.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum MachineError {
+    /// A setting that cannot be.
+    #[error("{what} cannot be {detail}. {remedy}")]
+    Config {
+        /// The setting.
+        what: &'static str,
+        /// Its value.
+        detail: String,
+        /// What would do.
+        remedy: &'static str,
+    },
+    /// An image that cannot be booted.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// An initramfs that cannot be made.
+    #[error(transparent)]
+    Archive(#[from] initramfs::ArchiveError),
+    /// Kernel modules that cannot be had.
+    #[error(transparent)]
+    Modules(#[from] initramfs::ModuleError),
+    /// Guest memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A thread cannot be started.
+    #[error("a device cannot be placed on the board: {0}")]
+    Board(String),
+    /// Something this version does not have.
+    #[error("{what} is not supported. {remedy}")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+        /// What would do.
+        remedy: &'static str,
+    },
+    /// Not in this state.
+    #[error("the VM is {state}; {action} needs it {needed}")]
+    State {
+        /// The state it is in.
+        state: &'static str,
+        /// What was asked for.
+        action: &'static str,
+        /// The state that would do.
+        needed: &'static str,
+    },
+    /// A vCPU that does not exist.
+    #[error("there is no vCPU {id}: this VM has {count}")]
+    NoVcpu {
+        /// The number asked for.
+        id: usize,
+        /// vCPUs there are.
+        count: usize,
+    },
+    /// A linear address that leads nowhere.
+    #[error("linear address {address:#x} is not mapped: {reason}")]
+    NotMapped {
+        /// The address.
+        address: u64,
+        /// Where the walk ended.
+        reason: String,
+    },
+    /// A single step did not end as one.
+    #[error("the instruction did not complete: {detail}")]
+    Step {
+        /// How it ended.
+        detail: String,
+    },
+    /// The machine is closed.
+    #[error("the VM is closed")]
+    Closed,
+    /// The machine belongs to the process that made it.
+    #[error("this VM belongs to the process that made it. Make a VM in the child process instead")]
+    Forked,
+}
+
+impl MachineError {
+    /// What kind of error it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            MachineError::Config { .. } | MachineError::NoVcpu { .. } => ErrorKind::Config,
+            MachineError::Archive(_) | MachineError::Modules(_) | MachineError::Boot(_) => {
+                ErrorKind::Kernel
+            }
+            MachineError::Memory(error) => memory_kind(error),
+            MachineError::Engine(error) => engine_kind(error),
+            MachineError::Unsupported { .. } => ErrorKind::Unsupported,
+            MachineError::Step { .. } | MachineError::NotMapped { .. } => ErrorKind::Guest,
+            MachineError::Board(_) => ErrorKind::Host,
+            MachineError::State { .. } | MachineError::Closed => ErrorKind::State,
+            MachineError::Forked => ErrorKind::Forked,
+        }
+    }
+
+    /// The error number behind the error, if the host gave one.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            MachineError::Engine(error) => error.errno(),
+            MachineError::Memory(
+                MemoryError::NoMemory { errno, .. } | MemoryError::File { errno, .. },
+            ) => Some(*errno),
+            MachineError::Archive(initramfs::ArchiveError::Read { source, .. })
+            | MachineError::Modules(
+                initramfs::ModuleError::NoIndex { source, .. }
+                | initramfs::ModuleError::Read { source, .. },
+            ) => source.raw_os_error(),
+            _ => None,
+        }
+    }
+}
+
+fn memory_kind(error: &MemoryError) -> ErrorKind {
+    match error {
+        MemoryError::NoMemory { .. } | MemoryError::File { .. } => ErrorKind::Host,
+        MemoryError::Forked => ErrorKind::Forked,
+        MemoryError::Leased { .. } => ErrorKind::State,
+        _ => ErrorKind::Config,
+    }
+}
+
+fn engine_kind(error: &EngineError) -> ErrorKind {
+    match error {
+        EngineError::Forked => ErrorKind::Forked,
+        EngineError::TooManyVcpus { .. } => ErrorKind::Config,
+        EngineError::Lacking { .. } | EngineError::State { .. } => ErrorKind::Unsupported,
+        EngineError::Ended { .. } => ErrorKind::State,
+        _ => ErrorKind::Host,
+    }
+}

@@ -1,0 +1,69 @@
+//! What happens to a machine, as its user sees it.
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// Guest code runs for the first time.
+    Started,
+    /// Guest code stands still.
+    Paused,
+    /// Guest code runs again.
+    Resumed,
+    /// The guest powered off.
+    PowerOff,
+    /// The guest asked for a reset.
+    Reset,
+    /// The guest's kernel crashed.
+    Panic,
+    /// The guest's CPU met a fault it could not report: it shut down.
+    TripleFault,
+    /// The guest halted with nobody to wake it.
+    Halt,
+    /// The user stopped it.
+    Stopped,
+    /// The engine cannot go on with this guest.
+    Error,
+}
+
+impl EventKind {
+    /// The kind's name as users see it.
+    pub fn name(self) -> &'static str {
+        match self {
+            EventKind::Started => "started",
+            EventKind::Paused => "paused",
+            EventKind::Resumed => "resumed",
+            EventKind::PowerOff => "poweroff",
+            EventKind::Reset => "reset",
+            EventKind::Panic => "panic",
+            EventKind::TripleFault => "triple-fault",
+            EventKind::Halt => "halt",
+            EventKind::Stopped => "stopped",
+            EventKind::Error => "error",
+        }
+    }
+}
+
+/// Something that happened to a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What.
+    pub kind: EventKind,
+    /// On which vCPU.
+    pub vcpu: Option<u32>,
+    /// Who says so: a device, the console, the engine or the user.
+    pub source: &'static str,
+    /// More, for people.
+    pub detail: String,
+}
+
+impl Event {
+    /// An event of the user's making.
+    pub(crate) fn by_user(kind: EventKind) -> Event {
+        Event {
+            kind,
+            vcpu: None,
+            source: "user",
+            detail: String::new(),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! From a configuration to memory, vCPUs and registers.
+
+use std::sync::Arc;
+
+use vmlet_boot::{BootRequest, Entry, Mode, plan};
+use vmlet_memory::{
+    AddressSpace, Backing, Gpa, MapChange, MapListener, Mapping, Memslot, Ram, Refusal, RegionKind,
+};
+use vmlet_vcpu::{
+    EngineError, Hypervisor, SlotChange, Vcpu, Vm,
+    cpuid::{Topology, host_policy},
+    x86_64::{MpState, Regs, Table},
+};
+
+use crate::{
+    Config, MachineError, RamBacking,
+    board::{acpi, layout},
+};
+
+/// Zeros copied at a time.
+const ZEROS: [u8; 4096] = [0; 4096];
+/// Bit 1 of RFLAGS is always set.
+const RFLAGS: u64 = 2;
+
+/// Keeps the engine's memory slots in step with the map.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    pub(crate) vm: Arc<dyn Vm>,
+}
+
+impl Slots {
+    fn apply(&self, changes: &[SlotChange<'_>]) -> Result<(), (usize, EngineError)> {
+        changes.iter().enumerate().try_for_each(|(done, change)| {
+            self.vm.change_slot(*change).map_err(|error| (done, error))
+        })
+    }
+}
+
+fn overlaps(a: &Memslot, b: &Memslot) -> bool {
+    a.gpa.0 < b.gpa.0 + b.len && b.gpa.0 < a.gpa.0 + a.len
+}
+
+/// Slots may not overlap: those that make room for new ones go in `prepare`, the others in
+/// `commit`.
+fn forward(change: &MapChange) -> Vec<SlotChange<'_>> {
+    let in_the_way = |old: &&Memslot| change.added.iter().any(|new| overlaps(old, new));
+    let removed = change
+        .removed
+        .iter()
+        .filter(in_the_way)
+        .map(SlotChange::Remove);
+    let changed = change.changed.iter().map(|(_, new)| SlotChange::Set(new));
+    removed
+        .chain(change.added.iter().map(SlotChange::Set))
+        .chain(changed)
+        .collect()
+}
+
+fn backward(change: &MapChange) -> Vec<SlotChange<'_>> {
+    let in_the_way = |old: &&Memslot| change.added.iter().any(|new| overlaps(old, new));
+    let removed = change
+        .removed
+        .iter()
+        .filter(in_the_way)
+        .map(SlotChange::Set);
+    let added = change.added.iter().map(SlotChange::Remove);
+    added
+        .chain(removed)
+        .chain(change.changed.iter().map(|(old, _)| SlotChange::Set(old)))
+        .collect()
+}
+
+impl MapListener for Slots {
+    fn name(&self) -> &str {
+        "the engine's memory slots"
+    }
+
+    fn prepare(&self, change: &MapChange) -> Result<(), Refusal> {
+        self.apply(&forward(change)).map_err(|(done, error)| {
+            if done > 0 {
+                self.rollback(change);
+            }
+            Refusal(error.to_string())
+        })
+    }
+
+    fn commit(&self, change: &MapChange) {
+        let gone = |old: &&Memslot| !change.added.iter().any(|new| overlaps(old, new));
+        for slot in change.removed.iter().filter(gone) {
+            let _ = self.vm.change_slot(SlotChange::Remove(slot));
+        }
+    }
+
+    fn rollback(&self, change: &MapChange) {
+        for step in backward(change) {
+            let _ = self.vm.change_slot(step);
+        }
+    }
+}
+
+/// The guest's memory with everything loaded, and how the first vCPU starts.
+pub(crate) struct Loaded {
+    pub(crate) space: AddressSpace,
+    pub(crate) entry: Entry,
+}
+
+/// Makes memory and loads kernel, initramfs and tables. No engine is involved: a bad image costs
+/// nothing but this.
+pub(crate) fn load(config: &Config, max_slots: u32) -> Result<Loaded, MachineError> {
+    let memory = layout::memory_map(config.memory);
+    let (rsdp, tables) = acpi::tables(config.cpus);
+    let modules: Vec<&[u8]> = config.modules.iter().map(Vec::as_slice).collect();
+    let boot = plan(&BootRequest {
+        kernel: &config.kernel,
+        initramfs: config.initramfs.as_deref(),
+        modules: &modules,
+        cmdline: &config.cmdline,
+        memory: &memory,
+        rsdp: Some(rsdp),
+        protocol: config.protocol,
+    })?;
+    let space = map_memory(config, max_slots)?;
+    space.load(Gpa(rsdp), &tables)?;
+    for load in &boot.loads {
+        space.load(Gpa(load.gpa), &load.bytes)?;
+        clear(&space, load.gpa + load.bytes.len() as u64, load.zeros)?;
+    }
+    Ok(Loaded {
+        space,
+        entry: boot.entry,
+    })
+}
+
+/// Fresh memory is zero: only what earlier loads may have written is cleared.
+fn clear(space: &AddressSpace, gpa: u64, len: u64) -> Result<(), MachineError> {
+    let mut at = 0;
+    while at < len {
+        let count = (len - at).min(ZEROS.len() as u64);
+        let mut old = [0; ZEROS.len()];
+        let piece = usize::try_from(count).unwrap_or(ZEROS.len());
+        if let (Some(old), Some(zeros)) = (old.get_mut(..piece), ZEROS.get(..piece)) {
+            space.read(Gpa(gpa + at), old)?;
+            if old != zeros {
+                space.load(Gpa(gpa + at), zeros)?;
+            }
+        }
+        at += count;
+    }
+    Ok(())
+}
+
+fn map_memory(config: &Config, max_slots: u32) -> Result<AddressSpace, MachineError> {
+    let backing = match config.ram {
+        RamBacking::Anon => Backing::Anon,
+        RamBacking::Memfd => Backing::Memfd,
+    };
+    let ram = Ram::new(config.memory, backing)?;
+    let low = layout::low_bytes(config.memory);
+    let part = |gpa, offset, len| Mapping {
+        gpa: Gpa(gpa),
+        len,
+        ram: Arc::clone(&ram),
+        offset,
+        readonly: false,
+        kind: RegionKind::Ram,
+    };
+    let mut parts = vec![part(0, 0, low)];
+    if config.memory > low {
+        parts.push(part(layout::HIGH_START, low, config.memory - low));
+    }
+    let space = AddressSpace::new(usize::try_from(max_slots).unwrap_or(usize::MAX));
+    space.map(parts)?;
+    Ok(space)
+}
+
+/// Makes the vCPUs: the first at the entry point, the others waiting for their start.
+pub(crate) fn create_vcpus(
+    engine: &dyn Hypervisor,
+    vm: &dyn Vm,
+    cpus: u32,
+    entry: &Entry,
+) -> Result<Vec<Box<dyn Vcpu>>, MachineError> {
+    let supported = engine.supported_cpuid()?;
+    let mut vcpus = Vec::new();
+    for apic_id in 0..cpus {
+        let place = Topology {
+            apic_id,
+            cpus,
+            local_apic: true,
+        };
+        let mut vcpu = vm.create_vcpu(apic_id, &host_policy(&supported, place))?;
+        if apic_id == 0 {
+            enter(vcpu.as_mut(), entry)?;
+        } else {
+            vcpu.set_mp_state(MpState::Uninitialized)?;
+        }
+        vcpus.push(vcpu);
+    }
+    Ok(vcpus)
+}
+
+fn enter(vcpu: &mut dyn Vcpu, entry: &Entry) -> Result<(), MachineError> {
+    let reset = vcpu.sregs()?;
+    let gdt = Table {
+        base: entry.gdt,
+        limit: entry.gdt_limit,
+    };
+    vcpu.set_sregs(&match entry.mode {
+        Mode::Flat32 => reset.enter_flat32(gdt),
+        Mode::Long64 { cr3 } => reset.enter_long64(cr3, gdt),
+    })?;
+    let Entry {
+        rip, rsp, rbx, rsi, ..
+    } = *entry;
+    let rbp = rsp;
+    vcpu.set_regs(&Regs {
+        rip,
+        rsp,
+        rbp,
+        rbx,
+        rsi,
+        rflags: RFLAGS,
+        ..Regs::default()
+    })?;
+    Ok(())
+}

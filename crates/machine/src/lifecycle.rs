@@ -1,0 +1,268 @@
+//! The states of a machine, its events, and how it ends.
+//!
+//! ```text
+//! created -> running <-> paused
+//!               |           |
+//!               +-> ended <-+      closed from anywhere
+//! ```
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use vmlet_vcpu::{EngineError, FatalExit, Next, RunEnd, StopReason, VcpuThread};
+
+use crate::{Console, Event, EventKind};
+
+/// Events kept for who has not asked for them yet.
+const KEPT: usize = 4096;
+
+/// Where a machine is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Made, not started.
+    Created,
+    /// Guest code runs.
+    Running,
+    /// Guest code stands still.
+    Paused,
+    /// The guest's run is over.
+    Ended,
+    /// Nothing is left.
+    Closed,
+}
+
+impl State {
+    /// The state's name as users see it.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Created => "created",
+            State::Running => "running",
+            State::Paused => "paused",
+            State::Ended => "ended",
+            State::Closed => "closed",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Status {
+    state: State,
+    outcome: Option<Event>,
+    events: VecDeque<Event>,
+    /// vCPU threads that have not ended.
+    threads: usize,
+}
+
+/// What a machine's threads and its owner share.
+#[derive(Debug)]
+pub(crate) struct Life {
+    status: Mutex<Status>,
+    changed: Condvar,
+    pub(crate) console: Arc<Console>,
+    pub(crate) vcpus: Mutex<Vec<Arc<VcpuThread>>>,
+}
+
+impl Life {
+    pub(crate) fn new(console: Arc<Console>, threads: usize) -> Arc<Life> {
+        let status = Status {
+            state: State::Created,
+            outcome: None,
+            events: VecDeque::new(),
+            threads,
+        };
+        Arc::new(Life {
+            status: Mutex::new(status),
+            changed: Condvar::new(),
+            console,
+            vcpus: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.lock().state
+    }
+
+    /// Moves to `state` with `event`, if the guest's run is not over meanwhile.
+    pub(crate) fn advance(&self, state: State, event: Event) {
+        let mut status = self.lock();
+        if !matches!(status.state, State::Ended | State::Closed) {
+            status.state = state;
+            status.note(event);
+        }
+        drop(status);
+        self.changed.notify_all();
+    }
+
+    /// Ends the run with `event`; only the first end counts. The other vCPUs are asked to pause.
+    pub(crate) fn end(&self, event: Event) {
+        let mut status = self.lock();
+        if matches!(status.state, State::Ended | State::Closed) {
+            return;
+        }
+        status.state = State::Ended;
+        status.outcome = Some(event.clone());
+        status.note(event);
+        drop(status);
+        for vcpu in self
+            .vcpus
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
+            vcpu.ask_pause();
+        }
+        self.console.set_ended(true);
+        self.changed.notify_all();
+    }
+
+    /// Marks the machine as closed.
+    pub(crate) fn close(&self) {
+        self.lock().state = State::Closed;
+        self.console.set_ended(true);
+        self.changed.notify_all();
+    }
+
+    /// One thread has ended.
+    pub(crate) fn thread_ended(&self) {
+        self.lock().threads -= 1;
+        self.changed.notify_all();
+    }
+
+    /// Threads that could not be started do not count.
+    pub(crate) fn forget_threads(&self, count: usize) {
+        self.lock().threads -= count;
+    }
+
+    /// Waits until every thread has ended.
+    pub(crate) fn join(&self) {
+        let mut status = self.lock();
+        while status.threads > 0 {
+            status = self
+                .changed
+                .wait(status)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits for the end of the run; `None` when `timeout` passes before.
+    pub(crate) fn wait(&self, timeout: Duration) -> Option<Event> {
+        self.until(timeout, |status| status.outcome.clone())
+    }
+
+    /// The next event, waited for; `None` when `timeout` passes before or none will come.
+    pub(crate) fn next_event(&self, timeout: Duration) -> Option<Event> {
+        let over = |status: &Status| matches!(status.state, State::Ended | State::Closed);
+        self.until(timeout, |status| match status.events.pop_front() {
+            Some(event) => Some(Some(event)),
+            None => over(status).then_some(None),
+        })
+        .flatten()
+    }
+
+    fn until<T>(
+        &self,
+        timeout: Duration,
+        mut ready: impl FnMut(&mut Status) -> Option<T>,
+    ) -> Option<T> {
+        let deadline = Instant::now() + timeout;
+        let mut status = self.lock();
+        loop {
+            if let Some(found) = ready(&mut status) {
+                return Some(found);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            let waited = self.changed.wait_timeout(status, left);
+            status = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// A vCPU's run has ended: decides what becomes of the machine.
+    pub(crate) fn run_ended(&self, vcpu: u32, end: Result<RunEnd, EngineError>) -> Next {
+        self.end(self.explain(vcpu, end));
+        Next::Pause
+    }
+
+    fn explain(&self, vcpu: u32, end: Result<RunEnd, EngineError>) -> Event {
+        let event = |kind, source, detail: String| Event {
+            kind,
+            vcpu: Some(vcpu),
+            source,
+            detail,
+        };
+        let end = match end {
+            Ok(end) => end,
+            Err(error) => return event(EventKind::Error, "engine", error.to_string()),
+        };
+        let none = String::new();
+        match end {
+            RunEnd::Halt => event(EventKind::Halt, "engine", none),
+            RunEnd::Shutdown => self.or_panic(event(EventKind::TripleFault, "engine", none)),
+            RunEnd::Stopped(StopReason::PowerOff { source }) => {
+                event(EventKind::PowerOff, source, none)
+            }
+            RunEnd::Stopped(StopReason::Reset { source }) => {
+                self.or_panic(event(EventKind::Reset, source, none))
+            }
+            RunEnd::Stopped(StopReason::Panic { source, detail }) => {
+                let said = self.console.panic().unwrap_or(detail);
+                event(EventKind::Panic, source, said)
+            }
+            RunEnd::Stopped(StopReason::Fault { detail }) => {
+                event(EventKind::Error, "device", detail)
+            }
+            RunEnd::Fatal(fatal) => event(EventKind::Error, "engine", describe(&fatal)),
+            other => event(EventKind::Error, "engine", format!("{other:?}")),
+        }
+    }
+
+    /// A kernel that panics reboots at once when its command line says so: then the console is the
+    /// only witness.
+    fn or_panic(&self, event: Event) -> Event {
+        match self.console.panic() {
+            Some(detail) => Event {
+                kind: EventKind::Panic,
+                source: "console",
+                detail,
+                ..event
+            },
+            None => event,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Status {
+    fn note(&mut self, event: Event) {
+        if self.events.len() == KEPT {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+}
+
+fn describe(fatal: &FatalExit) -> String {
+    match fatal {
+        FatalExit::Instruction { rip, bytes } if bytes.is_empty() => {
+            format!("the engine cannot carry out the instruction at {rip:#x}")
+        }
+        FatalExit::Instruction { rip, bytes } => {
+            let bytes: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("the engine cannot carry out the instruction at {rip:#x}: {bytes}")
+        }
+        FatalExit::EntryRefused { reason } => {
+            format!("the processor refuses the guest's state (reason {reason:#x})")
+        }
+        FatalExit::Memory { gpa } => format!("the engine cannot serve an access to {gpa:#x}"),
+        FatalExit::Other { detail } => detail.clone(),
+        other => format!("{other:?}"),
+    }
+}

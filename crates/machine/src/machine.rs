@@ -1,0 +1,443 @@
+//! A machine: what its owner holds.
+
+use std::{
+    ops::Range,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use vmlet_bus::Unclaimed;
+use vmlet_memory::{
+    AddressSpace, Extent, Gpa, Lease, LeaseKind, MapListener, PAGE_SIZE, RegionKind,
+    fork::{Origin, ParentOnly},
+    paging::{PagingContext, walk},
+};
+use vmlet_vcpu::{
+    RunEnd, Spawner, Vcpu, VcpuThread, Vm,
+    x86_64::{Regs, Sregs},
+};
+
+use crate::{
+    Config, Console, Event, EventKind, MachineError, State,
+    board::Board,
+    console::Feed,
+    engine,
+    launch::{self, Slots},
+    lifecycle::Life,
+};
+
+/// Pins of the I/O APIC, mirrored in the first interrupt numbers.
+const PINS: u32 = 24;
+/// Stands for "no timeout" where one has to be given.
+const CPUID_BITS: u8 = 52;
+
+/// Starts a machine's threads.
+pub type ThreadStarter = Spawner;
+
+/// A range of guest memory as users see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// First guest-physical address.
+    pub gpa: u64,
+    /// Bytes.
+    pub len: u64,
+    /// "ram", "rom" or "device".
+    pub kind: &'static str,
+}
+
+/// A virtual machine. Closed when dropped.
+#[derive(Debug)]
+pub struct Machine {
+    inner: ParentOnly<Inner>,
+    origin: Origin,
+    engine: &'static str,
+    memory: u64,
+}
+
+/// What only the process that made the machine may touch.
+#[derive(Debug)]
+struct Inner {
+    life: Arc<Life>,
+    vcpus: Vec<Arc<VcpuThread>>,
+    board: Board,
+    space: Arc<AddressSpace>,
+    vm: Arc<dyn Vm>,
+}
+
+impl Machine {
+    /// Makes a machine. Its vCPU threads are started by `spawn` and wait.
+    pub fn new(config: &Config, spawn: &ThreadStarter) -> Result<Machine, MachineError> {
+        config.check()?;
+        let engine = engine::open(config.engine)?;
+        let limits = engine.limits();
+        if config.cpus > limits.vcpus {
+            let detail = format!("{}, and this engine takes {}", config.cpus, limits.vcpus);
+            let remedy = "Give the VM fewer vCPUs.";
+            return Err(MachineError::Config {
+                what: "cpus",
+                detail,
+                remedy,
+            });
+        }
+        let loaded = launch::load(config, limits.slots)?;
+        let vm = engine.create_vm()?;
+        let slots: Arc<dyn MapListener> = Arc::new(Slots {
+            vm: Arc::clone(&vm),
+        });
+        loaded.space.add_listener(slots)?;
+        vm.create_irqchip(PINS)?;
+        let console = Console::new(config.console_limit);
+        let feed = Box::new(Feed(Arc::clone(&console)));
+        let board = Board::new(Arc::clone(&vm), config.memory, feed)
+            .map_err(|error| MachineError::Board(error.to_string()))?;
+        let vcpus = launch::create_vcpus(&*engine, &*vm, config.cpus, &loaded.entry)?;
+        let life = Life::new(console, vcpus.len());
+        let vcpus = start_threads(vcpus, &board, &life, spawn)?;
+        let space = Arc::new(loaded.space);
+        let inner = ParentOnly::new(Inner {
+            life,
+            vcpus,
+            board,
+            space,
+            vm,
+        });
+        let (origin, engine) = (Origin::here(), engine.name());
+        Ok(Machine {
+            inner,
+            origin,
+            engine,
+            memory: config.memory,
+        })
+    }
+
+    fn inner(&self) -> Result<&Inner, MachineError> {
+        self.origin.check().map_err(|_| MachineError::Forked)?;
+        Ok(&self.inner)
+    }
+
+    fn open(&self) -> Result<&Inner, MachineError> {
+        let inner = self.inner()?;
+        if inner.life.state() == State::Closed {
+            Err(MachineError::Closed)
+        } else {
+            Ok(inner)
+        }
+    }
+
+    /// The engine that runs it.
+    pub fn engine(&self) -> &'static str {
+        self.engine
+    }
+
+    /// Bytes of memory.
+    pub fn memory_size(&self) -> u64 {
+        self.memory
+    }
+
+    /// vCPUs.
+    pub fn cpus(&self) -> Result<usize, MachineError> {
+        Ok(self.inner()?.vcpus.len())
+    }
+
+    /// Where it is in its life.
+    pub fn state(&self) -> Result<State, MachineError> {
+        Ok(self.inner()?.life.state())
+    }
+
+    /// Runs guest code for the first time.
+    pub fn start(&self) -> Result<(), MachineError> {
+        self.go("start", State::Created, EventKind::Started)
+    }
+
+    /// Runs guest code again.
+    pub fn resume(&self) -> Result<(), MachineError> {
+        self.go("resume", State::Paused, EventKind::Resumed)
+    }
+
+    fn go(&self, action: &'static str, from: State, kind: EventKind) -> Result<(), MachineError> {
+        let inner = self.open()?;
+        inner.expect(action, from)?;
+        inner.life.advance(State::Running, Event::by_user(kind));
+        inner.vcpus.iter().try_for_each(|vcpu| vcpu.resume())?;
+        Ok(())
+    }
+
+    /// Stops guest code between two instructions, on every vCPU.
+    pub fn pause(&self) -> Result<(), MachineError> {
+        let inner = self.open()?;
+        inner.expect("pause", State::Running)?;
+        inner.vcpus.iter().try_for_each(|vcpu| vcpu.pause())?;
+        inner
+            .life
+            .advance(State::Paused, Event::by_user(EventKind::Paused));
+        Ok(())
+    }
+
+    /// Ends the run. Nothing happens if it has ended.
+    pub fn stop(&self) -> Result<(), MachineError> {
+        let inner = self.open()?;
+        inner.vcpus.iter().try_for_each(|vcpu| vcpu.pause())?;
+        inner.life.end(Event::by_user(EventKind::Stopped));
+        Ok(())
+    }
+
+    /// Waits for the end of the run; `None` when `timeout` passes before.
+    pub fn wait(&self, timeout: Duration) -> Result<Option<Event>, MachineError> {
+        Ok(self.inner()?.life.wait(timeout))
+    }
+
+    /// The next event; `None` when `timeout` passes before, or none will come.
+    pub fn next_event(&self, timeout: Duration) -> Result<Option<Event>, MachineError> {
+        Ok(self.inner()?.life.next_event(timeout))
+    }
+
+    /// The console's output.
+    pub fn console(&self) -> Result<Arc<Console>, MachineError> {
+        Ok(Arc::clone(&self.inner()?.life.console))
+    }
+
+    /// Gives the guest console input; returns how many bytes were taken.
+    pub fn console_input(&self, bytes: &[u8]) -> Result<usize, MachineError> {
+        Ok(self.open()?.board.serial.push_input(bytes))
+    }
+
+    /// Reads guest memory.
+    pub fn read_memory(&self, gpa: u64, data: &mut [u8]) -> Result<(), MachineError> {
+        Ok(self.open()?.space.read(Gpa(gpa), data)?)
+    }
+
+    /// Writes guest memory.
+    pub fn write_memory(&self, gpa: u64, data: &[u8]) -> Result<(), MachineError> {
+        Ok(self.open()?.space.write(Gpa(gpa), data)?)
+    }
+
+    /// A hold on guest memory for a view that may outlive the machine.
+    pub fn lease_memory(&self, gpa: u64, len: u64, writable: bool) -> Result<Lease, MachineError> {
+        let inner = self.open()?;
+        let missing = |gpa| vmlet_memory::MemoryError::NotMemory { gpa };
+        let (ram, offset, there) = inner.space.find(Gpa(gpa)).ok_or_else(|| missing(gpa))?;
+        if len > there {
+            return Err(missing(gpa.saturating_add(there)).into());
+        }
+        let kind = if writable {
+            LeaseKind::WritableView
+        } else {
+            LeaseKind::View
+        };
+        let range: Range<u64> = offset..offset + len;
+        Ok(ram.lease(kind, range, format!("a view of {gpa:#x}+{len:#x}"))?)
+    }
+
+    /// The ranges of guest memory.
+    pub fn regions(&self) -> Result<Vec<Region>, MachineError> {
+        let kind = |kind| match kind {
+            RegionKind::Ram => "ram",
+            RegionKind::Rom => "rom",
+            RegionKind::DeviceBar => "device",
+        };
+        let regions = self.open()?.space.regions();
+        Ok(regions
+            .iter()
+            .map(|r| Region {
+                gpa: r.gpa.0,
+                len: r.len,
+                kind: kind(r.kind),
+            })
+            .collect())
+    }
+
+    /// The ranges written since the last call. The first call switches the log on and gives all
+    /// memory.
+    pub fn dirty(&self) -> Result<Vec<(u64, u64)>, MachineError> {
+        let inner = self.open()?;
+        if inner.space.slots().iter().all(|slot| !slot.log_dirty) {
+            inner.space.set_dirty_logging(true)?;
+            inner.collect_dirty()?;
+            let regions = inner.space.regions();
+            return Ok(regions
+                .iter()
+                .map(|region| (region.gpa.0, region.len))
+                .collect());
+        }
+        Ok(inner
+            .collect_dirty()?
+            .iter()
+            .map(|extent| (extent.gpa.0, extent.len))
+            .collect())
+    }
+
+    /// What no device claimed: ports, memory addresses.
+    pub fn unclaimed(&self) -> Result<(Unclaimed, Unclaimed), MachineError> {
+        let dispatch = &self.open()?.board.dispatch;
+        Ok((dispatch.ports.unclaimed(), dispatch.mmio.unclaimed()))
+    }
+
+    /// The general registers of a vCPU.
+    pub fn regs(&self, vcpu: usize) -> Result<Regs, MachineError> {
+        Ok(self.vcpu(vcpu)?.with(|vcpu| vcpu.regs())??)
+    }
+
+    /// Segments and control registers of a vCPU.
+    pub fn sregs(&self, vcpu: usize) -> Result<Sregs, MachineError> {
+        Ok(self.vcpu(vcpu)?.with(|vcpu| vcpu.sregs())??)
+    }
+
+    /// Sets general registers; not while guest code runs.
+    pub fn set_regs(&self, vcpu: usize, regs: Regs) -> Result<(), MachineError> {
+        self.still("setting registers")?;
+        Ok(self.vcpu(vcpu)?.with(move |vcpu| vcpu.set_regs(&regs))??)
+    }
+
+    /// Sets segments and control registers; not while guest code runs.
+    pub fn set_sregs(&self, vcpu: usize, sregs: Sregs) -> Result<(), MachineError> {
+        self.still("setting registers")?;
+        Ok(self
+            .vcpu(vcpu)?
+            .with(move |vcpu| vcpu.set_sregs(&sregs))??)
+    }
+
+    /// Carries out one instruction of a vCPU that stands still.
+    pub fn step(&self, vcpu: usize) -> Result<(), MachineError> {
+        self.still("a single step")?;
+        match self.vcpu(vcpu)?.step()? {
+            RunEnd::Debug(_) => Ok(()),
+            RunEnd::Stopped(reason) => {
+                let inner = self.open()?;
+                let id = u32::try_from(vcpu).unwrap_or(0);
+                inner.life.run_ended(id, Ok(RunEnd::Stopped(reason)));
+                Ok(())
+            }
+            other => Err(MachineError::Step {
+                detail: format!("{other:?}"),
+            }),
+        }
+    }
+
+    /// The guest-physical address of a linear address, by a walk of the guest's page tables.
+    pub fn translate(&self, address: u64, vcpu: usize) -> Result<u64, MachineError> {
+        let Sregs {
+            cr0,
+            cr3,
+            cr4,
+            efer,
+            ..
+        } = self.sregs(vcpu)?;
+        let context = PagingContext {
+            cr0,
+            cr3,
+            cr4,
+            efer,
+            physical_bits: CPUID_BITS,
+        };
+        let space = &self.open()?.space;
+        match walk(&context, address, &|gpa| space.load_u64(gpa)).result {
+            Ok(found) => Ok(found.gpa.0),
+            Err(fault) => Err(MachineError::NotMapped {
+                address,
+                reason: format!("{fault:?}"),
+            }),
+        }
+    }
+
+    /// Ends everything: guest code, threads, descriptors. What the kernel has to free is freed
+    /// behind the caller's back. In a forked child nothing happens.
+    pub fn close(&self) {
+        if let Ok(inner) = self.inner() {
+            inner.close();
+        }
+    }
+
+    fn vcpu(&self, id: usize) -> Result<&VcpuThread, MachineError> {
+        let vcpus = &self.open()?.vcpus;
+        let count = vcpus.len();
+        vcpus
+            .get(id)
+            .map(|vcpu| &**vcpu)
+            .ok_or(MachineError::NoVcpu { id, count })
+    }
+
+    fn still(&self, action: &'static str) -> Result<(), MachineError> {
+        match self.open()?.life.state() {
+            State::Running => Err(MachineError::State {
+                state: "running",
+                action,
+                needed: "paused",
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Inner {
+    fn expect(&self, action: &'static str, needed: State) -> Result<(), MachineError> {
+        let state = self.life.state();
+        if state == needed {
+            return Ok(());
+        }
+        Err(MachineError::State {
+            state: state.name(),
+            action,
+            needed: needed.name(),
+        })
+    }
+
+    fn collect_dirty(&self) -> Result<Vec<Extent>, MachineError> {
+        let vm = &self.vm;
+        let mut log = |slot, pages: u64| {
+            debug_assert!(pages.checked_mul(PAGE_SIZE).is_some());
+            vm.dirty_log(slot, pages).map_err(|error| error.to_string())
+        };
+        Ok(self.space.collect_dirty(&mut log)?)
+    }
+
+    fn close(&self) {
+        self.life.close();
+        self.vcpus.iter().for_each(|vcpu| vcpu.ask_finish());
+        self.life.join();
+        self.life
+            .vcpus
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn start_threads(
+    vcpus: Vec<Box<dyn Vcpu>>,
+    board: &Board,
+    life: &Arc<Life>,
+    spawn: &ThreadStarter,
+) -> Result<Vec<Arc<VcpuThread>>, MachineError> {
+    let mut threads: Vec<Arc<VcpuThread>> = Vec::new();
+    let count = vcpus.len();
+    for vcpu in vcpus {
+        let (on_end, on_exit) = (Arc::clone(life), Arc::clone(life));
+        let thread = VcpuThread::start(
+            vcpu,
+            Box::new(board.dispatch.clone()),
+            Box::new(move |id, end| on_end.run_ended(id, end)),
+            Box::new(move || on_exit.thread_ended()),
+            spawn,
+        );
+        match thread {
+            Ok(thread) => threads.push(Arc::new(thread)),
+            Err(error) => {
+                life.forget_threads(count - threads.len());
+                threads.iter().for_each(|thread| thread.ask_finish());
+                life.join();
+                return Err(error.into());
+            }
+        }
+    }
+    life.vcpus
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .extend(threads.iter().cloned());
+    Ok(threads)
+}
