@@ -1,0 +1,91 @@
+"""The exceptions of vmlet: one tree, each with what the user can do about it."""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+__all__ = [
+    "ClosedError",
+    "ConfigError",
+    "Error",
+    "ForkedProcessError",
+    "GuestError",
+    "HostError",
+    "KernelError",
+    "TimeoutError",
+    "UnsupportedError",
+]
+
+
+class Error(Exception):
+    """Any error of vmlet.
+
+    ``message`` says what happened, ``remedy`` what to do about it (None: nothing is known);
+    ``str()`` gives both.
+    """
+
+    message: str
+    remedy: str | None
+
+    def __init__(self, message: str = "", *, remedy: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.remedy}" if self.remedy else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, dict(self.__dict__))
+
+
+class ConfigError(Error, ValueError):
+    """What was asked for cannot be built."""
+
+
+class KernelError(ConfigError):
+    """A kernel, an initramfs or a kernel package is not usable."""
+
+
+class UnsupportedError(Error):
+    """This host or this version cannot do what was asked."""
+
+
+class GuestError(Error):
+    """The guest is not in a state that allows the request."""
+
+
+class TimeoutError(Error, builtins.TimeoutError):
+    """The time given has passed."""
+
+
+class ClosedError(Error):
+    """The virtual machine is closed."""
+
+
+class ForkedProcessError(Error):
+    """The virtual machine belongs to the process that made it, not to its child."""
+
+
+class HostError(Error, OSError):
+    """The host refused; ``errno`` says how."""
+
+    def __init__(
+        self, message: str = "", *, errno: int | None = None, remedy: str | None = None
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.errno = errno
+        self.strerror = message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {**self.__dict__, "errno": self.errno, "strerror": self.strerror}
+        return _rebuild, (type(self), self.message, state)
+
+
+def _rebuild(kind: type[Error], message: str, state: dict[str, Any]) -> Error:
+    """Makes an exception again on the other side of a pickle."""
+    error = kind(message)
+    for name, value in state.items():
+        setattr(error, name, value)
+    return error
