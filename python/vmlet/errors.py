@@ -13,6 +13,7 @@ __all__ = [
     "GuestError",
     "HostError",
     "KernelError",
+    "StateError",
     "TimeoutError",
     "UnsupportedError",
 ]
@@ -60,7 +61,11 @@ class TimeoutError(Error, builtins.TimeoutError):
     """The time given has passed."""
 
 
-class ClosedError(Error):
+class StateError(Error):
+    """The virtual machine is not in a state that allows the request."""
+
+
+class ClosedError(StateError):
     """The virtual machine is closed."""
 
 

@@ -1,1 +1,30 @@
-//! Rooms of this crate follow.
+//! The Python module `vmlet._core`: conversion, the interpreter's lock and errors, nothing else.
+//!
+//! * `machine.rs`: the class `Machine`, a thin handle on [`vmlet_machine::Machine`].
+//! * `view.rs`: the class `View`, guest memory by the buffer protocol.
+//! * `registers.rs`: registers to and from dictionaries.
+//! * `host.rs`: what this host offers, as JSON; the initramfs builder.
+//! * `gateway.rs`: every call that can block goes through it.
+//! * `errors.rs`: which exception an error becomes.
+
+use pyo3::prelude::*;
+
+mod errors;
+mod gateway;
+mod host;
+mod machine;
+mod registers;
+mod view;
+
+/// The module's content.
+#[pymodule(gil_used = false)]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<machine::Machine>()?;
+    module.add_class::<view::View>()?;
+    module.add_function(wrap_pyfunction!(host::host_findings, module)?)?;
+    module.add_function(wrap_pyfunction!(host::kvm_probe, module)?)?;
+    module.add_function(wrap_pyfunction!(host::build_initramfs, module)?)?;
+    module.add_function(wrap_pyfunction!(host::drain, module)?)?;
+    Ok(())
+}

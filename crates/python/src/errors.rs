@@ -1,0 +1,64 @@
+//! Which exception of `vmlet.errors` an error becomes.
+
+use pyo3::{
+    prelude::*,
+    sync::PyOnceLock,
+    types::{PyDict, PyType},
+};
+use vmlet_machine::{ErrorKind, MachineError};
+
+/// The module `vmlet.errors`.
+static ERRORS: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+
+fn class<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyType>> {
+    let module = ERRORS.get_or_try_init(py, || {
+        PyModule::import(py, "vmlet.errors").map(|module| module.unbind())
+    })?;
+    Ok(module.bind(py).getattr(name)?.cast_into::<PyType>()?)
+}
+
+fn class_name(kind: ErrorKind, closed: bool) -> &'static str {
+    match kind {
+        ErrorKind::Config => "ConfigError",
+        ErrorKind::Kernel => "KernelError",
+        ErrorKind::Unsupported => "UnsupportedError",
+        ErrorKind::Guest => "GuestError",
+        ErrorKind::Host => "HostError",
+        ErrorKind::State if closed => "ClosedError",
+        ErrorKind::State => "StateError",
+        ErrorKind::Forked => "ForkedProcessError",
+    }
+}
+
+/// A message is one clause, then, where there is something to be done, sentences that say what.
+fn split(text: &str) -> (&str, Option<&str>) {
+    let starts_sentence = |at: usize| {
+        text.get(at + 2..).and_then(|rest| rest.chars().next()).is_some_and(char::is_uppercase)
+    };
+    match text.match_indices(". ").map(|(at, _)| at).find(|at| starts_sentence(*at)) {
+        Some(at) => (text.get(..at).unwrap_or(text), text.get(at + 2..)),
+        None => (text, None),
+    }
+}
+
+/// The exception for `error`.
+pub(crate) fn to_python(py: Python<'_>, error: &MachineError) -> PyErr {
+    let text = error.to_string();
+    let (message, remedy) = split(&text);
+    let closed = matches!(error, MachineError::Closed);
+    let make = || -> PyResult<PyErr> {
+        let kwargs = PyDict::new(py);
+        kwargs.set_item("remedy", remedy)?;
+        if error.kind() == ErrorKind::Host {
+            kwargs.set_item("errno", error.errno())?;
+        }
+        let class = class(py, class_name(error.kind(), closed))?;
+        Ok(PyErr::from_value(class.call((message,), Some(&kwargs))?))
+    };
+    make().unwrap_or_else(|error| error)
+}
+
+/// The result of a call into the machine, for Python.
+pub(crate) fn raise<T>(py: Python<'_>, result: Result<T, MachineError>) -> PyResult<T> {
+    result.map_err(|error| to_python(py, &error))
+}

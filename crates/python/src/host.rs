@@ -1,0 +1,92 @@
+//! What this host offers, and images for guests.
+
+use std::path::PathBuf;
+
+use pyo3::{prelude::*, types::PyBytes};
+use serde_json::json;
+use vmlet_host::HostRoot;
+use vmlet_machine::{
+    EngineReport, MachineError,
+    initramfs::{Archive, Node, add_directory, select},
+};
+
+use crate::gateway;
+
+/// What procfs and sysfs say of this host: a JSON list of findings.
+#[pyfunction]
+pub(crate) fn host_findings(py: Python<'_>) -> String {
+    py.detach(|| json!(vmlet_host::findings(&HostRoot::default())).to_string())
+}
+
+/// What a small guest on /dev/kvm found out: a JSON object.
+#[pyfunction]
+pub(crate) fn kvm_probe(py: Python<'_>) -> String {
+    let EngineReport { engine, usable, runs_kernels, detail, remedy, vendor } =
+        py.detach(vmlet_machine::report);
+    json!({
+        "engine": engine,
+        "usable": usable,
+        "runs_kernels": runs_kernels,
+        "detail": detail,
+        "remedy": remedy,
+        "vendor": vendor,
+    })
+    .to_string()
+}
+
+/// An initramfs image: what lies in `directory`, then `files` (name, permission bits, content),
+/// then `links` (name, target), then the console device, then `modules` of the kernel whose
+/// modules lie in `modules_directory`, with what they need: /modules/NN-NAME.ko in load order.
+#[pyfunction]
+#[pyo3(signature = (*, directory = None, files = vec![], links = vec![], modules = vec![], modules_directory = None))]
+pub(crate) fn build_initramfs<'py>(
+    py: Python<'py>,
+    directory: Option<PathBuf>,
+    files: Vec<(String, u32, Vec<u8>)>,
+    links: Vec<(String, String)>,
+    modules: Vec<String>,
+    modules_directory: Option<PathBuf>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let bytes = gateway::call(py, || {
+        let mut archive = Archive::new();
+        if let Some(directory) = directory {
+            add_directory(&mut archive, &directory)?;
+        }
+        for (name, mode, content) in files {
+            archive.add(&name, Node::File { mode, content })?;
+        }
+        for (name, target) in links {
+            archive.add(&name, Node::Symlink { target })?;
+        }
+        archive.add("dev/console", Node::Character { mode: 0o600, major: 5, minor: 1 })?;
+        add_modules(&mut archive, &modules, modules_directory)?;
+        Ok(archive.finish()?)
+    })?;
+    Ok(PyBytes::new(py, &bytes))
+}
+
+fn add_modules(
+    archive: &mut Archive,
+    modules: &[String],
+    directory: Option<PathBuf>,
+) -> Result<(), MachineError> {
+    if modules.is_empty() {
+        return Ok(());
+    }
+    let directory = directory.ok_or(MachineError::Config {
+        what: "modules_directory",
+        detail: "None when modules are asked for".to_owned(),
+        remedy: "Give the kernel's modules directory.",
+    })?;
+    for (number, module) in select(&directory, modules)?.into_iter().enumerate() {
+        let name = format!("modules/{number:02}-{}.ko", module.name);
+        archive.add(&name, Node::File { mode: 0o644, content: module.content })?;
+    }
+    Ok(())
+}
+
+/// Waits until the kernel has freed what closed VMs held.
+#[pyfunction]
+pub(crate) fn drain(py: Python<'_>) {
+    py.detach(vmlet_machine::drain);
+}

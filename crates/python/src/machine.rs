@@ -1,0 +1,262 @@
+//! The class `Machine`.
+
+
+
+use pyo3::{
+    exceptions::{PyTypeError, PyValueError},
+    prelude::*,
+    types::{PyBytes, PyDict},
+};
+use vmlet_machine::{Config, EngineChoice, Event, ProtocolChoice, RamBacking, State};
+
+use crate::{errors, gateway, registers, view::View};
+
+/// Kind, vCPU, source, detail.
+type EventTuple = (&'static str, Option<u32>, &'static str, String);
+/// Address, length, whether it was a write, value.
+type AccessTuple = (u64, usize, bool, u64);
+
+/// A virtual machine; `vmlet.VM` is its face.
+#[pyclass(frozen, weakref, module = "vmlet._core")]
+#[derive(Debug)]
+pub(crate) struct Machine {
+    machine: vmlet_machine::Machine,
+}
+
+fn event(event: Event) -> EventTuple {
+    (event.kind.name(), event.vcpu, event.source, event.detail)
+}
+
+/// The choice called `name`.
+fn choose<T: Copy>(what: &str, name: &str, choices: &[(&str, T)]) -> PyResult<T> {
+    let found = choices.iter().find(|(known, _)| *known == name).map(|(_, choice)| *choice);
+    found.ok_or_else(|| {
+        let names: Vec<_> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
+        PyValueError::new_err(format!("{what} cannot be {name:?}: give {}", names.join(" or ")))
+    })
+}
+
+fn start_thread(name: String, body: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
+    std::thread::Builder::new().name(name).spawn(body).map(drop)
+}
+
+#[pymethods]
+impl Machine {
+    #[new]
+    #[pyo3(signature = (*, kernel, initramfs, modules, cmdline, memory, cpus, engine, protocol, ram, console_limit))]
+    #[expect(clippy::too_many_arguments, reason = "one argument a setting, all by name")]
+    fn new(
+        py: Python<'_>,
+        kernel: Vec<u8>,
+        initramfs: Option<Vec<u8>>,
+        modules: Vec<Vec<u8>>,
+        cmdline: String,
+        memory: u64,
+        cpus: u32,
+        engine: &str,
+        protocol: &str,
+        ram: &str,
+        console_limit: usize,
+    ) -> PyResult<Machine> {
+        let engines =
+            [("auto", EngineChoice::Auto), ("kvm", EngineChoice::Kvm), ("soft", EngineChoice::Soft)];
+        let protocols = [
+            ("auto", ProtocolChoice::Auto),
+            ("linux64", ProtocolChoice::Linux64),
+            ("pvh", ProtocolChoice::Pvh),
+            ("bzimage", ProtocolChoice::BzImage),
+        ];
+        let config = Config {
+            kernel,
+            initramfs,
+            modules,
+            cmdline,
+            memory,
+            cpus,
+            engine: choose("engine", engine, &engines)?,
+            protocol: choose("protocol", protocol, &protocols)?,
+            ram: choose("ram", ram, &[("anon", RamBacking::Anon), ("memfd", RamBacking::Memfd)])?,
+            console_limit,
+        };
+        let machine = gateway::call(py, || vmlet_machine::Machine::new(&config, &start_thread))?;
+        Ok(Machine { machine })
+    }
+
+    #[getter]
+    fn engine(&self) -> &'static str {
+        self.machine.engine()
+    }
+
+    #[getter]
+    fn memory_size(&self) -> u64 {
+        self.machine.memory_size()
+    }
+
+    #[getter]
+    fn cpus(&self, py: Python<'_>) -> PyResult<usize> {
+        errors::raise(py, self.machine.cpus())
+    }
+
+    #[getter]
+    fn state(&self, py: Python<'_>) -> PyResult<&'static str> {
+        errors::raise(py, self.machine.state().map(State::name))
+    }
+
+    fn start(&self, py: Python<'_>) -> PyResult<()> {
+        gateway::call(py, || self.machine.start())
+    }
+
+    fn pause(&self, py: Python<'_>) -> PyResult<()> {
+        gateway::call(py, || self.machine.pause())
+    }
+
+    fn resume(&self, py: Python<'_>) -> PyResult<()> {
+        gateway::call(py, || self.machine.resume())
+    }
+
+    fn stop(&self, py: Python<'_>) -> PyResult<()> {
+        gateway::call(py, || self.machine.stop())
+    }
+
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.machine.close());
+    }
+
+    /// The event that ended the run; None when `timeout` seconds pass before.
+    #[pyo3(signature = (timeout))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<EventTuple>> {
+        let found = gateway::wait(py, timeout, |slice| self.machine.wait(slice))?;
+        Ok(found.map(event))
+    }
+
+    /// The next event; None when `timeout` seconds pass before, or none will come.
+    #[pyo3(signature = (timeout))]
+    fn next_event(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<EventTuple>> {
+        let found = gateway::wait(py, timeout, |slice| {
+            let found = self.machine.next_event(slice)?;
+            let over = matches!(self.machine.state()?, State::Ended | State::Closed);
+            Ok(if found.is_some() || over { Some(found) } else { None })
+        })?;
+        Ok(found.flatten().map(event))
+    }
+
+    /// Up to `limit` bytes of console output, waiting up to `timeout` seconds for the first.
+    #[pyo3(signature = (limit, timeout))]
+    fn console_read<'py>(
+        &self,
+        py: Python<'py>,
+        limit: Option<usize>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let console = errors::raise(py, self.machine.console())?;
+        let limit = limit.unwrap_or(usize::MAX);
+        let found = gateway::wait(py, timeout, |slice| {
+            let bytes = console.read(limit, slice);
+            Ok((!bytes.is_empty() || console.is_drained()).then_some(bytes))
+        })?;
+        Ok(PyBytes::new(py, &found.unwrap_or_default()))
+    }
+
+    /// Whether all console output has been read and none will come.
+    fn console_is_drained(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(errors::raise(py, self.machine.console())?.is_drained())
+    }
+
+    /// Bytes of console output lost because nobody read them in time.
+    #[getter]
+    fn console_dropped(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(errors::raise(py, self.machine.console())?.dropped())
+    }
+
+    /// Gives the guest console input; how many bytes were taken.
+    fn console_write(&self, py: Python<'_>, data: &[u8]) -> PyResult<usize> {
+        errors::raise(py, self.machine.console_input(data))
+    }
+
+    fn read_memory<'py>(
+        &self,
+        py: Python<'py>,
+        gpa: u64,
+        length: usize,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let most = usize::try_from(self.machine.memory_size()).unwrap_or(usize::MAX);
+        if length > most {
+            return Err(PyValueError::new_err(format!(
+                "{length} bytes are more than the guest's memory of {most} bytes"
+            )));
+        }
+        let data = gateway::call(py, || {
+            let mut data = vec![0; length];
+            self.machine.read_memory(gpa, &mut data).map(|()| data)
+        })?;
+        Ok(PyBytes::new(py, &data))
+    }
+
+    fn write_memory(&self, py: Python<'_>, gpa: u64, data: &[u8]) -> PyResult<()> {
+        let data = data.to_vec();
+        gateway::call(py, || self.machine.write_memory(gpa, &data))
+    }
+
+    fn view_memory(&self, py: Python<'_>, gpa: u64, length: u64, writable: bool) -> PyResult<View> {
+        let lease = errors::raise(py, self.machine.lease_memory(gpa, length, writable))?;
+        Ok(View::new(lease, writable))
+    }
+
+    /// (first address, bytes, kind) of each range of guest memory.
+    fn regions(&self, py: Python<'_>) -> PyResult<Vec<(u64, u64, &'static str)>> {
+        let regions = errors::raise(py, self.machine.regions())?;
+        Ok(regions.into_iter().map(|region| (region.gpa, region.len, region.kind)).collect())
+    }
+
+    /// (first address, bytes) of what was written since the last call.
+    fn dirty(&self, py: Python<'_>) -> PyResult<Vec<(u64, u64)>> {
+        gateway::call(py, || self.machine.dirty())
+    }
+
+    /// Port and memory accesses no device claimed: how many, and the last of them.
+    fn unclaimed(&self, py: Python<'_>) -> PyResult<[(u64, Vec<AccessTuple>); 2]> {
+        let (ports, mmio) = errors::raise(py, self.machine.unclaimed())?;
+        Ok([ports, mmio].map(|unclaimed| {
+            let recent = unclaimed.recent.iter();
+            (unclaimed.total, recent.map(|a| (a.addr, a.len, a.write, a.value)).collect())
+        }))
+    }
+
+    fn regs<'py>(&self, py: Python<'py>, vcpu: usize) -> PyResult<Bound<'py, PyDict>> {
+        registers::regs_to_dict(py, &gateway::call(py, || self.machine.regs(vcpu))?)
+    }
+
+    fn sregs<'py>(&self, py: Python<'py>, vcpu: usize) -> PyResult<Bound<'py, PyDict>> {
+        registers::sregs_to_dict(py, &gateway::call(py, || self.machine.sregs(vcpu))?)
+    }
+
+    /// Changes the registers that `values` names.
+    fn set_regs(&self, py: Python<'_>, vcpu: usize, values: &Bound<'_, PyDict>) -> PyResult<()> {
+        let mut regs = gateway::call(py, || self.machine.regs(vcpu))?;
+        registers::regs_from_dict(values, &mut regs)?;
+        gateway::call(py, || self.machine.set_regs(vcpu, regs))
+    }
+
+    /// Changes the registers that `values` names.
+    fn set_sregs(&self, py: Python<'_>, vcpu: usize, values: &Bound<'_, PyDict>) -> PyResult<()> {
+        let mut sregs = gateway::call(py, || self.machine.sregs(vcpu))?;
+        registers::sregs_from_dict(values, &mut sregs)?;
+        gateway::call(py, || self.machine.set_sregs(vcpu, sregs))
+    }
+
+    fn step(&self, py: Python<'_>, vcpu: usize) -> PyResult<()> {
+        gateway::call(py, || self.machine.step(vcpu))
+    }
+
+    fn translate(&self, py: Python<'_>, address: u64, vcpu: usize) -> PyResult<u64> {
+        gateway::call(py, || self.machine.translate(address, vcpu))
+    }
+
+    /// A VM lives in one process: it cannot be pickled.
+    fn __reduce__(&self) -> PyResult<()> {
+        Err(PyTypeError::new_err(
+            "a VM cannot be pickled: it lives in one process. Pickle what makes it instead",
+        ))
+    }
+}
+

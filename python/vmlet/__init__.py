@@ -1,0 +1,64 @@
+"""A micro-VMM inside Python: a virtual machine is an ordinary Python object.
+
+>>> import vmlet
+>>> vmlet.parse_size("256M")
+268435456
+
+A VM is made with :class:`VM`, started, talked to and closed like any other object::
+
+    with vmlet.VM(kernel="vmlinuz", initramfs="initrd.cpio") as vm:
+        vm.start()
+        vm.console.expect("login:", timeout=10)
+"""
+
+from vmlet._core import __version__
+from vmlet.console import Console
+from vmlet.errors import (
+    ClosedError,
+    ConfigError,
+    Error,
+    ForkedProcessError,
+    GuestError,
+    HostError,
+    KernelError,
+    StateError,
+    TimeoutError,
+    UnsupportedError,
+)
+from vmlet.events import Event
+from vmlet.host import Finding, capabilities, doctor
+from vmlet.initramfs import build_initramfs
+from vmlet.memory import Memory, Region
+from vmlet.registers import Regs, Segment, Sregs, Table, Vcpu
+from vmlet.sizes import parse_size
+from vmlet.vm import DEFAULT_CMDLINE, VM
+
+__all__ = [
+    "DEFAULT_CMDLINE",
+    "VM",
+    "ClosedError",
+    "ConfigError",
+    "Console",
+    "Error",
+    "Event",
+    "Finding",
+    "ForkedProcessError",
+    "GuestError",
+    "HostError",
+    "KernelError",
+    "Memory",
+    "Region",
+    "Regs",
+    "Segment",
+    "Sregs",
+    "StateError",
+    "Table",
+    "TimeoutError",
+    "UnsupportedError",
+    "Vcpu",
+    "__version__",
+    "build_initramfs",
+    "capabilities",
+    "doctor",
+    "parse_size",
+]

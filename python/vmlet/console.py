@@ -1,0 +1,107 @@
+"""The guest's console."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+
+from vmlet._core import Machine
+from vmlet.errors import GuestError, TimeoutError
+
+#: What was printed last, shown when something expected did not come.
+_SHOWN = 400
+
+
+class Console:
+    """What the guest prints and reads on its first serial port.
+
+    Output is kept until it is read, the newest ``console_limit`` bytes of it; `dropped` counts what
+    was lost. One reader at a time.
+
+    >>> import vmlet
+    >>> vm = vmlet.VM(kernel="vmlinuz", initramfs="initrd.cpio")  # doctest: +SKIP
+    >>> vm.start(); vm.console.expect("login:").group()  # doctest: +SKIP
+    b'login:'
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._unread = b""
+
+    @property
+    def dropped(self) -> int:
+        """Bytes lost because nobody read them in time."""
+        return self._machine.console_dropped
+
+    def write(self, data: bytes | str) -> int:
+        """Types ``data``; how many bytes were taken (all, unless the guest reads nothing)."""
+        return self._machine.console_write(data.encode() if isinstance(data, str) else bytes(data))
+
+    def read(self, limit: int | None = None, timeout: float | None = 0) -> bytes:
+        """What came since the last read, at most ``limit`` bytes; empty when nothing came.
+
+        Waits up to ``timeout`` seconds (None: for ever) for the first byte.
+        """
+        if self._unread:
+            count = len(self._unread) if limit is None else limit
+            data, self._unread = self._unread[:count], self._unread[count:]
+            return data
+        return self._machine.console_read(limit, timeout)
+
+    def expect(
+        self, pattern: str | bytes | re.Pattern[bytes], timeout: float | None = 10
+    ) -> re.Match[bytes]:
+        """Waits until ``pattern`` is printed; consumes everything up to its end.
+
+        Text and bytes are looked for as they are; a compiled pattern of bytes is searched. Raises
+        `TimeoutError` after ``timeout`` seconds (None: never), `GuestError` when the guest's run
+        ends first; in both cases nothing is consumed.
+        """
+        if isinstance(pattern, str):
+            pattern = pattern.encode()
+        search = re.compile(re.escape(pattern)) if isinstance(pattern, bytes) else pattern
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            match = search.search(self._unread)
+            if match is not None:
+                self._unread = self._unread[match.end() :]
+                return match
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise TimeoutError(
+                    f"{search.pattern!r} was not printed within {timeout} s; {self._tail()}"
+                )
+            data = self._machine.console_read(None, left)
+            if not data and self._machine.console_is_drained():
+                raise GuestError(
+                    f"the guest's run ended before {search.pattern!r} was printed; {self._tail()}"
+                )
+            self._unread += data
+
+    def lines(self, timeout: float | None = None) -> Iterator[str]:
+        """Lines as they come, without their ends, until the guest's run ends.
+
+        ``timeout`` limits the wait for each line; `TimeoutError` after that.
+        """
+        while True:
+            line, found, rest = self._unread.partition(b"\n")
+            if found:
+                self._unread = rest
+                yield line.decode(errors="replace").rstrip("\r")
+                continue
+            data = self._machine.console_read(None, timeout)
+            if data:
+                self._unread += data
+            elif self._machine.console_is_drained():
+                if self._unread:
+                    yield self.read().decode(errors="replace")
+                return
+            else:
+                raise TimeoutError(f"no line was printed within {timeout} s")
+
+    def __iter__(self) -> Iterator[str]:
+        return self.lines()
+
+    def _tail(self) -> str:
+        return f"the last output is {self._unread[-_SHOWN:]!r}"

@@ -1,0 +1,36 @@
+"""What happens to a VM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Kinds after which no guest code runs any more.
+FINAL = frozenset({"poweroff", "reset", "panic", "triple-fault", "halt", "stopped", "error"})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a VM.
+
+    >>> Event("poweroff", vcpu=0, source="acpi").is_final
+    True
+    """
+
+    #: "started", "paused", "resumed", or how the run ended: "poweroff", "reset", "panic",
+    #: "triple-fault", "halt", "stopped", "error".
+    kind: str
+    #: The vCPU it happened on, if on one.
+    vcpu: int | None = None
+    #: Who says so: a device ("acpi", "cf9", "pvpanic"), "console", "engine" or "user".
+    source: str = ""
+    #: More, for people.
+    detail: str = ""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the guest's run is over."""
+        return self.kind in FINAL
+
+    def __str__(self) -> str:
+        text = f"{self.kind} ({self.source})" if self.source else self.kind
+        return f"{text}: {self.detail}" if self.detail else text

@@ -1,0 +1,43 @@
+"""What this host offers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from vmlet import _core
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is known of one topic."""
+
+    topic: str
+    #: "ok", "no", "warning" or "unknown".
+    state: str
+    #: What was seen.
+    detail: str
+    #: Why it is not "ok".
+    cause: str | None = None
+    #: What can be done about it.
+    remedy: str | None = None
+
+
+def capabilities() -> dict[str, Any]:
+    """What a small guest on /dev/kvm found out.
+
+    >>> sorted(capabilities())
+    ['detail', 'engine', 'remedy', 'runs_kernels', 'usable', 'vendor']
+    """
+    found: dict[str, Any] = json.loads(_core.kvm_probe())
+    return found
+
+
+def doctor() -> list[Finding]:
+    """What this host offers for virtual machines, each "no" with its cause and remedy.
+
+    >>> {finding.state for finding in doctor()} <= {"ok", "no", "warning", "unknown"}
+    True
+    """
+    return [Finding(**finding) for finding in json.loads(_core.host_findings())]

@@ -1,0 +1,220 @@
+"""A virtual machine as a Python object."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import warnings
+import weakref
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, NoReturn, Self
+
+from vmlet._core import Machine
+from vmlet.console import Console
+from vmlet.errors import ConfigError, HostError, KernelError, TimeoutError
+from vmlet.events import Event
+from vmlet.initramfs import build_initramfs
+from vmlet.memory import Memory
+from vmlet.registers import Vcpu
+from vmlet.sizes import parse_size
+
+#: The kernel's command line where none is given: console on the serial port, reset at once when the
+#: kernel panics, and no time spent on looking for a keyboard controller.
+DEFAULT_CMDLINE = "console=ttyS0 panic=-1 reboot=t i8042.noaux i8042.nokbd tsc=reliable"
+
+_Image = str | PathLike[str] | bytes
+
+#: Machines to be closed before the interpreter goes: their threads must not outlive it.
+_alive: weakref.WeakSet[Machine] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for machine in list(_alive):
+        machine.close()
+
+
+class VM:
+    """A virtual machine.
+
+    It is made ready to run; `start` runs it. Used as a context manager it is closed at the end;
+    one that is collected open closes itself with a `ResourceWarning`. All methods can be called
+    from any thread. It cannot be pickled, and a forked child cannot use it.
+
+    Args:
+        kernel: path or bytes of a bzImage (vmlinuz), an ELF vmlinux or a PVH ELF.
+        initramfs: path or bytes of an image, or the path of a directory, which is packed.
+        modules: PVH modules, path or bytes each.
+        cmdline: the kernel's command line; None for `DEFAULT_CMDLINE`.
+        memory: bytes, or text like "256M".
+        cpus: vCPUs.
+        engine: "auto" or "kvm" ("soft" is not there yet).
+        protocol: "auto", "linux64", "pvh" or "bzimage".
+        ram: "anon" or "memfd".
+        name: shown in messages.
+        console_limit: bytes of unread console output kept.
+
+    >>> import vmlet
+    >>> with vmlet.VM(kernel="vmlinuz", initramfs="root/") as vm:  # doctest: +SKIP
+    ...     vm.start()
+    ...     vm.console.expect("login:")
+    """
+
+    def __init__(
+        self,
+        *,
+        kernel: _Image,
+        initramfs: _Image | None = None,
+        modules: Sequence[_Image] = (),
+        cmdline: str | None = None,
+        memory: int | str = "256M",
+        cpus: int = 1,
+        engine: Literal["auto", "kvm", "soft"] = "auto",
+        protocol: Literal["auto", "linux64", "pvh", "bzimage"] = "auto",
+        ram: Literal["anon", "memfd"] = "anon",
+        name: str | None = None,
+        console_limit: int | str = "4M",
+    ) -> None:
+        self.name = name if name is not None else "vm"
+        if isinstance(cpus, bool) or not isinstance(cpus, int) or not 0 <= cpus < 1 << 32:
+            raise ConfigError(f"cpus cannot be {cpus!r}", remedy="Give a number from 1 on.")
+        size = parse_size(memory)
+        if size >= 1 << 63:
+            raise ConfigError(f"memory cannot be {size} bytes", remedy="Give the VM less memory.")
+        try:
+            self._machine = Machine(
+                kernel=_read(kernel, "kernel"),
+                initramfs=None if initramfs is None else _read_initramfs(initramfs),
+                modules=[_read(module, "module") for module in modules],
+                cmdline=DEFAULT_CMDLINE if cmdline is None else cmdline,
+                memory=size,
+                cpus=cpus,
+                engine=engine,
+                protocol=protocol,
+                ram=ram,
+                console_limit=parse_size(console_limit),
+            )
+        except ValueError as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(str(error)) from None
+        _alive.add(self._machine)
+        self._pid = os.getpid()
+        #: What the guest prints and reads.
+        self.console = Console(self._machine)
+        #: The guest's memory.
+        self.memory = Memory(self._machine)
+        #: The vCPUs.
+        self.vcpus = tuple(Vcpu(self._machine, index) for index in range(cpus))
+
+    @property
+    def engine(self) -> str:
+        """The engine that runs it: "kvm"."""
+        return self._machine.engine
+
+    @property
+    def state(self) -> str:
+        """"created", "running", "paused", "ended" or "closed"."""
+        return self._machine.state
+
+    def start(self) -> None:
+        """Runs guest code; returns at once."""
+        self._machine.start()
+
+    def pause(self) -> None:
+        """Stops guest code between two instructions, on every vCPU."""
+        self._machine.pause()
+
+    def resume(self) -> None:
+        """Runs guest code again after `pause`."""
+        self._machine.resume()
+
+    def stop(self) -> None:
+        """Ends the run: the guest gets no chance to object. The state can still be looked at."""
+        self._machine.stop()
+
+    def wait(self, timeout: float | None = None) -> Event:
+        """The event that ended the run; `TimeoutError` after ``timeout`` seconds (None: never)."""
+        found = self._machine.wait(timeout)
+        if found is None:
+            raise TimeoutError(f"{self.name} is still {self.state} after {timeout} s")
+        return Event(*found)
+
+    def run(self, timeout: float | None = None) -> Event:
+        """`start`, then `wait`."""
+        self.start()
+        return self.wait(timeout)
+
+    def events(self, timeout: float | None = None) -> Iterator[Event]:
+        """Events as they come, until the run has ended.
+
+        ``timeout`` limits the wait for each; `TimeoutError` after that.
+        """
+        while True:
+            found = self._machine.next_event(timeout)
+            if found is not None:
+                yield Event(*found)
+            elif self.state in ("ended", "closed"):
+                return
+            else:
+                raise TimeoutError(f"nothing happened to {self.name} within {timeout} s")
+
+    def translate(self, address: int, vcpu: int = 0) -> int:
+        """The guest-physical address behind a linear address of ``vcpu``.
+
+        `GuestError` when the guest's page tables do not map it.
+        """
+        return self._machine.translate(address, vcpu)
+
+    def close(self) -> None:
+        """Ends everything: guest code, threads, descriptors. Closing twice does nothing."""
+        self._machine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        machine: Machine | None = getattr(self, "_machine", None)
+        if machine is None or getattr(self, "_pid", None) != os.getpid():
+            return
+        if machine.state not in ("closed", "ended"):
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+        machine.close()
+
+    def __repr__(self) -> str:
+        if self._pid != os.getpid():
+            return f"<vmlet.VM {self.name} of another process>"
+        return f"<vmlet.VM {self.name} {self.engine} {self.state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a VM cannot be pickled: it lives in one process")
+
+
+def _read(image: _Image, what: str) -> bytes:
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return bytes(image)
+    try:
+        return Path(image).read_bytes()
+    except OSError as error:
+        message = f"{what} {os.fspath(image)} cannot be read: {error.strerror}"
+        remedy = "Give the path of a readable file."
+        if isinstance(error, (FileNotFoundError, IsADirectoryError)):
+            raise KernelError(message, remedy=remedy) from error
+        raise HostError(message, errno=error.errno, remedy=remedy) from error
+
+
+def _read_initramfs(image: _Image) -> bytes:
+    if not isinstance(image, (bytes, bytearray, memoryview)) and Path(image).is_dir():
+        return build_initramfs(image)
+    return _read(image, "initramfs")

@@ -1,0 +1,60 @@
+"""Guests of a few instructions, for tests of the Python face.
+
+A guest is 32-bit code in GNU assembler syntax, started by PVH: flat protected mode without paging,
+loaded at 1 MiB. `macros.inc` has the ports it talks to. It is assembled once and kept below
+``target/guests``, so that a lab without an assembler finds it there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import subprocess
+import tempfile
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+_KEPT = _HERE.parent.parent / "target" / "guests"
+_LOAD = 0x10_0000
+_PVH_ENTRY = 18
+
+
+def guest(code: str) -> bytes:
+    """A PVH image that runs ``code``."""
+    source = (_HERE / "macros.inc").read_text() + code + "\n"
+    kept = _KEPT / hashlib.sha256(source.encode()).hexdigest()[:24]
+    if kept.exists():
+        return elf(kept.read_bytes())
+    blob = assemble(source)
+    try:
+        _KEPT.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_suffix(f".{os.getpid()}")
+        partial.write_bytes(blob)
+        partial.rename(kept)
+    except OSError:
+        pass  # A read-only tree: the blob is made again next time.
+    return elf(blob)
+
+
+def assemble(source: str) -> bytes:
+    """Flat 32-bit code of ``source``."""
+    with tempfile.TemporaryDirectory() as directory:
+        text, code, blob = (Path(directory) / name for name in ("g.s", "g.o", "g.bin"))
+        text.write_text(source)
+        subprocess.run(["as", "--32", "-o", code, text], check=True)
+        subprocess.run(["objcopy", "-O", "binary", "-j", ".text", code, blob], check=True)
+        return blob.read_bytes()
+
+
+def elf(code: bytes, entry: int = _LOAD, load: int = _LOAD) -> bytes:
+    """A 32-bit ELF file with ``code`` at ``load`` and a PVH note that names ``entry``."""
+    note = struct.pack("<III4sI", 4, 4, _PVH_ENTRY, b"Xen\0", entry)
+    start = 52 + 2 * 32
+    header = struct.pack(
+        "<4s5B7xHHIIIIIHHHHHH",
+        *(b"\x7fELF", 1, 1, 1, 0, 0, 2, 3, 1, entry, 52, 0, 0, 52, 32, 2, 0, 0, 0),
+    )
+    segments = struct.pack("<8I", 1, start, load, load, len(code), len(code), 7, 4096)
+    segments += struct.pack("<8I", 4, start + len(code), 0, 0, len(note), len(note), 4, 4)
+    return header + segments + code + note
