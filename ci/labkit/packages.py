@@ -110,6 +110,8 @@ def index(*, guests: bool = True, refresh: bool = False) -> dict[str, Path]:
     names = list(WANTED) if guests else ["l1"]
     store = cache_dir() / "kernels" / "index.json"
     known = {} if refresh else _load(store)
+    if refresh:
+        Apt().update(force=True)
     if not _complete(names, known):
         with locked(cache_dir() / "kernels.lock"):
             known = {} if refresh else _load(store)

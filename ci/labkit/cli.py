@@ -1,0 +1,137 @@
+"""The command line of ``ci/lab``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from . import initrd, packages
+from .doctor import examine
+from .errors import LabError, progress
+from .flavour import FLAVOURS, Flavour
+from .guest import Command
+from .machine import Config
+from .paths import REPOSITORY, cache_dir
+from .runner import LAB_FAILED, Options, run
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options before ``--``."""
+    result = argparse.ArgumentParser(
+        prog="ci/lab",
+        usage="ci/lab FLAVOUR [options] -- COMMAND...",
+        description="Run a command of the project inside a kernel on emulated hardware.",
+        epilog="The status is the command's; 124: timeout; 125: the lab itself failed.",
+    )
+    add = result.add_argument
+    add("flavour", choices=sorted(FLAVOURS), nargs="?", default="amd")
+    add("--timeout", type=float, default=900.0, metavar="S", help="seconds for the run (900)")
+    add("--cold", action="store_true", help="boot L1 instead of resuming its saved state")
+    add("--plug", action="append", default=[], metavar="DEVICE",
+        help="hot-plug this emulated device into a free root port; may be repeated")  # fmt: skip
+    add("--qemu", action="append", default=[], metavar="ARGS",
+        help="more arguments for the emulator, split like a shell does")  # fmt: skip
+    add("--smp", type=int, default=2, metavar="N", help="processors of L1 (2)")
+    # All of L1's RAM must be below 4 GiB: the emulator truncates the addresses of
+    # SR-IOV functions when the firmware opens a 64-bit window.
+    add("--mem", type=int, default=2560, metavar="MIB", help="memory of L1 (2560, at most 2815)")
+    add("--cwd", type=Path, default=REPOSITORY, help="working folder (the repository)")
+    add("--venv", type=Path, default=REPOSITORY / "target" / "venv",
+        help="virtual environment whose programs come first (target/venv)")  # fmt: skip
+    add("--out", type=Path, help="folder that the command may write, as $VMLET_OUT")
+    add("--env", action="append", default=[], metavar="NAME=VALUE")
+    add("--console", action="store_true", help="show L1's console on stderr")
+    add("--flavour-info", action="store_true", help="print what the flavour is, as JSON")
+    add("--doctor", action="store_true", help="check the lab itself")
+    return result
+
+
+def main(arguments: list[str]) -> int:
+    """Run ``ci/lab`` and return its exit status."""
+    before, command = _divided(arguments)
+    options = parser().parse_args(before)
+    flavour = FLAVOURS[options.flavour]
+    signal.signal(signal.SIGTERM, _exit_on_signal)
+    try:
+        if options.flavour_info:
+            print(json.dumps(_information(flavour)))
+            return 0
+        if options.doctor:
+            return examine(lambda words: _run(flavour, options, words))
+        if not command:
+            parser().error("no command; it follows `--`")
+        if os.environ.get("VMLET_LAB") == flavour.name:
+            os.execvp(command[0], command)
+        return _run(flavour, options, command)
+    except LabError as error:
+        progress(str(error))
+        return LAB_FAILED
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Nobody reads on; keep the interpreter from flushing into the pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _divided(arguments: list[str]) -> tuple[list[str], list[str]]:
+    if "--" not in arguments:
+        return arguments, []
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
+
+
+def _exit_on_signal(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _information(flavour: Flavour) -> dict[str, object]:
+    return {
+        "flavour": flavour.name,
+        "summary": flavour.summary,
+        "provides": list(flavour.provides),
+        "time_factor": flavour.time_factor,
+        "root_ports": flavour.root_ports,
+        "cache": str(cache_dir()),
+    }
+
+
+def _run(flavour: Flavour, options: argparse.Namespace, words: list[str]) -> int:
+    cwd = options.cwd.resolve()
+    if not cwd.is_dir():
+        raise LabError(f"{cwd} is no folder")
+    if options.mem > 2815 or options.mem < 512 or options.smp < 1:
+        raise LabError("--mem must be 512 to 2815, --smp at least 1")
+    packages.ensure_tools()
+    kernels = packages.index(guests=False)
+    modules = kernels[f"{packages.L1_KERNEL}-modules"]
+    config = Config(
+        flavour=flavour,
+        kernel=kernels[packages.L1_KERNEL],
+        initrd=initrd.build(modules, flavour.modules),
+        cpus=options.smp,
+        memory=options.mem,
+        extra=tuple(word for text in options.qemu for word in shlex.split(text)),
+    )
+    command = Command(
+        arguments=tuple(words),
+        cwd=cwd,
+        out=(options.out or cache_dir() / "out").resolve(),
+        venv=options.venv.absolute(),
+        environment=tuple(_assignment(text) for text in options.env),
+    )
+    how = Options(options.timeout, options.cold, tuple(options.plug), options.console)
+    return run(config, command, how)
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise LabError(f"--env takes NAME=VALUE, not {text!r}")
+    return name, value

@@ -1,0 +1,54 @@
+"""L1's initial file system: busybox, the init script and kernel modules."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from .cpio import Archive
+from .modules import load_order, read_stripped
+from .paths import LABKIT, cache_dir, locked
+
+_BUSYBOX = Path("/bin/busybox")
+_INIT = LABKIT / "init.sh"
+
+
+def build(modules_dir: Path, modules: tuple[str, ...]) -> Path:
+    """The path of the image for these modules, made when an input has changed."""
+    key = _key(modules_dir, modules)
+    image = cache_dir() / "initrd" / f"{key}.cpio"
+    if not image.exists():
+        with locked(cache_dir() / "initrd.lock"):
+            image.parent.mkdir(exist_ok=True)
+            temporary = image.with_suffix(".new")
+            temporary.write_bytes(_pack(modules_dir, modules))
+            for old in image.parent.glob("*.cpio"):
+                old.unlink()
+            temporary.rename(image)
+    return image
+
+
+def _key(modules_dir: Path, modules: tuple[str, ...]) -> str:
+    digest = hashlib.sha256(f"{modules_dir} {modules}".encode())
+    for path in (_INIT, LABKIT / "initrd.py", LABKIT / "cpio.py"):
+        digest.update(path.read_bytes())
+    for path in (_BUSYBOX, modules_dir / "modules.dep"):
+        stat = path.stat()
+        digest.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _pack(modules_dir: Path, modules: tuple[str, ...]) -> bytes:
+    archive = Archive()
+    for folder in ("bin", "dev", "host", "modules", "proc", "root", "sys"):
+        archive.directory(folder)
+    archive.character_device("dev/console", 5, 1)
+    archive.file("bin/busybox", _BUSYBOX.read_bytes(), 0o755)
+    archive.file("init", _INIT.read_bytes(), 0o755)
+    dependencies = (modules_dir / "modules.dep").read_text()
+    builtin = (modules_dir / "modules.builtin").read_text()
+    order = load_order(dependencies, modules, builtin)
+    for number, file in enumerate(order):
+        name = f"{number:03}-{Path(file).name.partition('.')[0]}.ko"
+        archive.file(f"modules/{name}", read_stripped(modules_dir / file))
+    return archive.finish()

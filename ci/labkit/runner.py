@@ -1,0 +1,159 @@
+"""One run: resume or boot L1, run the command, pass its output on live."""
+
+from __future__ import annotations
+
+import selectors
+import shutil
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from . import guest
+from .errors import LabError, progress
+from .machine import Config, Machine, reported_status
+from .paths import cache_dir, locked, locked_if_free
+from .qmp import Qmp
+from .snapshot import saved_state
+
+LAB_FAILED = 125
+TIMED_OUT = 124
+_STALE = 60.0  # seconds after which a run folder without an owner is removed
+_CONSOLE_TAIL = 60  # lines of L1's console that are shown when the lab fails
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run."""
+
+    timeout: float  # seconds for the whole run
+    cold: bool = False
+    plug: tuple[str, ...] = ()
+    console: bool = False  # L1's console to stderr while it runs
+
+
+def run(config: Config, command: guest.Command, options: Options) -> int:
+    """Run the command and return its status, 124 after a timeout, 125 when L1 failed."""
+    command.out.mkdir(parents=True, exist_ok=True)
+    with _run_folder() as folder:
+        plugged = 0 if options.cold else len(options.plug)
+        (folder / "command").write_text(guest.script(command, config.flavour))
+        (folder / "settings").write_text(guest.settings(command, plugged))
+        if options.cold:
+            plug = tuple(p for device in _placed(options.plug) for p in ("-device", device))
+            cold = Config(**{**vars(config), "extra": (*config.extra, *plug)})
+            with Machine(cold, run=folder, out=command.out, go=True) as machine:
+                return _attend(machine, folder, options)
+        with (
+            saved_state(config) as state,
+            Machine(config, run=folder, out=command.out, go=True, incoming=state) as machine,
+        ):
+            if options.plug:
+                _plug(machine, _placed(options.plug))
+            return _attend(machine, folder, options)
+
+
+def _placed(devices: tuple[str, ...]) -> list[str]:
+    """Devices with a root port each, where none is named."""
+    return [
+        device if ",bus=" in device else f"{device},bus=rp{number}"
+        for number, device in enumerate(devices)
+    ]
+
+
+def _plug(machine: Machine, devices: list[str]) -> None:
+    qmp = Qmp(machine.channel("qmp"))
+    qmp.wait_for("query-status", {"running"})
+    for device in devices:
+        answer = qmp.execute(
+            "human-monitor-command", **{"command-line": f"device_add {device}"}
+        ).strip()
+        if "Error" in answer:
+            raise LabError(f"device_add {device}: {answer}")
+
+
+@contextmanager
+def _run_folder() -> Iterator[Path]:
+    """A folder for one run, removed with it; those of killed runs go as well."""
+    runs = cache_dir() / "runs"
+    runs.mkdir(exist_ok=True)
+    for old in runs.iterdir():
+        if time.time() - old.stat().st_mtime > _STALE:
+            with locked_if_free(old / "lock") as free:
+                if free:
+                    shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(dir=runs))
+    try:
+        with locked(folder / "lock"):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _attend(machine: Machine, folder: Path, options: Options) -> int:
+    console: deque[bytes] = deque(maxlen=_CONSOLE_TAIL)
+    if not _forward(machine, console, options):
+        progress(f"the command did not end within {options.timeout:g} s")
+        return TIMED_OUT
+    reported = reported_status(machine.wait(10.0))
+    status = _read_status(folder)
+    if reported is None or status is None or status & 63 != reported:
+        tail = b"\n".join(console).decode(errors="replace")
+        progress(f"L1 ended without the command's status; its console:\n{tail}")
+        progress(f"the emulator said: {machine.complaints().strip() or 'nothing'}")
+        return LAB_FAILED
+    complaints = machine.complaints().strip()
+    if complaints and options.console:
+        progress(f"the emulator said: {complaints}")
+    return status
+
+
+def _read_status(folder: Path) -> int | None:
+    try:
+        return int((folder / "status").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _forward(machine: Machine, console: deque[bytes], options: Options) -> bool:
+    """Pass output on until the emulator ends; False when time ran out."""
+    end = time.monotonic() + options.timeout
+    sinks: dict[str, BinaryIO] = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
+    rest = b""
+    with selectors.DefaultSelector() as selector:
+        for name in ("stdout", "stderr", "console"):
+            selector.register(machine.channel(name), selectors.EVENT_READ, name)
+        while selector.get_map():
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            for key, _ in selector.select(left):
+                data = _receive(machine, key.data)
+                if not data:
+                    selector.unregister(key.fileobj)
+                elif key.data in sinks:
+                    _write(sinks[key.data], data)
+                else:
+                    *lines, rest = (rest + data).replace(b"\r", b"").split(b"\n")
+                    console.extend(lines)
+                    if options.console:
+                        _write(sys.stderr.buffer, data)
+    console.append(rest)
+    return True
+
+
+def _receive(machine: Machine, name: str) -> bytes:
+    try:
+        return machine.channel(name).recv(65536)
+    except ConnectionResetError:  # the emulator ended with unread input on its side
+        return b""
+
+
+def _write(sink: BinaryIO, data: bytes) -> None:
+    sink.write(data)
+    sink.flush()
