@@ -1,0 +1,51 @@
+"""Where tests can run: this host, its /dev/kvm, the lab."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+
+from .paths import REPOSITORY
+from .process import CommandError, progress
+from .tools import tool
+
+LAB = "amd"
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a probe that ran found out about the host's KVM."""
+
+    usable: bool
+    runs_kernels: bool
+    detail: str
+
+
+def probe() -> Host:
+    """Ask the built module, which runs a small guest."""
+    code = "from vmlet import _core; print(_core.kvm_probe())"
+    done = subprocess.run(
+        [tool("python"), "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+    if done.returncode:
+        raise CommandError(f"the probe of /dev/kvm failed:\n{done.stderr}")
+    found = json.loads(done.stdout)
+    return Host(bool(found["usable"]), bool(found["runs_kernels"]), str(found["detail"]))
+
+
+def in_lab() -> bool:
+    """Whether this is the lab."""
+    return "VMLET_LAB" in os.environ
+
+
+def kernels() -> dict[str, str]:
+    """The kernels that `ci/kernels` unpacked, by name."""
+    progress("kernels: fetching and unpacking what is missing")
+    done = subprocess.run(
+        [REPOSITORY / "ci" / "kernels", "--print"], stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        raise CommandError("ci/kernels failed; see the lines above")
+    return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
