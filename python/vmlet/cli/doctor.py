@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from vmlet.errors import UnsupportedError
+import vmlet
+from vmlet.host import Finding
 
 if TYPE_CHECKING:
     from vmlet.cli.commands import Commands
@@ -37,55 +38,36 @@ class Verdict:
 
 def execute(args: argparse.Namespace) -> int:
     """Asks the host and prints the answer."""
-    findings, probe = _ask()
+    findings, probe = vmlet.doctor(), vmlet.capabilities()
     verdict = judge(probe)
     if args.json:
-        answer = {"findings": findings, "kvm": probe, **asdict(verdict)}
-        print(json.dumps(answer, indent=2))
+        listed = [asdict(finding) for finding in findings]
+        print(json.dumps({**asdict(verdict), "probe": probe, "findings": listed}, indent=2))
     else:
         print("\n".join([*render(findings), "", *render_verdict(verdict)]))
     return 0 if verdict.engine else 1
 
 
-def _ask() -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    try:
-        core = importlib.import_module("vmlet._core")
-    except ImportError as error:
-        raise UnsupportedError(
-            f"the compiled part of vmlet cannot be loaded: {error}",
-            remedy="Install the wheel for this machine: pip install --force-reinstall vmlet.",
-        ) from error
-    return json.loads(core.host_findings()), json.loads(core.kvm_probe())
-
-
 def judge(probe: dict[str, Any]) -> Verdict:
-    """What the KVM probe means: it ran a guest and says how supervisor code runs."""
-    mode = probe.get("kernel_mode")
-    if mode == "native":
-        return Verdict("kvm", "KVM runs a kernel's code on the processor")
-    if mode == "interpreted":
-        found = probe.get("bytes") or "an instruction"
-        return Verdict(
-            None,
-            f"this KVM interprets a kernel's code and gave up at {found}",
-            "Use a host with VT-x or SVM, or a virtual machine with nested virtualization.",
-        )
-    reason = probe.get("error") or probe.get("detail") or "the probe of KVM gave no answer"
-    return Verdict(None, f"KVM cannot be used: {reason}", probe.get("remedy"))
+    """Which engine would run Linux, from what `vmlet.capabilities` found by running a guest."""
+    engine = str(probe["engine"])
+    detail = str(probe["detail"])
+    if probe["runs_kernels"]:
+        return Verdict(engine, detail)
+    usable = "runs small guests but no kernel" if probe["usable"] else "cannot be used"
+    return Verdict(None, f"{engine} {usable}: {detail}", probe["remedy"])
 
 
-def render(findings: list[dict[str, Any]]) -> list[str]:
+def render(findings: Sequence[Finding]) -> list[str]:
     """The findings as an aligned table."""
-    states = max((len(word) for word in _WORDS), default=0)
-    topics = max((len(str(one["topic"])) for one in findings), default=0)
+    states = max(len(word) for word in _WORDS)
+    topics = max((len(one.topic) for one in findings), default=0)
     lines = []
     for one in findings:
-        lines.append(
-            f"{one['state']:<{states}}  {one['topic']:<{topics}}  {one['detail']}".rstrip()
-        )
-        for key in ("cause", "remedy"):
-            if one.get(key):
-                lines.append(f"{'':<{states}}  {'':<{topics}}  {key}: {one[key]}")
+        lines.append(f"{one.state:<{states}}  {one.topic:<{topics}}  {one.detail}".rstrip())
+        for key, text in (("cause", one.cause), ("remedy", one.remedy)):
+            if text:
+                lines.append(f"{'':<{states}}  {'':<{topics}}  {key}: {text}")
     return lines
 
 

@@ -31,8 +31,8 @@ class Event(Protocol):
 class Console(Protocol):
     """The guest's serial line."""
 
-    def write(self, data: bytes, /) -> object:
-        """Types into the guest."""
+    def write(self, data: bytes, /) -> int:
+        """Types into the guest; how many bytes it took."""
 
     def read(self, limit: int | None = None, timeout: float | None = 0) -> bytes:
         """What the guest printed; waits for the first byte."""

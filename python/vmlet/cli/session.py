@@ -17,6 +17,8 @@ from vmlet.errors import Error
 _CHUNK = 4096
 _BURST = 1 << 16
 _POLL = 0.2
+# Between two tries to write to a guest whose input is full, in seconds.
+_RETRY = 0.005
 # How long the threads may take to end once the machine is stopped, in seconds.
 _PATIENCE = 2.0
 _REGISTERS = (
@@ -137,10 +139,12 @@ class Session:
     def _take(self, data: bytes) -> bool:
         """Gives input to the guest or obeys it; False: the user quits."""
         if self._escape is None:
-            self._machine.console.write(data)
+            self._write_patiently(data)
             return True
         for part in self._escape.feed(data):
             if isinstance(part, bytes):
+                # What a guest that reads nothing cannot take is lost, as on any full line: the
+                # escape must work.
                 self._machine.console.write(part)
             elif part == "q":
                 return False
@@ -150,6 +154,14 @@ class Session:
                 except Error as error:
                     self._say(str(error))
         return True
+
+    def _write_patiently(self, data: bytes) -> None:
+        """Gives all of it to the guest, as fast as that reads."""
+        while data and not self._ended.is_set():
+            taken = self._machine.console.write(data)
+            data = data[taken:]
+            if data and not taken:
+                self._ended.wait(_RETRY)
 
     def _obey(self, command: str) -> None:
         if command == "p":
