@@ -1,0 +1,255 @@
+//! A guest: memory, a VM, vCPU 0 on the test's thread, a recording board, and a time limit on
+//! every run.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{RecvTimeoutError, channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use vmlet_memory::{AddressSpace, Gpa, Mapping};
+use vmlet_vcpu::{
+    FatalExit, RunEnd, SlotChange, Vcpu, Vm,
+    cpuid::{CpuidTable, Topology, host_policy},
+    x86_64::{Regs, Sregs},
+};
+
+use super::{
+    CODE, Place, Recorder, STACK, USER_STACK,
+    bus::{DONE, EXCEPTION},
+    limit, memory, paging, segments,
+};
+
+/// How long a run may take.
+const RUN_LIMIT: Duration = Duration::from_secs(20);
+
+/// What a guest is made of.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    pub(crate) cpus: u32,
+    /// Local APICs in the engine.
+    pub(crate) irqchip: bool,
+    /// Memory besides the standard one.
+    pub(crate) more: Vec<Mapping>,
+}
+
+/// An exception as its entry point saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) vector: u64,
+    pub(crate) code: u64,
+    pub(crate) rip: u64,
+    pub(crate) cs: u64,
+    pub(crate) cr2: u64,
+}
+
+/// A guest. The vCPU goes first: no guest code may run when the memory goes.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    pub(crate) vcpu: Box<dyn Vcpu>,
+    pub(crate) vm: Arc<dyn Vm>,
+    pub(crate) memory: Arc<AddressSpace>,
+    pub(crate) bus: Recorder,
+    pub(crate) place: Place,
+}
+
+impl Guest {
+    /// One vCPU, no interrupt controller, ready for 64-bit code at CPL 0.
+    pub(crate) fn new(place: &Place) -> Guest {
+        Guest::with(place, Options::default())
+    }
+
+    /// As [`Guest::new`], with local APICs in the engine.
+    pub(crate) fn with_irqchip(place: &Place) -> Guest {
+        let irqchip = true;
+        Guest::with(
+            place,
+            Options {
+                irqchip,
+                ..Options::default()
+            },
+        )
+    }
+
+    /// A guest made of `options`; further vCPUs are up to the test.
+    pub(crate) fn with(place: &Place, options: Options) -> Guest {
+        let engine = &place.engine;
+        let memory = memory::flat(engine.limits().slots, options.more);
+        let vm = engine.create_vm().unwrap();
+        for slot in memory.slots() {
+            vm.change_slot(SlotChange::Set(&slot)).unwrap();
+        }
+        if options.irqchip {
+            vm.create_irqchip(24).unwrap();
+        }
+        let cpuid = cpuid(place, 0, options.cpus.max(1), options.irqchip);
+        let mut vcpu = vm.create_vcpu(0, &cpuid).unwrap();
+        vcpu.bind().unwrap();
+        segments::install(&memory);
+        let root = paging::Tables::identity(&memory).root;
+        let sregs = segments::kernel(vcpu.sregs().unwrap(), root);
+        vcpu.set_sregs(&sregs).unwrap();
+        Guest {
+            vcpu,
+            vm,
+            memory,
+            bus: Recorder::default(),
+            place: place.clone(),
+        }
+    }
+
+    /// Changes segments and control registers.
+    pub(crate) fn change_sregs(&mut self, change: impl FnOnce(&mut Sregs)) {
+        let mut sregs = self.vcpu.sregs().unwrap();
+        change(&mut sregs);
+        self.vcpu.set_sregs(&sregs).unwrap();
+    }
+
+    /// 64-bit CPL 3 from the next run on.
+    pub(crate) fn enter_user(&mut self) {
+        self.change_sregs(|sregs| *sregs = segments::user(*sregs));
+    }
+
+    /// Puts `code` where it starts and points the vCPU to it.
+    pub(crate) fn load(&mut self, code: &[u8]) {
+        self.load_with(code, Regs::default());
+    }
+
+    /// As [`Guest::load`], with further registers; RIP and, if 0, RSP and RFLAGS are set here.
+    pub(crate) fn load_with(&mut self, code: &[u8], mut regs: Regs) {
+        self.memory.load(Gpa(CODE), code).unwrap();
+        let cpl = self.vcpu.sregs().unwrap().cs.selector & 3;
+        if regs.rsp == 0 {
+            regs.rsp = if cpl == 3 { USER_STACK } else { STACK };
+        }
+        regs.rip = CODE;
+        regs.rflags |= 2;
+        self.vcpu.set_regs(&regs).unwrap();
+    }
+
+    /// Runs until something ends the run; fails if nothing does.
+    pub(crate) fn run(&mut self) -> RunEnd {
+        let (end, late) = self.run_for(limit(RUN_LIMIT));
+        assert!(!late, "the guest did not end: {:?}", self.vcpu.regs());
+        end
+    }
+
+    /// Runs for at most `time`, then kicks; whether it came to the kick.
+    pub(crate) fn run_for(&mut self, time: Duration) -> (RunEnd, bool) {
+        let (kicker, late) = (self.vcpu.kicker(), AtomicBool::new(false));
+        let (done, wait) = channel::<()>();
+        let end = thread::scope(|scope| {
+            let late = &late;
+            scope.spawn(move || {
+                if wait.recv_timeout(time) == Err(RecvTimeoutError::Timeout) {
+                    late.store(true, Ordering::SeqCst);
+                    kicker.kick();
+                }
+            });
+            let end = self.vcpu.run(&mut self.bus);
+            drop(done);
+            end
+        });
+        (end.unwrap(), late.load(Ordering::SeqCst))
+    }
+
+    /// Runs to the guest's own stop; its registers.
+    pub(crate) fn finish(&mut self) -> Regs {
+        let end = self.run();
+        let regs = self.vcpu.regs().unwrap();
+        assert_eq!(end, RunEnd::Stopped(DONE), "{regs:x?} {:?}", self.bus);
+        regs
+    }
+
+    /// Runs to an exception.
+    pub(crate) fn exception(&mut self) -> Taken {
+        let end = self.run();
+        let regs = self.vcpu.regs().unwrap();
+        assert_eq!(end, RunEnd::Stopped(EXCEPTION), "{regs:x?} {:?}", self.bus);
+        assert_eq!(regs.rdi, 0xe5ce);
+        Taken {
+            vector: regs.rax,
+            code: regs.rbx,
+            rip: regs.rcx,
+            cs: regs.rdx,
+            cr2: regs.rsi,
+        }
+    }
+
+    /// Runs into an instruction the engine lacks, which starts with `bytes`; where.
+    pub(crate) fn lacking(&mut self, bytes: &[u8]) -> u64 {
+        match self.run() {
+            RunEnd::Fatal(FatalExit::Instruction { rip, bytes: found }) => {
+                assert!(found.starts_with(bytes), "{found:02x?} is not {bytes:02x?}");
+                rip
+            }
+            other => panic!("{other:?} {:x?}", self.vcpu.regs()),
+        }
+    }
+
+    /// Runs `code` at CPL 0: to its stop where supervisor code is native, into its first
+    /// instruction an interpreter lacks, which starts with `bytes`, elsewhere.
+    pub(crate) fn native_or_lacking(&mut self, code: &[u8], bytes: &[u8]) -> Option<Regs> {
+        self.load(code);
+        if self.place.native() {
+            return Some(self.finish());
+        }
+        let rip = self.lacking(bytes);
+        let offset = usize::try_from(rip - CODE).unwrap();
+        assert!(
+            code.get(offset..).unwrap().starts_with(bytes),
+            "the engine stopped at {rip:#x}, another instruction"
+        );
+        None
+    }
+
+    /// Reads guest memory.
+    pub(crate) fn read<const N: usize>(&self, gpa: u64) -> [u8; N] {
+        let mut data = [0; N];
+        self.memory.read(Gpa(gpa), &mut data).unwrap();
+        data
+    }
+
+    /// Reads a 64-bit word of guest memory.
+    pub(crate) fn word(&self, gpa: u64) -> u64 {
+        u64::from_le_bytes(self.read(gpa))
+    }
+
+    /// Writes guest memory.
+    pub(crate) fn write(&self, gpa: u64, data: &[u8]) {
+        self.memory.write(Gpa(gpa), data).unwrap();
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.vcpu.unbind();
+    }
+}
+
+/// The CPUID table of vCPU `id`.
+pub(crate) fn cpuid(place: &Place, id: u32, cpus: u32, local_apic: bool) -> CpuidTable {
+    let topology = Topology {
+        apic_id: id,
+        cpus,
+        local_apic,
+    };
+    host_policy(&place.engine.supported_cpuid().unwrap(), topology)
+}
+
+/// What `cpuid` gives inside a guest: EAX, EBX, ECX, EDX.
+pub(crate) fn cpuid_in_guest(place: &Place, leaf: u32, subleaf: u32) -> [u64; 4] {
+    let mut guest = Guest::new(place);
+    let regs = Regs {
+        rax: u64::from(leaf),
+        rcx: u64::from(subleaf),
+        ..Regs::default()
+    };
+    guest.load_with(guest!("cpuid", "out 0xf4, al"), regs);
+    let regs = guest.finish();
+    [regs.rax, regs.rbx, regs.rcx, regs.rdx]
+}

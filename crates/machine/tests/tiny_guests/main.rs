@@ -1,0 +1,16 @@
+//! Guests of a few instructions, each against the engine contract of `vmlet-vcpu`.
+//!
+//! A guest is written in assembly inside its test, runs on every engine that this host offers and
+//! ends by a write to a stop address; the test then looks at its registers, its memory and the
+//! accesses it made. What a KVM that interprets supervisor code cannot do is asserted as what it
+//! does instead; only [`vmlet_kvm::probe`] and CPUID decide which outcome is expected.
+//!
+//! The binary needs nothing but `/dev/kvm` at run time. `VMLET_REQUIRE=kvm` makes a missing engine
+//! a failure, `VMLET_TIME_FACTOR` multiplies every time limit.
+
+#[cfg(test)]
+#[macro_use]
+mod harness;
+
+#[cfg(test)]
+mod modes;
