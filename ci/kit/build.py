@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import tools
 from .paths import LOGS, REPOSITORY, REQUIREMENTS, TARGET, VENV, WHEELS
-from .process import CommandError, must, progress
+from .process import CommandError, Words, must, progress
 
 PLATFORM = "manylinux_2_28"
 QUICK_WHEELS = TARGET / "wheels-quick"
@@ -75,8 +75,8 @@ def _build_and_install(now: str, *, quick: bool) -> Path:
     wheel = _build(quick=quick)
     if not quick:
         check(wheel)
-    pip = [tools.tool("python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    install = [*pip, "--force-reinstall", "--no-deps", "--no-index", wheel]
+    pip: Words = [tools.tool("python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    install: Words = [*pip, "--force-reinstall", "--no-deps", "--no-index", wheel]
     must(install, "installing the wheel", LOGS / "wheel-install.log")
     _STAMP.write_text(f"{now}\n{'quick' if quick else 'full'}\n{wheel}\n")
     progress(f"build: {wheel.name}, {time.monotonic() - start:.0f} s")
@@ -88,12 +88,12 @@ def _build(*, quick: bool) -> Path:
     folder.mkdir(exist_ok=True)
     for old in folder.glob("vmlet-*.whl"):
         old.unlink()
-    command = [tools.tool("maturin"), "build", "--release", "--out", folder]
-    command += ["--interpreter", tools.tool("python")]
-    command += ["--compatibility", "linux"] if quick else ["--zig", "--compatibility", PLATFORM]
+    command: Words = [tools.tool("maturin"), "build", "--release", "--out", folder]
+    command = [*command, "--interpreter", tools.tool("python")]
+    target = ["--compatibility", "linux"] if quick else ["--zig", "--compatibility", PLATFORM]
     settings = [f"{name}={value}" for name, value in _QUICK.items()] if quick else []
     path = f"PATH={VENV / 'bin'}:{os.environ['PATH']}"
-    must(["env", path, *settings, *command], "maturin build", LOGS / "wheel-build.log")
+    must(["env", path, *settings, *command, *target], "maturin build", LOGS / "wheel-build.log")
     (wheel,) = folder.glob("vmlet-*.whl")
     return wheel
 

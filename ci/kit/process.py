@@ -14,6 +14,7 @@ from typing import IO
 from .paths import REPOSITORY
 
 TIMED_OUT = 124
+Words = Sequence[str | Path]
 
 
 class CommandError(Exception):
@@ -26,7 +27,7 @@ def progress(text: str) -> None:
 
 
 def run(
-    command: Sequence[str | Path],
+    command: Words,
     log: Path,
     *,
     timeout: float,
@@ -77,7 +78,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         child.wait()
 
 
-def must(command: Sequence[str | Path], what: str, log: Path, *, timeout: float = 1800) -> None:
+def must(command: Words, what: str, log: Path, *, timeout: float = 1800) -> None:
     """Run a command that has to succeed; show the end of its log if it does not."""
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(b"")

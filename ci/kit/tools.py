@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from .paths import LOGS, REQUIREMENTS, VENV
-from .process import must, progress
+from .process import Words, must, progress
 
 
 def tool(name: str) -> Path:
@@ -23,6 +23,6 @@ def ensure() -> None:
     progress("build: installing the pinned tools into target/venv")
     VENV.parent.mkdir(exist_ok=True)
     must([sys.executable, "-m", "venv", "--clear", VENV], "python3 -m venv", LOGS / "venv.log")
-    pip = [tool("python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip: Words = [tool("python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     must([*pip, "--requirement", REQUIREMENTS], "installing the tools", LOGS / "tools.log")
     stamp.write_text(wanted)

@@ -1,0 +1,105 @@
+"""What a test run says of itself: counts, and the skipped tests by name."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_RUNNING = re.compile(r"^\s+Running (?:unittests )?(\S+) \(\S*?/deps/(\w+)-[0-9a-f]+\)")
+_DOCTESTS = re.compile(r"^\s+Doc-tests (\w+)")
+_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored;")
+_SKIPPED = re.compile(r"^SKIPPED (.+?): (.*)")
+_IGNORED = re.compile(r"^test (\S+) \.\.\. ignored(?:, (.*))?")
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A test that did not run, and why."""
+
+    test: str
+    reason: str
+
+
+@dataclass
+class Tally:
+    """The counts of one group of tests in one place."""
+
+    passed: int = 0
+    failed: int = 0
+    skips: list[Skip] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        """Count `other` too."""
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skips += other.skips
+
+    def cell(self) -> str:
+        """The counts in a few characters."""
+        parts = [f"{self.passed} passed"]
+        if self.failed:
+            parts.append(f"{self.failed} FAILED")
+        if self.skips:
+            parts.append(f"{len(self.skips)} skipped")
+        return ", ".join(parts)
+
+
+def of_cargo(text: str) -> dict[str, Tally]:
+    """The groups in what `cargo test` or a test binary printed, by source of the binary.
+
+    A Rust test that finds it cannot run here prints `SKIPPED name: reason`; the harness counts it
+    as passed, so it is taken off again.
+    """
+    tallies: dict[str, Tally] = {}
+    group = "tests"
+    for line in text.splitlines():
+        group = _cargo_group(line) or group
+        tally = tallies.setdefault(group, Tally())
+        if found := _RESULT.match(line):
+            tally.passed += int(found[1])
+            tally.failed += int(found[2])
+        elif (found := _SKIPPED.match(line)) and found[1] not in {s.test for s in tally.skips}:
+            tally.skips.append(Skip(found[1], found[2]))
+            tally.passed -= 1
+        elif found := _IGNORED.match(line):
+            tally.skips.append(Skip(found[1], found[2] or "ignored"))
+    return {name: tally for name, tally in tallies.items() if tally != Tally()}
+
+
+def _cargo_group(line: str) -> str | None:
+    if found := _RUNNING.match(line):
+        source, binary = found[1], found[2]
+        inside = source.startswith("src/")
+        return f"unit {binary.removeprefix('vmlet_')}" if inside else binary.replace("_", " ")
+    if found := _DOCTESTS.match(line):
+        return f"doc {found[1].removeprefix('vmlet_')}"
+    return None
+
+
+def of_junit(path: Path) -> dict[str, Tally]:
+    """The groups in a JUnit report of pytest: one a test file."""
+    tallies: dict[str, Tally] = {}
+    for case in ET.parse(path).getroot().iter("testcase"):
+        group = case.get("classname", "").split(".")[-1] or case.get("name", "")
+        tally = tallies.setdefault(group, Tally())
+        tally.add(_of_case(case, group))
+    return tallies
+
+
+def _of_case(case: ET.Element, group: str) -> Tally:
+    skipped = case.find("skipped")
+    if skipped is not None:
+        return Tally(skips=[Skip(f"{group}::{case.get('name')}", skipped.get("message", ""))])
+    if case.find("failure") is not None or case.find("error") is not None:
+        return Tally(failed=1)
+    return Tally(passed=1)
+
+
+def failures(path: Path) -> Iterator[str]:
+    """Names of the failed tests of a JUnit report."""
+    for case in ET.parse(path).getroot().iter("testcase"):
+        if case.find("failure") is not None or case.find("error") is not None:
+            yield f"{case.get('classname')}::{case.get('name')}"

@@ -1,0 +1,103 @@
+"""The end of a run: steps, skipped tests by name, and the table test group x place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .outcome import Skip, Tally
+from .schedule import Done
+
+
+def lines(done: Sequence[Done], places: Sequence[str]) -> list[str]:
+    """Everything a person wants to read at the end."""
+    tallies = merged(done)
+    return [
+        "",
+        "Steps",
+        *_steps(done),
+        "",
+        "Skipped tests",
+        *_skips(tallies),
+        "",
+        "Test groups and where they ran",
+        *_table(tallies, places),
+        *(f"FAILED: {text}" for text in problems(done)),
+        "",
+        closing(done),
+    ]
+
+
+def merged(done: Sequence[Done]) -> dict[tuple[str, str], Tally]:
+    """The counts of all steps by (group, place)."""
+    tallies: dict[tuple[str, str], Tally] = {}
+    for one in done:
+        for key, tally in one.report.tallies.items():
+            tallies.setdefault(key, Tally()).add(tally)
+    return tallies
+
+
+def problems(done: Sequence[Done]) -> list[str]:
+    """Why the run as a whole failed; empty when it passed."""
+    found = [
+        f"{one.step.name}: {one.detail.splitlines()[0] if one.detail else one.state}"
+        for one in done
+        if one.state in ("FAILED", "not run")
+    ]
+    tallies = merged(done)
+    for group in sorted({group for group, _ in tallies}):
+        ran = [tally.passed + tally.failed for (name, _), tally in tallies.items() if name == group]
+        if not any(ran):
+            found.append(f"test group {group} ran nowhere")
+    if not tallies:
+        found.append("no test ran")
+    return found
+
+
+def closing(done: Sequence[Done]) -> str:
+    """The counts in one line; a failed step without failed tests counts as one."""
+    tallies = merged(done).values()
+    failed = sum(tally.failed for tally in tallies)
+    passed = sum(tally.passed for tally in tallies) + sum(one.state == "ok" for one in done)
+    skipped = sum(len(tally.skips) for tally in tallies)
+    skipped += sum(one.state == "skipped" for one in done)
+    failed = failed or len(problems(done))
+    return f"{passed} passed, {failed} failed, {skipped} skipped"
+
+
+def _steps(done: Sequence[Done]) -> list[str]:
+    width = max(len(one.step.name) for one in done)
+    rows = []
+    for one in done:
+        said = one.report.remark or (one.detail.splitlines()[0] if one.detail else "")
+        row = f"  {one.step.name:<{width}}  {one.state:<7}  {one.seconds:5.0f} s  {said}"
+        rows.append(row.rstrip())
+    return rows
+
+
+def _skips(tallies: dict[tuple[str, str], Tally]) -> list[str]:
+    found: dict[Skip, list[str]] = {}
+    for (_, place), tally in sorted(tallies.items()):
+        for skip in tally.skips:
+            found.setdefault(skip, []).append(place)
+    rows = [
+        f"  {skip.test} [{', '.join(places)}]: {skip.reason}" for skip, places in found.items()
+    ]
+    return rows or ["  none"]
+
+
+def _table(tallies: dict[tuple[str, str], Tally], places: Sequence[str]) -> list[str]:
+    head = ["group", *places]
+    rows = [
+        [group, *(_cell(tallies, group, place) for place in places)]
+        for group in sorted({group for group, _ in tallies})
+    ]
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    text = [[f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)] for row in rows]
+    first = [f"{cell:<{width}}" for cell, width in zip(head, widths, strict=True)]
+    rule = ["-" * width for width in widths]
+    return [f"  {'  '.join(row)}".rstrip() for row in [first, rule, *text]]
+
+
+def _cell(tallies: dict[tuple[str, str], Tally], group: str, place: str) -> str:
+    tally = tallies.get((group, place))
+    return tally.cell() if tally else "-"

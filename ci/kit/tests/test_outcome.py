@@ -1,0 +1,70 @@
+"""Counts are read from what test runners really print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kit.outcome import Skip, failures, of_cargo, of_junit
+
+CARGO = """\
+     Running unittests src/lib.rs (target/debug/deps/vmlet_memory-0123456789abcdef)
+
+running 3 tests
+test a ... ok
+test b ... ignored, needs a week
+test c ... ok
+
+test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s
+
+     Running tests/tiny_guests/main.rs (target/debug/deps/tiny_guests-0123456789abcdef)
+
+running 2 tests
+test modes::x ... ok
+test modes::y ... FAILED
+
+successes:
+
+---- modes::x stdout ----
+SKIPPED modes::x: /dev/kvm cannot be opened
+
+test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s
+
+   Doc-tests vmlet_memory
+
+running 0 tests
+
+test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
+"""
+
+JUNIT = """\
+<testsuites><testsuite name="pytest">
+<testcase classname="tests.test_boot" name="test_a"/>
+<testcase classname="tests.test_boot" name="test_b"><skipped message="needs linux: none"/></testcase>
+<testcase classname="tests.test_cli" name="test_c"><failure message="no"/></testcase>
+<testcase classname="tests.test_cli" name="test_d"><error message="no"/></testcase>
+</testsuite></testsuites>
+"""
+
+
+def test_groups_of_cargo_test_are_its_binaries() -> None:
+    found = of_cargo(CARGO)
+    assert set(found) == {"unit memory", "tiny guests"}
+    memory = found["unit memory"]
+    assert (memory.passed, memory.failed) == (2, 0)
+    assert memory.skips == [Skip("b", "needs a week")]
+
+
+def test_a_rust_test_that_says_it_was_skipped_has_not_passed() -> None:
+    guests = of_cargo(CARGO)["tiny guests"]
+    assert (guests.passed, guests.failed) == (0, 1)
+    assert guests.skips == [Skip("modes::x", "/dev/kvm cannot be opened")]
+
+
+def test_groups_of_pytest_are_its_files(tmp_path: Path) -> None:
+    report = tmp_path / "report.xml"
+    report.write_text(JUNIT)
+    found = of_junit(report)
+    assert found["test_boot"].passed == 1
+    assert found["test_boot"].skips == [Skip("test_boot::test_b", "needs linux: none")]
+    assert found["test_cli"].failed == 2
+    assert list(failures(report)) == ["tests.test_cli::test_c", "tests.test_cli::test_d"]
