@@ -33,9 +33,15 @@ fn class_name(kind: ErrorKind, closed: bool) -> &'static str {
 /// A message is one clause, then, where there is something to be done, sentences that say what.
 fn split(text: &str) -> (&str, Option<&str>) {
     let starts_sentence = |at: usize| {
-        text.get(at + 2..).and_then(|rest| rest.chars().next()).is_some_and(char::is_uppercase)
+        text.get(at + 2..)
+            .and_then(|rest| rest.chars().next())
+            .is_some_and(char::is_uppercase)
     };
-    match text.match_indices(". ").map(|(at, _)| at).find(|at| starts_sentence(*at)) {
+    match text
+        .match_indices(". ")
+        .map(|(at, _)| at)
+        .find(|at| starts_sentence(*at))
+    {
         Some(at) => (text.get(..at).unwrap_or(text), text.get(at + 2..)),
         None => (text, None),
     }

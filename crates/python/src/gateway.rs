@@ -27,9 +27,8 @@ pub(crate) fn wait<T: Send>(
     timeout: Option<f64>,
     mut wait: impl FnMut(Duration) -> Result<Option<T>, MachineError> + Send,
 ) -> PyResult<Option<T>> {
-    let limit = timeout.map(|seconds| {
-        Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
-    });
+    let limit = timeout
+        .map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX));
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));

@@ -21,8 +21,14 @@ pub(crate) fn host_findings(py: Python<'_>) -> String {
 /// What a small guest on /dev/kvm found out: a JSON object.
 #[pyfunction]
 pub(crate) fn kvm_probe(py: Python<'_>) -> String {
-    let EngineReport { engine, usable, runs_kernels, detail, remedy, vendor } =
-        py.detach(vmlet_machine::report);
+    let EngineReport {
+        engine,
+        usable,
+        runs_kernels,
+        detail,
+        remedy,
+        vendor,
+    } = py.detach(vmlet_machine::report);
     json!({
         "engine": engine,
         "usable": usable,
@@ -58,7 +64,14 @@ pub(crate) fn build_initramfs<'py>(
         for (name, target) in links {
             archive.add(&name, Node::Symlink { target })?;
         }
-        archive.add("dev/console", Node::Character { mode: 0o600, major: 5, minor: 1 })?;
+        archive.add(
+            "dev/console",
+            Node::Character {
+                mode: 0o600,
+                major: 5,
+                minor: 1,
+            },
+        )?;
         add_modules(&mut archive, &modules, modules_directory)?;
         Ok(archive.finish()?)
     })?;
@@ -80,7 +93,13 @@ fn add_modules(
     })?;
     for (number, module) in select(&directory, modules)?.into_iter().enumerate() {
         let name = format!("modules/{number:02}-{}.ko", module.name);
-        archive.add(&name, Node::File { mode: 0o644, content: module.content })?;
+        archive.add(
+            &name,
+            Node::File {
+                mode: 0o644,
+                content: module.content,
+            },
+        )?;
     }
     Ok(())
 }

@@ -1,7 +1,5 @@
 //! The class `Machine`.
 
-
-
 use pyo3::{
     exceptions::{PyTypeError, PyValueError},
     prelude::*,
@@ -29,10 +27,19 @@ fn event(event: Event) -> EventTuple {
 
 /// The choice called `name`.
 fn choose<T: Copy>(what: &str, name: &str, choices: &[(&str, T)]) -> PyResult<T> {
-    let found = choices.iter().find(|(known, _)| *known == name).map(|(_, choice)| *choice);
+    let found = choices
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, choice)| *choice);
     found.ok_or_else(|| {
-        let names: Vec<_> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
-        PyValueError::new_err(format!("{what} cannot be {name:?}: give {}", names.join(" or ")))
+        let names: Vec<_> = choices
+            .iter()
+            .map(|(name, _)| format!("{name:?}"))
+            .collect();
+        PyValueError::new_err(format!(
+            "{what} cannot be {name:?}: give {}",
+            names.join(" or ")
+        ))
     })
 }
 
@@ -44,7 +51,10 @@ fn start_thread(name: String, body: Box<dyn FnOnce() + Send>) -> std::io::Result
 impl Machine {
     #[new]
     #[pyo3(signature = (*, kernel, initramfs, modules, cmdline, memory, cpus, engine, protocol, ram, console_limit))]
-    #[expect(clippy::too_many_arguments, reason = "one argument a setting, all by name")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one argument a setting, all by name"
+    )]
     fn new(
         py: Python<'_>,
         kernel: Vec<u8>,
@@ -58,8 +68,11 @@ impl Machine {
         ram: &str,
         console_limit: usize,
     ) -> PyResult<Machine> {
-        let engines =
-            [("auto", EngineChoice::Auto), ("kvm", EngineChoice::Kvm), ("soft", EngineChoice::Soft)];
+        let engines = [
+            ("auto", EngineChoice::Auto),
+            ("kvm", EngineChoice::Kvm),
+            ("soft", EngineChoice::Soft),
+        ];
         let protocols = [
             ("auto", ProtocolChoice::Auto),
             ("linux64", ProtocolChoice::Linux64),
@@ -75,7 +88,11 @@ impl Machine {
             cpus,
             engine: choose("engine", engine, &engines)?,
             protocol: choose("protocol", protocol, &protocols)?,
-            ram: choose("ram", ram, &[("anon", RamBacking::Anon), ("memfd", RamBacking::Memfd)])?,
+            ram: choose(
+                "ram",
+                ram,
+                &[("anon", RamBacking::Anon), ("memfd", RamBacking::Memfd)],
+            )?,
             console_limit,
         };
         let machine = gateway::call(py, || vmlet_machine::Machine::new(&config, &start_thread))?;
@@ -135,7 +152,11 @@ impl Machine {
         let found = gateway::wait(py, timeout, |slice| {
             let found = self.machine.next_event(slice)?;
             let over = matches!(self.machine.state()?, State::Ended | State::Closed);
-            Ok(if found.is_some() || over { Some(found) } else { None })
+            Ok(if found.is_some() || over {
+                Some(found)
+            } else {
+                None
+            })
         })?;
         Ok(found.flatten().map(event))
     }
@@ -205,7 +226,10 @@ impl Machine {
     /// (first address, bytes, kind) of each range of guest memory.
     fn regions(&self, py: Python<'_>) -> PyResult<Vec<(u64, u64, &'static str)>> {
         let regions = errors::raise(py, self.machine.regions())?;
-        Ok(regions.into_iter().map(|region| (region.gpa, region.len, region.kind)).collect())
+        Ok(regions
+            .into_iter()
+            .map(|region| (region.gpa, region.len, region.kind))
+            .collect())
     }
 
     /// (first address, bytes) of what was written since the last call.
@@ -218,7 +242,10 @@ impl Machine {
         let (ports, mmio) = errors::raise(py, self.machine.unclaimed())?;
         Ok([ports, mmio].map(|unclaimed| {
             let recent = unclaimed.recent.iter();
-            (unclaimed.total, recent.map(|a| (a.addr, a.len, a.write, a.value)).collect())
+            (
+                unclaimed.total,
+                recent.map(|a| (a.addr, a.len, a.write, a.value)).collect(),
+            )
         }))
     }
 
@@ -259,4 +286,3 @@ impl Machine {
         ))
     }
 }
-

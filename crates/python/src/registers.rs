@@ -21,11 +21,39 @@ macro_rules! fields {
 }
 
 fields!(
-    regs_to_dict, regs_from_dict, Regs, rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11,
-    r12, r13, r14, r15, rip, rflags
+    regs_to_dict,
+    regs_from_dict,
+    Regs,
+    rax,
+    rbx,
+    rcx,
+    rdx,
+    rsi,
+    rdi,
+    rsp,
+    rbp,
+    r8,
+    r9,
+    r10,
+    r11,
+    r12,
+    r13,
+    r14,
+    r15,
+    rip,
+    rflags
 );
 fields!(
-    control_to_dict, control_from_dict, Sregs, cr0, cr2, cr3, cr4, cr8, efer, apic_base
+    control_to_dict,
+    control_from_dict,
+    Sregs,
+    cr0,
+    cr2,
+    cr3,
+    cr4,
+    cr8,
+    efer,
+    apic_base
 );
 
 type SegmentTuple = (u64, u32, u16, u16);

@@ -62,14 +62,23 @@ impl View {
         let data = this.lease.ram().address_of(this.lease.range().start, len);
         let data = data.map_err(|error| PyBufferError::new_err(error.to_string()))?;
         if flags & ffi::PyBUF_WRITABLE != 0 && !this.writable {
-            return Err(PyBufferError::new_err("this view of guest memory is read-only"));
+            return Err(PyBufferError::new_err(
+                "this view of guest memory is read-only",
+            ));
         }
         let readonly = c_int::from(!this.writable);
         let len = ffi::Py_ssize_t::try_from(len)?;
         // SAFETY: `view` is to be filled; `data` is valid for `len` bytes as long as `slf`, whose
         // reference the filled buffer takes over.
         let status = unsafe {
-            ffi::PyBuffer_FillInfo(view, slf.as_ptr(), data.cast::<c_void>(), len, readonly, flags)
+            ffi::PyBuffer_FillInfo(
+                view,
+                slf.as_ptr(),
+                data.cast::<c_void>(),
+                len,
+                readonly,
+                flags,
+            )
         };
         if status == 0 {
             Ok(())

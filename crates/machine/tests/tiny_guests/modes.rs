@@ -42,14 +42,25 @@ fn real_mode_out_rep_stos_cpuid() {
     each(|place| {
         let mut guest = Guest::new(place);
         let code = guest!(
-            ".code16", "mov al, 0x5a", "out 0x80, al", "mov di, 0x5000", "mov cx, 7",
-            "rep stosb", "xor eax, eax", "cpuid", "out 0xf4, al"
+            ".code16",
+            "mov al, 0x5a",
+            "out 0x80, al",
+            "mov di, 0x5000",
+            "mov cx, 7",
+            "rep stosb",
+            "xor eax, eax",
+            "cpuid",
+            "out 0xf4, al"
         );
         real_mode(&mut guest, code);
         let regs = guest.finish();
         assert_eq!(guest.bus.seen, [Seen::Write(PORT, 0x80, vec![0x5a])]);
-        assert_eq!(guest.read(0x5000), [0x5a, 0x5a, 0x5a, 0x5a, 0x5a, 0x5a, 0x5a, 0]);
-        let vendor = [regs.rbx, regs.rdx, regs.rcx].map(|r| u32::try_from(r).unwrap().to_le_bytes());
+        assert_eq!(
+            guest.read(0x5000),
+            [0x5a, 0x5a, 0x5a, 0x5a, 0x5a, 0x5a, 0x5a, 0]
+        );
+        let vendor =
+            [regs.rbx, regs.rdx, regs.rcx].map(|r| u32::try_from(r).unwrap().to_le_bytes());
         let supported = place.engine.supported_cpuid().unwrap();
         assert_eq!(vendor.concat(), supported.vendor().as_bytes());
     });
@@ -63,7 +74,11 @@ fn real_mode_int_n_through_the_vector_table() {
         guest.write(0x21 * 4, &[0x00, 0x71, 0, 0]);
         guest.write(0x7100, guest!(".code16", "add ax, ax", "iret"));
         let code = guest!(
-            ".code16", "mov ax, 0x1234", "int 0x21", "inc ax", "out 0xf4, al"
+            ".code16",
+            "mov ax, 0x1234",
+            "int 0x21",
+            "inc ax",
+            "out 0xf4, al"
         );
         real_mode(&mut guest, code);
         assert_eq!(guest.finish().rax & 0xffff, 0x2469);
@@ -82,8 +97,14 @@ fn flat32_without_paging() {
     each(|place| {
         let mut guest = Guest::new(place);
         let code = guest!(
-            ".code32", "mov eax, 0xfffffff0", "add eax, 0x20", "adc ebx, 0", "push eax",
-            "pop ecx", "mov [0x20000], ecx", "out 0xf4, al"
+            ".code32",
+            "mov eax, 0xfffffff0",
+            "add eax, 0x20",
+            "adc ebx, 0",
+            "push eax",
+            "pop ecx",
+            "mov [0x20000], ecx",
+            "out 0xf4, al"
         );
         flat32(&mut guest, code);
         let regs = guest.finish();
@@ -99,7 +120,10 @@ fn flat32_int3() {
         // A 32-bit interrupt gate for vector 3, in a table of its own.
         let gate = 0x1000 | u64::from(segments::KERNEL_CS32) << 16 | 0x8e << 40 | 2 << 48;
         guest.write(0x2_2018, &gate.to_le_bytes());
-        guest.write(0x2_1000, guest!(".code32", "mov eax, 0x333", "out 0xf4, al"));
+        guest.write(
+            0x2_1000,
+            guest!(".code32", "mov eax, 0x333", "out 0xf4, al"),
+        );
         flat32(&mut guest, guest!(".code32", "int3"));
         guest.change_sregs(|sregs| {
             sregs.idt = Table {
@@ -137,9 +161,17 @@ fn flat32_with_paging_reads_its_page(pae: bool) {
         }
         guest.write(DATA, &0x600d_0da7u32.to_le_bytes());
         let code = guest!(
-            ".code32", "mov eax, 0x180000", "mov cr3, eax", "mov eax, cr4", "or eax, ebp",
-            "mov cr4, eax", "mov eax, cr0", "or eax, 0x80000000", "mov cr0, eax",
-            "mov eax, [0x200000]", "out 0xf4, al"
+            ".code32",
+            "mov eax, 0x180000",
+            "mov cr3, eax",
+            "mov eax, cr4",
+            "or eax, ebp",
+            "mov cr4, eax",
+            "mov eax, cr0",
+            "or eax, 0x80000000",
+            "mov cr0, eax",
+            "mov eax, [0x200000]",
+            "out 0xf4, al"
         );
         flat32(&mut guest, code);
         let mut regs = guest.vcpu.regs().unwrap();
@@ -170,11 +202,28 @@ fn guest_driven_switch_from_flat32_to_64_bit() {
         let cr3 = guest.vcpu.sregs().unwrap().cr3;
         assert_eq!(cr3, 0x10_0000);
         let code = guest!(
-            ".code32", "mov eax, 0x100000", "mov cr3, eax", "mov eax, cr4", "or eax, 0x20",
-            "mov cr4, eax", "mov ecx, 0xc0000080", "rdmsr", "or eax, 0x100", "wrmsr",
-            "mov eax, cr0", "or eax, 0x80000000", "mov cr0, eax",
-            ".byte 0xea", ".long 0x10000 + 2f - 98b", ".word 0x10", "2:", ".code64",
-            "movabs rax, 0x123456789abcdef0", "mov rbx, rax", "mov ecx, 0xc0000080", "rdmsr",
+            ".code32",
+            "mov eax, 0x100000",
+            "mov cr3, eax",
+            "mov eax, cr4",
+            "or eax, 0x20",
+            "mov cr4, eax",
+            "mov ecx, 0xc0000080",
+            "rdmsr",
+            "or eax, 0x100",
+            "wrmsr",
+            "mov eax, cr0",
+            "or eax, 0x80000000",
+            "mov cr0, eax",
+            ".byte 0xea",
+            ".long 0x10000 + 2f - 98b",
+            ".word 0x10",
+            "2:",
+            ".code64",
+            "movabs rax, 0x123456789abcdef0",
+            "mov rbx, rax",
+            "mov ecx, 0xc0000080",
+            "rdmsr",
             "out 0xf4, al"
         );
         flat32(&mut guest, code);
@@ -189,8 +238,12 @@ fn cpl0_64_bit_with_identity_tables() {
     each(|place| {
         let mut guest = Guest::new(place);
         let code = guest!(
-            "lea rax, [rip]", "2:", "mov rbx, cs", "movabs rcx, 0x8000000000000001",
-            "rol rcx, 1", "out 0xf4, al"
+            "lea rax, [rip]",
+            "2:",
+            "mov rbx, cs",
+            "movabs rcx, 0x8000000000000001",
+            "rol rcx, 1",
+            "out 0xf4, al"
         );
         guest.load(code);
         let regs = guest.finish();
@@ -224,7 +277,11 @@ fn cpl0_64_bit_in_the_high_half() {
 /// Reports CS, and a sum that only 64-bit registers hold, through memory no slot backs.
 fn user_code() -> &'static [u8] {
     guest!(
-        "mov rbx, cs", "movabs rcx, 0xffffffff", "inc rcx", "mov eax, 0xd0001000", "mov [rax], eax"
+        "mov rbx, cs",
+        "movabs rcx, 0xffffffff",
+        "inc rcx",
+        "mov eax, 0xd0001000",
+        "mov [rax], eax"
     )
 }
 
@@ -246,7 +303,12 @@ fn cpl3_64_bit_entered_by_iretq() {
         let mut guest = Guest::new(place);
         guest.write(DATA, user_code());
         let code = guest!(
-            "push 0x2b", "push 0x60000", "push 2", "push 0x33", "push 0x20000", "iretq"
+            "push 0x2b",
+            "push 0x60000",
+            "push 2",
+            "push 0x33",
+            "push 0x20000",
+            "iretq"
         );
         guest.load(code);
         let regs = guest.finish();
@@ -275,8 +337,13 @@ fn cpl3_32_bit_compatibility_mode() {
         guest.change_sregs(|sregs| *sregs = segments::user32(*sregs));
         // In 64-bit mode 0x48 would be a prefix and EAX would stay.
         let code = guest!(
-            ".code32", "mov eax, 7", ".byte 0x48", "mov ebx, cs", "add ebx, [0x1030]",
-            "mov ecx, 0xd0001000", "mov [ecx], eax"
+            ".code32",
+            "mov eax, 7",
+            ".byte 0x48",
+            "mov ebx, cs",
+            "add ebx, [0x1030]",
+            "mov ecx, 0xd0001000",
+            "mov [ecx], eax"
         );
         guest.load(code);
         let low = u32::from_le_bytes(guest.read(GDT + 0x30));

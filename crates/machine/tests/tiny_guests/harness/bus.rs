@@ -119,9 +119,7 @@ impl GuestBus for Recorder {
             hook(&seen);
         }
         for (at, byte) in (addr..).zip(data) {
-            self.bytes
-                .entry((space, at))
-                .and_modify(|old| *old = *byte);
+            self.bytes.entry((space, at)).and_modify(|old| *old = *byte);
         }
         self.seen.push(seen);
         Flow::Continue

@@ -39,13 +39,22 @@ pub(crate) fn install(memory: &AddressSpace) {
     for vector in 0..256 {
         let at = HANDLERS + vector * 16;
         put(at, &entry_point(at, vector, common));
-        let dpl = if matches!(vector, 3 | 0x30 | 0x80) { 3 } else { 0 };
+        let dpl = if matches!(vector, 3 | 0x30 | 0x80) {
+            3
+        } else {
+            0
+        };
         set_gate(memory, vector, at, dpl);
     }
     put(
         common,
         guest!(
-            "pop rax", "pop rbx", "pop rcx", "pop rdx", "mov rsi, cr2", "mov edi, 0xe5ce",
+            "pop rax",
+            "pop rbx",
+            "pop rcx",
+            "pop rdx",
+            "mov rsi, cr2",
+            "mov edi, 0xe5ce",
             "out 0xf5, al"
         ),
     );
