@@ -57,6 +57,10 @@ address!(
     Gpa
 );
 address!(
+    /// A host-physical address: what second-stage tables (EPT, NPT) lead to and lie at.
+    Hpa
+);
+address!(
     /// A host-virtual address of this process.
     Hva
 );

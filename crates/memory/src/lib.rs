@@ -8,9 +8,9 @@
 //! * `lease.rs`: who holds a range of RAM (Python views, DMA maps) and thereby forbids its removal.
 //! * `dirty.rs`: which pages were written, by the guest, by us or behind everybody's back.
 //! * `fork.rs`: what a forked child finds: zeros, no descriptors, and a generation that differs.
-//! * `paging/`: walkers of page tables; here the guest's own formats.
+//! * `paging/`: page tables: the guest's own formats, EPT and NPT, their walkers and a builder.
 //!
-//! Not supported yet: EPT and NPT formats, hugetlb backing, copy-on-write clones, userfaultfd.
+//! Not supported yet: copy-on-write clones, userfaultfd.
 
 mod address;
 mod dirty;
@@ -23,7 +23,7 @@ mod ram;
 mod slots;
 mod space;
 
-pub use address::{Gpa, Hva, Iova, PAGE_SIZE};
+pub use address::{Gpa, Hpa, Hva, Iova, PAGE_SIZE};
 pub use dirty::{Extent, PageBitmap};
 pub use error::MemoryError;
 pub use lease::{Lease, LeaseKind};

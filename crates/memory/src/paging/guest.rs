@@ -2,6 +2,7 @@
 //!
 //! Source: Intel SDM volume 3, chapter 5 "Paging"; AMD APM volume 2, chapter 5.
 
+use super::radix::{Geometry, Next};
 use crate::Gpa;
 
 const CR0_PG: u64 = 1 << 31;
@@ -88,32 +89,27 @@ pub struct Walk {
     pub result: Result<Translation, WalkFault>,
 }
 
-/// How one paging mode lays out its tables.
-struct Format {
-    /// Levels, 0 without paging.
-    levels: u8,
-    /// Index bits a level.
-    index_bits: u32,
-    /// Bytes an entry.
-    entry_size: u64,
-}
-
 impl PagingContext {
-    fn format(&self) -> Format {
-        let format = |levels, index_bits, entry_size| Format {
-            levels,
-            index_bits,
-            entry_size,
-        };
+    /// How the paging mode lays out its tables; no levels without paging.
+    fn format(&self) -> Geometry {
         if self.cr0 & CR0_PG == 0 {
-            format(0, 0, 0)
+            Geometry::long(0)
         } else if self.efer & EFER_LMA != 0 {
-            format(if self.cr4 & CR4_LA57 != 0 { 5 } else { 4 }, 9, 8)
+            Geometry::long(if self.cr4 & CR4_LA57 != 0 { 5 } else { 4 })
         } else if self.cr4 & CR4_PAE != 0 {
-            format(3, 9, 8)
+            Geometry::long(3)
         } else {
-            format(2, 10, 4)
+            Geometry {
+                levels: 2,
+                index_bits: 10,
+                entry_size: 4,
+            }
         }
+    }
+
+    /// Levels of the tables: 0 without paging, 2, 3 (PAE), 4 or 5.
+    pub fn levels(&self) -> u8 {
+        self.format().levels
     }
 
     fn address_mask(&self) -> u64 {
@@ -142,7 +138,7 @@ pub fn walk(context: &PagingContext, linear: u64, read: &dyn Fn(Gpa) -> Option<u
 
 struct Walker<'a> {
     context: &'a PagingContext,
-    format: Format,
+    format: Geometry,
     linear: u64,
     read: &'a dyn Fn(Gpa) -> Option<u64>,
     steps: Vec<Step>,
@@ -160,21 +156,22 @@ impl Walker<'_> {
             });
         }
         self.check_canonical()?;
-        let mut table = self.root();
         let mut rights = Rights {
             writable: true,
             user: true,
             executable: true,
         };
-        for level in (1..=self.format.levels).rev() {
-            let entry = self.fetch(table, level)?;
+        let (format, root, linear) = (self.format, self.root(), self.linear);
+        let found = format.descend(root, linear, &mut |level, at| {
+            let entry = self.fetch(level, Gpa(at))?;
             rights.narrow(entry, self.directory_pointer(level));
-            if level == 1 || self.is_large(entry, level) {
-                return self.finish(entry, level, rights);
-            }
-            table = self.next_table(entry);
-        }
-        Err(WalkFault::NotPresent { level: 1 })
+            Ok(if level == 1 || self.is_large(entry, level) {
+                Next::Leaf(self.finish(entry, level, rights))
+            } else {
+                Next::Table(self.next_table(entry))
+            })
+        })?;
+        found.ok_or(WalkFault::NotPresent { level: 1 })
     }
 
     fn check_canonical(&self) -> Result<(), WalkFault> {
@@ -210,13 +207,7 @@ impl Walker<'_> {
         self.format.levels == 3 && level == 3
     }
 
-    fn shift(&self, level: u8) -> u32 {
-        12 + self.format.index_bits * (u32::from(level) - 1)
-    }
-
-    fn fetch(&mut self, table: u64, level: u8) -> Result<u64, WalkFault> {
-        let index = (self.linear >> self.shift(level)) & ((1 << self.format.index_bits) - 1);
-        let gpa = Gpa(table + index * self.format.entry_size);
+    fn fetch(&mut self, level: u8, gpa: Gpa) -> Result<u64, WalkFault> {
         let word = (self.read)(gpa.align_down(8));
         let word = word.ok_or(WalkFault::OutsideMemory { level, gpa })?;
         let entry = match self.format.entry_size {
@@ -266,7 +257,7 @@ impl Walker<'_> {
             reserved |= 0x7ff0_0000_0000_0000;
         }
         if self.is_large(entry, level) {
-            reserved |= ((1u64 << self.shift(level)) - 1) & !0x1fff;
+            reserved |= (self.format.span(level) - 1) & !0x1fff;
         } else if level >= 4 {
             reserved |= LARGE;
         }
@@ -281,8 +272,8 @@ impl Walker<'_> {
         }
     }
 
-    fn finish(&self, entry: u64, level: u8, rights: Rights) -> Result<Translation, WalkFault> {
-        let page_size = 1u64 << self.shift(level);
+    fn finish(&self, entry: u64, level: u8, rights: Rights) -> Translation {
+        let page_size = self.format.span(level);
         let mut frame = self.next_table(entry) & !(page_size - 1);
         if self.format.levels == 2 && level == 2 {
             frame |= ((entry >> 13) & 0xff) << 32;
@@ -293,13 +284,13 @@ impl Walker<'_> {
             executable,
         } = rights;
         let gpa = Gpa(frame | (self.linear & (page_size - 1)));
-        Ok(Translation {
+        Translation {
             gpa,
             page_size,
             writable,
             user,
             executable,
-        })
+        }
     }
 }
 
