@@ -5,6 +5,7 @@
 //! * `vcpu.rs`: the run loop over `KVM_RUN`; `convert.rs`, `state.rs`: registers and saved state.
 //! * `kick.rs`: kicks by a signal that has no handler.
 //! * `ext/`: the ioctls the kvm-ioctls crate lacks, and the shared `kvm_run` page.
+//! * `stats.rs`: the numbers KVM keeps.
 //! * `reaper.rs`: closes VMs off the caller's thread.
 //! * `probe.rs`: runs a small guest to learn whether this KVM can run an operating system.
 //!
@@ -22,6 +23,7 @@ mod probe;
 pub mod reaper;
 mod routes;
 mod state;
+mod stats;
 mod system;
 mod vcpu;
 mod vm;

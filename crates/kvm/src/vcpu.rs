@@ -12,7 +12,7 @@ use kvm_ioctls::VcpuFd;
 use vmlet_memory::fork::{ParentOnly, Watch, watch_fd};
 use vmlet_vcpu::{
     AccessContext, DebugControl, DebugStop, EngineError, FatalExit, Flow, GuestBus, Kicker, RunEnd,
-    SpaceId, StopReason, Vcpu,
+    SpaceId, Stat, StopReason, Vcpu,
     x86_64::{MpState, Regs, Sregs, VcpuState},
 };
 
@@ -20,7 +20,7 @@ use crate::{
     convert,
     ext::{self, Registers, RunPage},
     kick::{self, Bound, SignalKicker},
-    reaper, state,
+    reaper, state, stats,
     system::call,
     vm::Shared,
 };
@@ -420,6 +420,10 @@ impl Vcpu for KvmVcpu {
             .translate_gva(linear)
             .map_err(call("KVM_TRANSLATE"))?;
         Ok((found.valid != 0).then_some(found.physical_address))
+    }
+
+    fn stats(&self) -> Result<Vec<Stat>, EngineError> {
+        stats::read(&ext::stats_file(self.fd()?)?)
     }
 
     fn save(&mut self) -> Result<VcpuState, EngineError> {

@@ -16,12 +16,12 @@ use vmlet_memory::{
     fork::{Origin, ParentOnly, Watch, watch_fd},
 };
 use vmlet_vcpu::{
-    EngineError, IoEvent, Limits, MsiMessage, MsiRoute, SlotChange, SpaceId, Vcpu, Vm,
+    EngineError, IoEvent, Limits, MsiMessage, MsiRoute, SlotChange, SpaceId, Stat, Vcpu, Vm,
     cpuid::CpuidTable,
 };
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::{convert, ext, reaper, routes, system::call, vcpu::KvmVcpu};
+use crate::{convert, ext, reaper, routes, stats, system::call, vcpu::KvmVcpu};
 
 /// Four pages below the reset vector's that KVM needs on Intel hosts without unrestricted guests.
 const IDENTITY_MAP: u64 = 0xfffb_c000;
@@ -219,6 +219,10 @@ impl Vm for KvmVm {
         self.fd()?
             .get_dirty_log(slot.0, bytes)
             .map_err(call("KVM_GET_DIRTY_LOG"))
+    }
+
+    fn stats(&self) -> Result<Vec<Stat>, EngineError> {
+        stats::read(&ext::stats_file(self.fd()?)?)
     }
 
     fn clock(&self) -> Result<u64, EngineError> {

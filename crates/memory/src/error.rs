@@ -1,8 +1,10 @@
 //! The errors of guest memory.
 
-use std::io;
+use std::{io, path::PathBuf};
 
 use thiserror::Error;
+
+use crate::hugetlb::size_name;
 
 /// What guest memory refuses or fails at. Nothing is changed by an operation that fails.
 #[derive(Debug, Error)]
@@ -21,6 +23,48 @@ pub enum MemoryError {
         /// The error itself.
         #[source]
         source: io::Error,
+    },
+    /// The pool of huge pages is too small.
+    #[error(
+        "{needed} huge pages of {} are needed and {available} of the pool's {total} are free. \
+         Write {wanted} to {} and read it back: the host may find fewer",
+        size_name(*page_size), control.display()
+    )]
+    HugePool {
+        /// Pages needed.
+        needed: u64,
+        /// Pages free and not promised to others.
+        available: u64,
+        /// Pages in the pool.
+        total: u64,
+        /// Bytes a page.
+        page_size: u64,
+        /// The pool's size that would do.
+        wanted: u64,
+        /// The file that sets it.
+        control: PathBuf,
+    },
+    /// The host has no huge pages of this size.
+    #[error(
+        "the host has no huge pages of {}. It offers {offered}",
+        size_name(*page_size)
+    )]
+    NoHugePages {
+        /// Bytes a page.
+        page_size: u64,
+        /// The sizes there are, for people.
+        offered: String,
+    },
+    /// A size that is no multiple of the huge page size.
+    #[error(
+        "{len} bytes of memory are not a multiple of {}. Round the memory up",
+        size_name(*page_size)
+    )]
+    NotHugePages {
+        /// Bytes asked for.
+        len: u64,
+        /// Bytes a page.
+        page_size: u64,
     },
     /// The file behind RAM cannot be used.
     #[error("the file behind guest memory cannot be used: {call} failed (errno {errno})")]

@@ -5,6 +5,8 @@
 //! * `space.rs`: [`AddressSpace`], the map from guest-physical addresses to RAM; changes go to
 //!   [`MapListener`]s (memory slots, DMA domains) in two phases.
 //! * `slots.rs`: the planner that turns mappings into [`Memslot`]s.
+//! * `pages.rs`: the page sizes a slot allows in the second stage; `hugetlb.rs`: the host's pools
+//!   of huge pages.
 //! * `lease.rs`: who holds a range of RAM (Python views, DMA maps) and thereby forbids its removal.
 //! * `dirty.rs`: which pages were written, by the guest, by us or behind everybody's back.
 //! * `fork.rs`: what a forked child finds: zeros, no descriptors, and a generation that differs.
@@ -16,8 +18,10 @@ mod address;
 mod dirty;
 mod error;
 pub mod fork;
+mod hugetlb;
 mod lease;
 mod listener;
+mod pages;
 pub mod paging;
 mod ram;
 mod slots;
@@ -26,8 +30,10 @@ mod space;
 pub use address::{Gpa, Hpa, Hva, Iova, PAGE_SIZE};
 pub use dirty::{Extent, PageBitmap};
 pub use error::MemoryError;
+pub use hugetlb::{HugePool, size_name};
 pub use lease::{Lease, LeaseKind};
 pub use listener::{MapChange, MapListener, Refusal};
+pub use pages::{PAGE_SIZES, PageLimit, PagePlan};
 pub use ram::{Backing, Ram};
-pub use slots::{Memslot, SlotId, achievable_page_size};
+pub use slots::{Memslot, SlotId};
 pub use space::{AddressSpace, Mapping, RegionInfo, RegionKind};

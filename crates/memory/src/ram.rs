@@ -23,13 +23,19 @@ use std::{
 use vm_memory::{Bytes, VolatileSlice};
 
 use crate::{
-    Hva, Lease, LeaseKind, MemoryError, PAGE_SIZE, PageBitmap,
+    HugePool, Hva, Lease, LeaseKind, MemoryError, PAGE_SIZE, PageBitmap,
     fork::{self, Origin, Watch},
     lease::LeaseTable,
 };
 
-/// Alignment of every mapping, so that second-stage tables can use 2 MiB pages.
+/// Alignment of every mapping, so that second-stage tables can use 2 MiB pages. Mappings of larger
+/// pages start at a multiple of those.
 const HUGE_PAGE: u64 = 2 << 20;
+/// Where the page size stands in the flags of `memfd_create`.
+const MFD_SIZE_SHIFT: u32 = 26;
+
+/// Pages are not set aside when they are mapped; a host without memory kills at the first access.
+const NO_PROMISE: i32 = libc::MAP_NORESERVE;
 
 /// What stands behind RAM.
 #[derive(Debug)]
@@ -38,6 +44,11 @@ pub enum Backing {
     Anon,
     /// A sealed memfd, which can be shared with other processes.
     Memfd,
+    /// A sealed memfd of huge pages, all of them taken from the host's pool at once.
+    HugeTlb {
+        /// Bytes a page: 2 MiB or 1 GiB on x86.
+        page_size: u64,
+    },
     /// A file's content; guest writes stay private.
     ///
     /// A file that another process cuts short would kill this one by SIGBUS: so the content is
@@ -55,6 +66,7 @@ pub enum Backing {
 pub struct Ram {
     base: *mut u8,
     len: u64,
+    largest_page: u64,
     file: Option<File>,
     written: PageBitmap,
     leases: LeaseTable,
@@ -73,23 +85,31 @@ impl Ram {
         if len == 0 || !len.is_multiple_of(PAGE_SIZE) || len > i64::MAX as u64 - HUGE_PAGE {
             return Err(MemoryError::BadRange { gpa: 0, len });
         }
+        let mut pool = None;
         let (file, kind) = match backing {
-            Backing::Anon => (None, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS),
-            Backing::Memfd => (Some(memfd(len)?), libc::MAP_SHARED),
+            Backing::Anon => (None, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | NO_PROMISE),
+            Backing::Memfd => (Some(memfd(len, 0)?), libc::MAP_SHARED | NO_PROMISE),
+            Backing::HugeTlb { page_size } => {
+                let found = pool.insert(HugePool::of(page_size)?);
+                (Some(huge_memfd(len, found)?), libc::MAP_SHARED)
+            }
             Backing::FilePrivate {
                 file,
                 trusted: true,
-            } => (Some(file), libc::MAP_PRIVATE),
+            } => (Some(file), libc::MAP_PRIVATE | NO_PROMISE),
             Backing::FilePrivate {
                 file,
                 trusted: false,
-            } => (Some(copy(file, len)?), libc::MAP_SHARED),
+            } => (Some(copy(file, len)?), libc::MAP_SHARED | NO_PROMISE),
         };
-        let base = map(len, file.as_ref(), kind)?;
+        let largest_page = pool.map_or(HUGE_PAGE, |pool: HugePool| pool.page_size);
+        let base = map(len, file.as_ref(), kind, largest_page.max(HUGE_PAGE))
+            .map_err(|error| pool.map_or(error, |pool| refused(&pool, len)))?;
         let hole = isolate_from_children(base, len, file.is_none());
         Ok(Arc::new(Ram {
             base,
             len,
+            largest_page,
             file,
             written: PageBitmap::new(len),
             leases: LeaseTable::default(),
@@ -107,6 +127,29 @@ impl Ram {
     /// Where the mapping starts in this process, a multiple of 2 MiB.
     pub fn hva(&self) -> Hva {
         Hva(self.base.expose_provenance() as u64)
+    }
+
+    /// The largest page that the host may use for it: that of the pool, else 2 MiB (transparent
+    /// huge pages, where the host's settings and its memory allow them).
+    pub fn largest_page(&self) -> u64 {
+        self.largest_page
+    }
+
+    /// Has the host give all pages now, writable, instead of at the first access to each.
+    pub fn prefault(&self) -> Result<(), MemoryError> {
+        self.origin.check()?;
+        loop {
+            let (start, len) = (self.base.cast(), self.len as usize);
+            // SAFETY: advises on our own mapping; the content stays as it is.
+            if unsafe { libc::madvise(start, len, libc::MADV_POPULATE_WRITE) } == 0 {
+                return Ok(());
+            }
+            match io::Error::last_os_error().raw_os_error() {
+                Some(libc::EINTR | libc::EAGAIN) => {}
+                Some(libc::EINVAL) => return Err(MemoryError::file("MADV_POPULATE_WRITE")),
+                _ => return Err(MemoryError::no_memory(self.len)),
+            }
+        }
     }
 
     /// The file behind the memory, if there is one.
@@ -212,9 +255,9 @@ impl Drop for Ram {
     }
 }
 
-/// An address range of `len` bytes at a 2 MiB boundary, filled with the mapping.
-fn map(len: u64, file: Option<&File>, kind: i32) -> Result<*mut u8, MemoryError> {
-    let reserved = (len + HUGE_PAGE) as usize;
+/// An address range of `len` bytes at a multiple of `align`, filled with the mapping.
+fn map(len: u64, file: Option<&File>, kind: i32, align: u64) -> Result<*mut u8, MemoryError> {
+    let reserved = (len + align) as usize;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a new mapping at an address of the kernel's choice.
     let start = unsafe { libc::mmap(ptr::null_mut(), reserved, libc::PROT_NONE, flags, -1, 0) };
@@ -222,12 +265,12 @@ fn map(len: u64, file: Option<&File>, kind: i32) -> Result<*mut u8, MemoryError>
         return Err(MemoryError::no_memory(len));
     }
     let start = start.cast::<u8>();
-    let front = start.align_offset(HUGE_PAGE as usize);
-    // SAFETY: `front` is below HUGE_PAGE, so the result lies in the reserved range.
+    let front = start.align_offset(align as usize);
+    // SAFETY: `front` is below `align`, so the result lies in the reserved range.
     let base = unsafe { start.add(front) };
     let fd = file.map_or(-1, AsRawFd::as_raw_fd);
     let access = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = kind | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    let flags = kind | libc::MAP_FIXED;
     // SAFETY: replaces a part of the range reserved above and nothing else.
     let mapped = unsafe { libc::mmap(base.cast(), len as usize, access, flags, fd, 0) };
     let failed = mapped == libc::MAP_FAILED;
@@ -242,9 +285,27 @@ fn map(len: u64, file: Option<&File>, kind: i32) -> Result<*mut u8, MemoryError>
     error.map_or(Ok(base), Err)
 }
 
+/// A memfd of pages from `pool`.
+fn huge_memfd(len: u64, pool: &HugePool) -> Result<File, MemoryError> {
+    let page_size = pool.page_size;
+    if !len.is_multiple_of(page_size) {
+        return Err(MemoryError::NotHugePages { len, page_size });
+    }
+    memfd(
+        len,
+        libc::MFD_HUGETLB | page_size.trailing_zeros() << MFD_SIZE_SHIFT,
+    )
+}
+
+/// Why a mapping of huge pages failed: what the pool has now.
+fn refused(pool: &HugePool, len: u64) -> MemoryError {
+    let now = HugePool::of(pool.page_size).unwrap_or(*pool);
+    now.too_small(len / pool.page_size)
+}
+
 /// A memfd of `len` bytes whose size nobody can change.
-fn memfd(len: u64) -> Result<File, MemoryError> {
-    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+fn memfd(len: u64, more: u32) -> Result<File, MemoryError> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | more;
     // SAFETY: the name is a C string; the descriptor is new.
     let fd = unsafe { libc::memfd_create(c"vmlet-ram".as_ptr(), flags) };
     if fd < 0 {
@@ -264,7 +325,7 @@ fn memfd(len: u64) -> Result<File, MemoryError> {
 
 /// A sealed memfd with the file's first `len` bytes.
 fn copy(mut file: File, len: u64) -> Result<File, MemoryError> {
-    let mut target = memfd(len)?;
+    let mut target = memfd(len, 0)?;
     file.rewind()
         .map_err(|source| as_file_error("lseek", source))?;
     io::copy(&mut io::Read::take(file, len), &mut target)
@@ -362,6 +423,53 @@ mod tests {
     fn mappings_start_at_two_mebibytes() {
         let ram = Ram::new(4096, Backing::Memfd).unwrap();
         assert!(ram.hva().is_aligned(2 << 20));
+    }
+
+    #[test]
+    fn a_pool_too_small_refuses_with_its_numbers() {
+        let page_size = HUGE_PAGE;
+        if HugePool::all().is_empty() {
+            let error = Ram::new(page_size, Backing::HugeTlb { page_size }).unwrap_err();
+            assert!(matches!(error, MemoryError::NoHugePages { .. }), "{error}");
+        }
+        for pool in HugePool::all() {
+            let page_size = pool.page_size;
+            let pages = pool.available() + 3;
+            let error = Ram::new(pages * page_size, Backing::HugeTlb { page_size }).unwrap_err();
+            let MemoryError::HugePool { needed, wanted, .. } = error else {
+                panic!("{error}");
+            };
+            assert_eq!((needed, wanted), (pages, pool.total + 3));
+        }
+    }
+
+    #[test]
+    fn a_size_that_is_no_multiple_of_the_huge_page_is_refused() {
+        let page_size = HUGE_PAGE;
+        let pool = HugePool {
+            page_size,
+            total: 9,
+            free: 9,
+            reserved: 0,
+        };
+        let error = huge_memfd(page_size + 4096, &pool).unwrap_err();
+        assert!(matches!(error, MemoryError::NotHugePages { .. }), "{error}");
+    }
+
+    #[test]
+    fn prefaulted_pages_are_there_and_keep_their_content() {
+        for backing in backings() {
+            let ram = Ram::new(8192, backing).unwrap();
+            ram.write(4096, &[5]).unwrap();
+            ram.prefault().unwrap();
+            let mut resident = [0u8; 2];
+            // SAFETY: two pages of our own mapping, one byte each.
+            let asked = unsafe { libc::mincore(ram.base.cast(), 8192, resident.as_mut_ptr()) };
+            assert_eq!((asked, resident.map(|page| page & 1)), (0, [1, 1]));
+            let mut byte = [0];
+            ram.read(4096, &mut byte).unwrap();
+            assert_eq!(byte, [5]);
+        }
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 
 use crate::{
-    Extent, Gpa, MapChange, MapListener, MemoryError, Memslot, PAGE_SIZE, Ram, SlotId, dirty, slots,
+    Extent, Gpa, MapChange, MapListener, MemoryError, Memslot, PAGE_SIZE, PagePlan, Ram, SlotId,
+    dirty, slots,
 };
 
 /// What a mapping is to the guest.
@@ -180,6 +181,18 @@ impl AddressSpace {
     /// The memory slots as they stand.
     pub fn slots(&self) -> Vec<Memslot> {
         self.view.load().slots.clone()
+    }
+
+    /// The page sizes that the second stage can use for each slot.
+    pub fn page_plans(&self) -> Vec<PagePlan> {
+        let view = self.view.load();
+        let plan = |slot: &Memslot| {
+            let inside = |m: &&Mapping| m.gpa >= slot.gpa && m.end() <= slot.gpa.0 + slot.len;
+            let backings = view.mappings.iter().filter(inside);
+            let smallest = backings.map(|m| m.ram.largest_page()).min();
+            PagePlan::new(slot, smallest.unwrap_or(PAGE_SIZE))
+        };
+        view.slots.iter().map(plan).collect()
     }
 
     /// The mappings as they stand, by address.

@@ -6,7 +6,7 @@ use vmlet_memory::{Memslot, SlotId};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::{
-    EngineError, GuestBus, Kicker, SpaceId, StopReason,
+    EngineError, GuestBus, Kicker, SpaceId, Stat, StopReason,
     cpuid::CpuidTable,
     x86_64::{MpState, Regs, Sregs, VcpuState},
 };
@@ -112,6 +112,12 @@ pub trait Vm: Send + Sync + Debug {
     /// The pages of `slot` written since the last call, one bit a 4 KiB page, and re-arms the log.
     /// The slot must have `log_dirty` set.
     fn dirty_log(&self, slot: SlotId, pages: u64) -> Result<Vec<u64>, EngineError>;
+
+    /// The numbers the engine keeps about the VM; none by default. An engine that builds
+    /// second-stage tables has `pages_4k`, `pages_2m` and `pages_1g`: the pages mapped in them now.
+    fn stats(&self) -> Result<Vec<Stat>, EngineError> {
+        Ok(Vec::new())
+    }
 
     /// The guest's clock in nanoseconds, where the engine keeps one.
     fn clock(&self) -> Result<u64, EngineError>;
@@ -244,6 +250,11 @@ pub trait Vcpu: Send + Debug {
     /// The guest-physical address behind a linear address, by the engine's own walk of the guest's
     /// page tables; `None` when it is not mapped.
     fn translate(&self, linear: u64) -> Result<Option<u64>, EngineError>;
+
+    /// The numbers the engine keeps about the vCPU; none by default.
+    fn stats(&self) -> Result<Vec<Stat>, EngineError> {
+        Ok(Vec::new())
+    }
 
     /// The whole architectural state.
     fn save(&mut self) -> Result<VcpuState, EngineError>;

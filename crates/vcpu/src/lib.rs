@@ -8,6 +8,7 @@
 //! * Guest I/O is a callback, [`GuestBus`], answered while the access is in flight: `access.rs`.
 //! * [`VcpuThread`] runs one vCPU on one thread through three states: `run.rs`.
 //! * [`Kicker`] makes a running vCPU return; the proof that no kick is lost stands in `kick.rs`.
+//! * [`Stat`]: numbers an engine keeps: `stats.rs`.
 //! * `x86_64` holds registers and the whole saved state of an x86-64 vCPU; `cpuid` the CPUID
 //!   policy.
 //!
@@ -19,6 +20,7 @@ mod error;
 mod hypervisor;
 mod kick;
 mod run;
+mod stats;
 
 pub mod cpuid;
 pub mod x86_64;
@@ -31,3 +33,4 @@ pub use hypervisor::{
 };
 pub use kick::Kicker;
 pub use run::{Next, RunState, Spawner, VcpuThread};
+pub use stats::{Stat, StatKind, StatUnit};

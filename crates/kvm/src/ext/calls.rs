@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "ioctls")]
 
 use std::{
+    fs::File,
     io,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd},
 };
@@ -35,6 +36,7 @@ struct SignalMaskHead {
 }
 
 ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
+ioctl_io_nr!(KVM_GET_STATS_FD, KVMIO, 0xce);
 ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
 ioctl_iow_nr!(KVM_SET_SIGNAL_MASK, KVMIO, 0x8b, SignalMaskHead);
 
@@ -72,6 +74,17 @@ pub(crate) fn interrupt(vcpu: &VcpuFd, vector: u8) -> Result<(), EngineError> {
     check("KVM_INTERRUPT", unsafe {
         ioctl_with_ref(vcpu, KVM_INTERRUPT(), &irq)
     })
+}
+
+/// `KVM_GET_STATS_FD` of a VM or vCPU descriptor.
+pub(crate) fn stats_file(owner: &impl AsRawFd) -> Result<File, EngineError> {
+    // SAFETY: KVM_GET_STATS_FD takes no argument.
+    let fd = unsafe { ioctl(owner, KVM_GET_STATS_FD()) };
+    check("KVM_GET_STATS_FD", fd)?;
+    // SAFETY: changes a flag of the new descriptor, which KVM leaves open in programs executed.
+    unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    // SAFETY: the descriptor is new and owned by nobody else.
+    Ok(unsafe { File::from_raw_fd(fd) })
 }
 
 /// `KVM_DEV_VFIO_FILE_ADD` on KVM's VFIO device.
