@@ -42,7 +42,7 @@ def shell(vm: vmlet.VM) -> None:
 def command(vm: vmlet.VM, line: str) -> str:
     """What ``line`` prints in the shell of ``vm``."""
     vm.console.write(f"{line}; echo end-of-$((1+1))\n")
-    match = vm.console.expect(re.compile(rb"\n(.*?)\r?\nend-of-2\r", re.DOTALL), timeout=limit(10))
+    match = vm.console.expect(re.compile(rb"\n(.*?)\r?\n?end-of-2\r", re.DOTALL), timeout=limit(10))
     vm.console.expect(PROMPT, timeout=limit(5))
     return match[1].decode().replace("\r", "").split("\n", 1)[-1].strip()
 
@@ -187,11 +187,15 @@ def test_a_stand_alone_bzimage_starts_at_its_32_bit_entry(make: Callable[..., vm
 def test_a_pvh_elf_in_a_32_bit_container_starts_with_its_module(
     make: Callable[..., vmlet.VM],
 ) -> None:
+    # The shim finds its start information and module, then misses the hypervisor it is made for:
+    # it says so on the debug port, its only output that early.
     vm = make(
         kernel=kernels()["pvh32"],
         modules=[kernels()["pvh32-module"]],
-        cmdline="console=com1 com1=115200,8n1",
         protocol="pvh",
+        debug_port=True,
     )
     vm.start()
-    vm.console.expect(re.compile(rb"Xen \d+\.\d+|Xen version"), timeout=limit(10))
+    first = vm.console.expect("\n", timeout=limit(10)).string
+    assert first.startswith(b"(XEN) Xen BUG at arch/x86/guest/xen/pvh-boot.c")
+    vm.console.expect("Xen-4.", timeout=limit(10))

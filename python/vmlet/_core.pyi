@@ -37,6 +37,7 @@ class Machine:
         protocol: str,
         ram: str,
         console_limit: int,
+        debug_port: bool,
     ) -> Machine: ...
     @property
     def engine(self) -> str: ...

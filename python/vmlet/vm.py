@@ -56,6 +56,8 @@ class VM:
         ram: "anon" or "memfd".
         name: shown in messages.
         console_limit: bytes of unread console output kept.
+        debug_port: what the guest writes to port 0xe9, the debug port of other emulators, goes to
+            the console too.
 
     >>> import vmlet
     >>> with vmlet.VM(kernel="vmlinuz", initramfs="root/") as vm:  # doctest: +SKIP
@@ -77,6 +79,7 @@ class VM:
         ram: Literal["anon", "memfd"] = "anon",
         name: str | None = None,
         console_limit: int | str = "4M",
+        debug_port: bool = False,
     ) -> None:
         self.name = name if name is not None else "vm"
         if isinstance(cpus, bool) or not isinstance(cpus, int) or not 0 <= cpus < 1 << 32:
@@ -96,6 +99,7 @@ class VM:
                 protocol=protocol,
                 ram=ram,
                 console_limit=parse_size(console_limit),
+                debug_port=debug_port,
             )
         except ValueError as error:
             if isinstance(error, ConfigError):

@@ -10,8 +10,10 @@
 //! | `ioapic` | 82093AA-compatible I/O APIC, version 0x20 | SMI, INIT and ExtINT delivery checks |
 //! | `reset` | reset by the keyboard controller and by port 0xcf9 | the keyboard itself |
 //! | `power` | ACPI power-off, reduced hardware, and the PM timer | sleep states, fixed events |
+//! | `debugport` | the debug port of Bochs and QEMU, output only | other port numbers, input |
 //! | `pvpanic` | the guest's crash report | the extended event bits |
 
+pub mod debugport;
 pub mod ioapic;
 pub mod power;
 pub mod pvpanic;

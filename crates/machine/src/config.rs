@@ -55,6 +55,8 @@ pub struct Config {
     pub ram: RamBacking,
     /// Bytes of console output kept for the user.
     pub console_limit: usize,
+    /// What the guest writes to the debug port (0xe9) goes to the console too.
+    pub debug_port: bool,
 }
 
 impl Config {

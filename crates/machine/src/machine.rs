@@ -7,6 +7,7 @@ use std::{
 };
 
 use vmlet_bus::Unclaimed;
+use vmlet_devices::serial::SerialOut;
 use vmlet_memory::{
     AddressSpace, Extent, Gpa, Lease, LeaseKind, MapListener, PAGE_SIZE, RegionKind,
     fork::{Origin, ParentOnly},
@@ -87,8 +88,9 @@ impl Machine {
         loaded.space.add_listener(slots)?;
         vm.create_irqchip(PINS)?;
         let console = Console::new(config.console_limit);
-        let feed = Box::new(Feed(Arc::clone(&console)));
-        let board = Board::new(Arc::clone(&vm), config.memory, feed)
+        let feed = || Box::new(Feed(Arc::clone(&console))) as Box<dyn SerialOut>;
+        let debug = config.debug_port.then(feed);
+        let board = Board::new(Arc::clone(&vm), config.memory, feed(), debug)
             .map_err(|error| MachineError::Board(error.to_string()))?;
         let vcpus = launch::create_vcpus(&*engine, &*vm, config.cpus, &loaded.entry)?;
         let life = Life::new(console, vcpus.len());

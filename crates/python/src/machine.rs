@@ -50,7 +50,7 @@ fn start_thread(name: String, body: Box<dyn FnOnce() + Send>) -> std::io::Result
 #[pymethods]
 impl Machine {
     #[new]
-    #[pyo3(signature = (*, kernel, initramfs, modules, cmdline, memory, cpus, engine, protocol, ram, console_limit))]
+    #[pyo3(signature = (*, kernel, initramfs, modules, cmdline, memory, cpus, engine, protocol, ram, console_limit, debug_port))]
     #[expect(
         clippy::too_many_arguments,
         reason = "one argument a setting, all by name"
@@ -67,6 +67,7 @@ impl Machine {
         protocol: &str,
         ram: &str,
         console_limit: usize,
+        debug_port: bool,
     ) -> PyResult<Machine> {
         let engines = [
             ("auto", EngineChoice::Auto),
@@ -94,6 +95,7 @@ impl Machine {
                 &[("anon", RamBacking::Anon), ("memfd", RamBacking::Memfd)],
             )?,
             console_limit,
+            debug_port,
         };
         let machine = gateway::call(py, || vmlet_machine::Machine::new(&config, &start_thread))?;
         Ok(Machine { machine })

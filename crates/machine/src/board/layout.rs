@@ -29,6 +29,7 @@ pub(crate) const LOCAL_APIC: u32 = 0xfee0_0000;
 /// Ports.
 pub(crate) const PORT_RTC: u64 = 0x70;
 pub(crate) const PORT_KEYBOARD: u64 = 0x64;
+pub(crate) const PORT_DEBUG: u16 = 0xe9;
 pub(crate) const PORT_COM1: u16 = 0x3f8;
 pub(crate) const PORT_PVPANIC: u16 = 0x505;
 pub(crate) const PORT_SLEEP: u16 = 0x600;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use vmlet_bus::{Device, IoSpace, IrqLine, MsiSink, SpaceError};
 use vmlet_devices::{
+    debugport::DebugPort,
     ioapic::IoApic,
     power::{PmTimer, SleepControl},
     pvpanic::PvPanic,
@@ -17,8 +18,8 @@ use super::{
     Dispatch, Interrupts,
     interrupts::IOAPIC_REQUESTER,
     layout::{
-        IOAPIC, IRQ_COM1, PORT_COM1, PORT_KEYBOARD, PORT_PM_TIMER, PORT_PVPANIC, PORT_RESET,
-        PORT_RTC, PORT_SLEEP, low_bytes,
+        IOAPIC, IRQ_COM1, PORT_COM1, PORT_DEBUG, PORT_KEYBOARD, PORT_PM_TIMER, PORT_PVPANIC,
+        PORT_RESET, PORT_RTC, PORT_SLEEP, low_bytes,
     },
 };
 
@@ -30,11 +31,13 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    /// Assembles the board of `vm` with `memory` bytes and its console.
+    /// Assembles the board of `vm` with `memory` bytes and its console; with a debug port where
+    /// that has an output.
     pub(crate) fn new(
         vm: Arc<dyn Vm>,
         memory: u64,
         console: Box<dyn SerialOut>,
+        debug: Option<Box<dyn SerialOut>>,
     ) -> Result<Board, SpaceError> {
         let sink: Arc<dyn MsiSink> = Arc::new(Interrupts::new(vm));
         let ioapic = Arc::new(IoApic::new(sink, IOAPIC_REQUESTER));
@@ -63,6 +66,10 @@ impl Board {
             ports.add(start, len, device)?;
         }
         mmio.add(IOAPIC, IoApic::LEN, Arc::clone(&ioapic) as Arc<dyn Device>)?;
+        if let Some(out) = debug {
+            let port = Arc::new(DebugPort::new(out));
+            ports.add(PORT_DEBUG.into(), DebugPort::LEN, port)?;
+        }
         let dispatch = Dispatch {
             ports: Arc::new(ports),
             mmio: Arc::new(mmio),
