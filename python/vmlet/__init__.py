@@ -28,6 +28,7 @@ from vmlet.errors import (
 from vmlet.events import Event
 from vmlet.host import Finding, capabilities, doctor
 from vmlet.initramfs import build_initramfs
+from vmlet.inspection import PageSizes, SecondStage, SlotPages, Walk, WalkStep
 from vmlet.memory import Memory, Region
 from vmlet.registers import Regs, Segment, Sregs, Table, Vcpu
 from vmlet.sizes import parse_size
@@ -47,15 +48,20 @@ __all__ = [
     "HostError",
     "KernelError",
     "Memory",
+    "PageSizes",
     "Region",
     "Regs",
+    "SecondStage",
     "Segment",
+    "SlotPages",
     "Sregs",
     "StateError",
     "Table",
     "TimeoutError",
     "UnsupportedError",
     "Vcpu",
+    "Walk",
+    "WalkStep",
     "__version__",
     "build_initramfs",
     "capabilities",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vmlet._core import Machine, View
+from vmlet.inspection import PageSizes, pages_of
 
 if TYPE_CHECKING:
     from collections.abc import Buffer
@@ -64,6 +65,18 @@ class Memory:
     def regions(self) -> list[Region]:
         """The ranges that have memory, by address."""
         return [Region(*region) for region in self._machine.regions()]
+
+    def page_sizes(self) -> PageSizes:
+        """In which pages the second stage can map this memory, and in which it does now.
+
+        >>> import vmlet
+        >>> vm = vmlet.VM(kernel="vmlinuz", ram="hugetlb:2M")  # doctest: +SKIP
+        >>> print(vm.memory.page_sizes())  # doctest: +SKIP
+        slot 0 0x0+0x10000000 at 0x7f4c40000000: can be 128 x 2 MiB
+        mapped: 3 x 2 MiB
+        255999 of 262144 KiB are not mapped: KVM maps a page when the guest first touches it
+        """
+        return pages_of(self._machine.page_sizes())
 
     def dirty(self) -> list[tuple[int, int]]:
         """(address, bytes) of what was written since the last call, in whole pages.

@@ -124,6 +124,13 @@ class Vcpu:
             values[field.name] = value if isinstance(value, int) else tuple(asdict(value).values())
         self._machine.set_sregs(self.id, values)
 
+    def stats(self) -> dict[str, int | tuple[int, ...]]:
+        """The numbers the engine keeps about the vCPU, by KVM's names: exits, halts, and more.
+
+        A histogram is a tuple of its buckets.
+        """
+        return self._machine.vcpu_stats(self.id)
+
     def step(self) -> None:
         """Carries out one instruction."""
         self._machine.step(self.id)

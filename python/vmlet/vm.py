@@ -17,6 +17,7 @@ from vmlet.console import Console
 from vmlet.errors import ConfigError, HostError, KernelError, TimeoutError
 from vmlet.events import Event
 from vmlet.initramfs import build_initramfs
+from vmlet.inspection import Walk, walk_of
 from vmlet.memory import Memory
 from vmlet.registers import Vcpu
 from vmlet.sizes import parse_size
@@ -53,7 +54,9 @@ class VM:
         cpus: vCPUs.
         engine: "auto" or "kvm" ("soft" is not there yet).
         protocol: "auto", "linux64", "pvh" or "bzimage".
-        ram: "anon" or "memfd".
+        ram: "anon", "memfd", or "hugetlb:2M" or "hugetlb:1G" for huge pages, which the VM takes
+            from the host's pool when it is made.
+        prefault: have the host give all memory when the VM is made, not at the first access.
         name: shown in messages.
         console_limit: bytes of unread console output kept.
         debug_port: what the guest writes to port 0xe9, the debug port of other emulators, goes to
@@ -76,7 +79,8 @@ class VM:
         cpus: int = 1,
         engine: Literal["auto", "kvm", "soft"] = "auto",
         protocol: Literal["auto", "linux64", "pvh", "bzimage"] = "auto",
-        ram: Literal["anon", "memfd"] = "anon",
+        ram: Literal["anon", "memfd", "hugetlb:2M", "hugetlb:1G"] = "anon",
+        prefault: bool = False,
         name: str | None = None,
         console_limit: int | str = "4M",
         debug_port: bool = False,
@@ -87,6 +91,7 @@ class VM:
         size = parse_size(memory)
         if size >= 1 << 63:
             raise ConfigError(f"memory cannot be {size} bytes", remedy="Give the VM less memory.")
+        backing, huge_page = _backing(ram)
         try:
             self._machine = Machine(
                 kernel=_read(kernel, "kernel"),
@@ -97,7 +102,9 @@ class VM:
                 cpus=cpus,
                 engine=engine,
                 protocol=protocol,
-                ram=ram,
+                ram=backing,
+                huge_page=huge_page,
+                prefault=prefault,
                 console_limit=parse_size(console_limit),
                 debug_port=debug_port,
             )
@@ -173,6 +180,28 @@ class VM:
         """
         return self._machine.translate(address, vcpu)
 
+    def walk(self, address: int, vcpu: int = 0) -> Walk:
+        """Explains how ``address``, a linear address of ``vcpu``, is translated.
+
+        Each step of the guest's own page tables with what it allows, the page or the cause of the
+        fault, and for every guest-physical address on the way the memory slot behind it. KVM's own
+        second-stage tables cannot be read; what is shown of them is what the slots guarantee.
+
+        >>> print(vm.walk(0xffffffff81000000))  # doctest: +SKIP
+        linear 0xffffffff81000000, 4 levels from CR3 0x2a0a000
+               entry at   entry      allows      leads to       second stage
+        PML4E  0x2a0aff8  0x2a0d067  rwx user    table          slot 0 -> 0x7f3742a0aff8, ...
+        """
+        return walk_of(self._machine.walk(address, vcpu))
+
+    def stats(self) -> dict[str, int | tuple[int, ...]]:
+        """The numbers the engine keeps about the VM, by KVM's names; empty if it keeps none.
+
+        ``pages_4k``, ``pages_2m`` and ``pages_1g`` count the second stage's pages. A histogram is
+        a tuple of its buckets. `Vcpu.stats` has those of a vCPU.
+        """
+        return self._machine.stats()
+
     def close(self) -> None:
         """Ends everything: guest code, threads, descriptors. Closing twice does nothing."""
         self._machine.close()
@@ -203,6 +232,21 @@ class VM:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a VM cannot be pickled: it lives in one process")
+
+
+def _backing(ram: str) -> tuple[str, int]:
+    """Name and huge page size of what ``ram`` asks for."""
+    if not isinstance(ram, str) or not ram.startswith("hugetlb"):
+        return ram, 0
+    try:
+        size = parse_size(ram.removeprefix("hugetlb").removeprefix(":"))
+    except ConfigError:
+        size = 0
+    if size < 1 << 16 or size & (size - 1):
+        raise ConfigError(
+            f"ram cannot be {ram!r}", remedy='Name the page size: "hugetlb:2M" or "hugetlb:1G".'
+        )
+    return "hugetlb", size
 
 
 def _read(image: _Image, what: str) -> bytes:

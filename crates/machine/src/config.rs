@@ -30,6 +30,11 @@ pub enum RamBacking {
     Anon,
     /// A sealed memfd.
     Memfd,
+    /// A sealed memfd of huge pages from the host's pool.
+    HugeTlb {
+        /// Bytes a page: 2 MiB or 1 GiB.
+        page_size: u64,
+    },
 }
 
 /// A VM to be made.
@@ -53,6 +58,8 @@ pub struct Config {
     pub protocol: ProtocolChoice,
     /// What stands behind the memory.
     pub ram: RamBacking,
+    /// Have the host give all memory at once, not at the first access to each page.
+    pub prefault: bool,
     /// Bytes of console output kept for the user.
     pub console_limit: usize,
     /// What the guest writes to the debug port (0xe9) goes to the console too.

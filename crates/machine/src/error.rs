@@ -5,6 +5,9 @@ use vmlet_boot::{BootError, initramfs};
 use vmlet_memory::MemoryError;
 use vmlet_vcpu::EngineError;
 
+/// The error number of "out of memory", which a pool of huge pages answers with.
+const ENOMEM: i32 = 12;
+
 /// What kind of error it is: decides the exception a user sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -130,6 +133,7 @@ impl MachineError {
             MachineError::Memory(
                 MemoryError::NoMemory { errno, .. } | MemoryError::File { errno, .. },
             ) => Some(*errno),
+            MachineError::Memory(MemoryError::HugePool { .. }) => Some(ENOMEM),
             MachineError::Archive(initramfs::ArchiveError::Read { source, .. })
             | MachineError::Modules(
                 initramfs::ModuleError::NoIndex { source, .. }
@@ -142,7 +146,10 @@ impl MachineError {
 
 fn memory_kind(error: &MemoryError) -> ErrorKind {
     match error {
-        MemoryError::NoMemory { .. } | MemoryError::File { .. } => ErrorKind::Host,
+        MemoryError::NoMemory { .. }
+        | MemoryError::HugePool { .. }
+        | MemoryError::NoHugePages { .. }
+        | MemoryError::File { .. } => ErrorKind::Host,
         MemoryError::Forked => ErrorKind::Forked,
         MemoryError::Leased { .. } => ErrorKind::State,
         _ => ErrorKind::Config,

@@ -153,8 +153,12 @@ fn map_memory(config: &Config, max_slots: u32) -> Result<AddressSpace, MachineEr
     let backing = match config.ram {
         RamBacking::Anon => Backing::Anon,
         RamBacking::Memfd => Backing::Memfd,
+        RamBacking::HugeTlb { page_size } => Backing::HugeTlb { page_size },
     };
     let ram = Ram::new(config.memory, backing)?;
+    if config.prefault {
+        ram.prefault()?;
+    }
     let low = layout::low_bytes(config.memory);
     let part = |gpa, offset, len| Mapping {
         gpa: Gpa(gpa),

@@ -5,6 +5,7 @@
 //! * `board/`: address map, ACPI tables, devices, and the way from a vCPU's access to a device.
 //! * `launch.rs`: from a boot plan to memory and registers.
 //! * `machine.rs`, `lifecycle.rs`: [`Machine`], its states and its events.
+//! * `inspect.rs`: how an address is translated, in which pages memory is mapped.
 //! * `console.rs`: what the guest prints and reads.
 //! * `error.rs`: everything that can go wrong, with the remedy.
 //!
@@ -18,6 +19,7 @@ mod console;
 mod engine;
 mod error;
 mod event;
+mod inspect;
 mod launch;
 mod lifecycle;
 mod machine;
@@ -27,12 +29,16 @@ pub use console::Console;
 pub use engine::{EngineReport, report};
 pub use error::{ErrorKind, MachineError};
 pub use event::{Event, EventKind};
+pub use inspect::{PageReport, SecondStage, WalkEnd, WalkReport, WalkStep};
 pub use lifecycle::State;
 pub use machine::{Machine, Region, ThreadStarter};
 
 pub use vmlet_boot::{ProtocolChoice, initramfs};
-pub use vmlet_memory::Lease;
-pub use vmlet_vcpu::x86_64::{Regs, Segment, Sregs, Table};
+pub use vmlet_memory::{Lease, PAGE_SIZES, PagePlan};
+pub use vmlet_vcpu::{
+    Stat,
+    x86_64::{Regs, Segment, Sregs, Table},
+};
 
 /// Waits until the kernel has freed what closed machines held.
 pub fn drain() {

@@ -11,26 +11,24 @@ use vmlet_devices::serial::SerialOut;
 use vmlet_memory::{
     AddressSpace, Extent, Gpa, Lease, LeaseKind, MapListener, PAGE_SIZE, RegionKind,
     fork::{Origin, ParentOnly},
-    paging::{PagingContext, walk},
+    paging::PagingContext,
 };
 use vmlet_vcpu::{
-    RunEnd, Spawner, Vcpu, VcpuThread, Vm,
+    RunEnd, Spawner, Stat, Vcpu, VcpuThread, Vm,
     x86_64::{Regs, Sregs},
 };
 
 use crate::{
-    Config, Console, Event, EventKind, MachineError, State,
+    Config, Console, Event, EventKind, MachineError, PageReport, State, WalkEnd, WalkReport,
     board::Board,
     console::Feed,
-    engine,
+    engine, inspect,
     launch::{self, Slots},
     lifecycle::Life,
 };
 
 /// Pins of the I/O APIC, mirrored in the first interrupt numbers.
 const PINS: u32 = 24;
-/// Stands for "no timeout" where one has to be given.
-const CPUID_BITS: u8 = 52;
 
 /// Starts a machine's threads.
 pub type ThreadStarter = Spawner;
@@ -63,6 +61,7 @@ struct Inner {
     board: Board,
     space: Arc<AddressSpace>,
     vm: Arc<dyn Vm>,
+    physical_bits: u8,
 }
 
 impl Machine {
@@ -102,6 +101,7 @@ impl Machine {
             board,
             space,
             vm,
+            physical_bits: engine.supported_cpuid()?.physical_address_bits(),
         });
         let (origin, engine) = (Origin::here(), engine.name());
         Ok(Machine {
@@ -317,6 +317,24 @@ impl Machine {
 
     /// The guest-physical address of a linear address, by a walk of the guest's page tables.
     pub fn translate(&self, address: u64, vcpu: usize) -> Result<u64, MachineError> {
+        match self.walk(address, vcpu)?.end {
+            WalkEnd::Page { gpa, .. } => Ok(gpa),
+            WalkEnd::Fault(fault) => Err(MachineError::NotMapped {
+                address,
+                reason: fault.to_string(),
+            }),
+        }
+    }
+
+    /// The guest-physical address of a linear address by the engine's own walk; `None` when it is
+    /// not mapped.
+    pub fn engine_translate(&self, address: u64, vcpu: usize) -> Result<Option<u64>, MachineError> {
+        let vcpu = self.vcpu(vcpu)?;
+        Ok(vcpu.with(move |vcpu| vcpu.translate(address))??)
+    }
+
+    /// Explains the walk of the guest's page tables for a linear address.
+    pub fn walk(&self, address: u64, vcpu: usize) -> Result<WalkReport, MachineError> {
         let Sregs {
             cr0,
             cr3,
@@ -324,21 +342,31 @@ impl Machine {
             efer,
             ..
         } = self.sregs(vcpu)?;
+        let inner = self.open()?;
         let context = PagingContext {
             cr0,
             cr3,
             cr4,
             efer,
-            physical_bits: CPUID_BITS,
+            physical_bits: inner.physical_bits,
         };
-        let space = &self.open()?.space;
-        match walk(&context, address, &|gpa| space.load_u64(gpa)).result {
-            Ok(found) => Ok(found.gpa.0),
-            Err(fault) => Err(MachineError::NotMapped {
-                address,
-                reason: format!("{fault:?}"),
-            }),
-        }
+        Ok(inspect::explain(&inner.space, &context, address))
+    }
+
+    /// In which pages memory can be mapped in the second stage, and in which it is.
+    pub fn page_sizes(&self) -> Result<PageReport, MachineError> {
+        let inner = self.open()?;
+        Ok(inspect::pages(inner.space.page_plans(), &inner.vm.stats()?))
+    }
+
+    /// The numbers the engine keeps about the VM.
+    pub fn stats(&self) -> Result<Vec<Stat>, MachineError> {
+        Ok(self.open()?.vm.stats()?)
+    }
+
+    /// The numbers the engine keeps about a vCPU.
+    pub fn vcpu_stats(&self, vcpu: usize) -> Result<Vec<Stat>, MachineError> {
+        Ok(self.vcpu(vcpu)?.with(|vcpu| vcpu.stats())??)
     }
 
     /// Ends everything: guest code, threads, descriptors. What the kernel has to free is freed

@@ -2,6 +2,7 @@
 //!
 //! * `machine.rs`: the class `Machine`, a thin handle on [`vmlet_machine::Machine`].
 //! * `view.rs`: the class `View`, guest memory by the buffer protocol.
+//! * `inspect.rs`: walks, page sizes and statistics as dictionaries.
 //! * `registers.rs`: registers to and from dictionaries.
 //! * `host.rs`: what this host offers, as JSON; the initramfs builder.
 //! * `gateway.rs`: every call that can block goes through it.
@@ -12,6 +13,7 @@ use pyo3::prelude::*;
 mod errors;
 mod gateway;
 mod host;
+mod inspect;
 mod machine;
 mod registers;
 mod view;

@@ -7,7 +7,7 @@ use pyo3::{
 };
 use vmlet_machine::{Config, EngineChoice, Event, ProtocolChoice, RamBacking, State};
 
-use crate::{errors, gateway, registers, view::View};
+use crate::{errors, gateway, inspect, registers, view::View};
 
 /// Kind, vCPU, source, detail.
 type EventTuple = (&'static str, Option<u32>, &'static str, String);
@@ -50,7 +50,7 @@ fn start_thread(name: String, body: Box<dyn FnOnce() + Send>) -> std::io::Result
 #[pymethods]
 impl Machine {
     #[new]
-    #[pyo3(signature = (*, kernel, initramfs, modules, cmdline, memory, cpus, engine, protocol, ram, console_limit, debug_port))]
+    #[pyo3(signature = (*, kernel, initramfs, modules, cmdline, memory, cpus, engine, protocol, ram, huge_page, prefault, console_limit, debug_port))]
     #[expect(
         clippy::too_many_arguments,
         reason = "one argument a setting, all by name"
@@ -66,6 +66,8 @@ impl Machine {
         engine: &str,
         protocol: &str,
         ram: &str,
+        huge_page: u64,
+        prefault: bool,
         console_limit: usize,
         debug_port: bool,
     ) -> PyResult<Machine> {
@@ -80,6 +82,14 @@ impl Machine {
             ("pvh", ProtocolChoice::Pvh),
             ("bzimage", ProtocolChoice::BzImage),
         ];
+        let huge = RamBacking::HugeTlb {
+            page_size: huge_page,
+        };
+        let backings = [
+            ("anon", RamBacking::Anon),
+            ("memfd", RamBacking::Memfd),
+            ("hugetlb", huge),
+        ];
         let config = Config {
             kernel,
             initramfs,
@@ -89,11 +99,8 @@ impl Machine {
             cpus,
             engine: choose("engine", engine, &engines)?,
             protocol: choose("protocol", protocol, &protocols)?,
-            ram: choose(
-                "ram",
-                ram,
-                &[("anon", RamBacking::Anon), ("memfd", RamBacking::Memfd)],
-            )?,
+            ram: choose("ram", ram, &backings)?,
+            prefault,
             console_limit,
             debug_port,
         };
@@ -279,6 +286,32 @@ impl Machine {
 
     fn translate(&self, py: Python<'_>, address: u64, vcpu: usize) -> PyResult<u64> {
         gateway::call(py, || self.machine.translate(address, vcpu))
+    }
+
+    /// The engine's own translation; None when the address is not mapped.
+    fn engine_translate(&self, py: Python<'_>, address: u64, vcpu: usize) -> PyResult<Option<u64>> {
+        gateway::call(py, || self.machine.engine_translate(address, vcpu))
+    }
+
+    fn walk<'py>(
+        &self,
+        py: Python<'py>,
+        address: u64,
+        vcpu: usize,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        inspect::walk(py, &gateway::call(py, || self.machine.walk(address, vcpu))?)
+    }
+
+    fn page_sizes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        inspect::pages(py, &gateway::call(py, || self.machine.page_sizes())?)
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        inspect::stats(py, &gateway::call(py, || self.machine.stats())?)
+    }
+
+    fn vcpu_stats<'py>(&self, py: Python<'py>, vcpu: usize) -> PyResult<Bound<'py, PyDict>> {
+        inspect::stats(py, &gateway::call(py, || self.machine.vcpu_stats(vcpu))?)
     }
 
     /// A VM lives in one process: it cannot be pickled.

@@ -2,6 +2,8 @@
 //!
 //! Source: Intel SDM volume 3, chapter 5 "Paging"; AMD APM volume 2, chapter 5.
 
+use std::fmt;
+
 use super::radix::{Geometry, Next};
 use crate::Gpa;
 
@@ -39,6 +41,14 @@ pub struct Step {
     pub gpa: Gpa,
     /// The entry.
     pub entry: u64,
+    /// This entry and all above it allow writes.
+    pub writable: bool,
+    /// This entry and all above it allow user mode.
+    pub user: bool,
+    /// Neither this entry nor one above it forbids execution.
+    pub executable: bool,
+    /// Bytes of the page, if the entry is one.
+    pub page_size: Option<u64>,
 }
 
 /// Where a linear address leads.
@@ -78,6 +88,26 @@ pub enum WalkFault {
     },
     /// The address's upper bits do not repeat its sign bit.
     NonCanonical,
+}
+
+impl fmt::Display for WalkFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WalkFault::NotPresent { level } => {
+                write!(f, "the entry of level {level} is not present")
+            }
+            WalkFault::ReservedBit { level } => {
+                write!(f, "the entry of level {level} has a reserved bit set")
+            }
+            WalkFault::OutsideMemory { level, gpa } => {
+                write!(
+                    f,
+                    "the table of level {level} is no memory: its entry would be at {gpa}"
+                )
+            }
+            WalkFault::NonCanonical => f.write_str("the address is not canonical"),
+        }
+    }
 }
 
 /// A walk: the entries met and where it ended.
@@ -163,8 +193,7 @@ impl Walker<'_> {
         };
         let (format, root, linear) = (self.format, self.root(), self.linear);
         let found = format.descend(root, linear, &mut |level, at| {
-            let entry = self.fetch(level, Gpa(at))?;
-            rights.narrow(entry, self.directory_pointer(level));
+            let entry = self.fetch(level, Gpa(at), &mut rights)?;
             Ok(if level == 1 || self.is_large(entry, level) {
                 Next::Leaf(self.finish(entry, level, rights))
             } else {
@@ -207,7 +236,7 @@ impl Walker<'_> {
         self.format.levels == 3 && level == 3
     }
 
-    fn fetch(&mut self, level: u8, gpa: Gpa) -> Result<u64, WalkFault> {
+    fn fetch(&mut self, level: u8, gpa: Gpa, rights: &mut Rights) -> Result<u64, WalkFault> {
         let word = (self.read)(gpa.align_down(8));
         let word = word.ok_or(WalkFault::OutsideMemory { level, gpa })?;
         let entry = match self.format.entry_size {
@@ -215,7 +244,7 @@ impl Walker<'_> {
             4 => word & 0xffff_ffff,
             _ => word,
         };
-        self.steps.push(Step { level, gpa, entry });
+        self.note(level, gpa, entry, rights);
         if entry & PRESENT == 0 {
             Err(WalkFault::NotPresent { level })
         } else if entry & self.reserved(entry, level) != 0 {
@@ -223,6 +252,23 @@ impl Walker<'_> {
         } else {
             Ok(entry)
         }
+    }
+
+    fn note(&mut self, level: u8, gpa: Gpa, entry: u64, rights: &mut Rights) {
+        let present = entry & PRESENT != 0;
+        let page = present && (level == 1 || self.is_large(entry, level));
+        if present {
+            rights.narrow(entry, self.directory_pointer(level));
+        }
+        self.steps.push(Step {
+            level,
+            gpa,
+            entry,
+            writable: present && rights.writable,
+            user: present && rights.user,
+            executable: present && rights.executable,
+            page_size: page.then(|| self.format.span(level)),
+        });
     }
 
     fn is_large(&self, entry: u64, level: u8) -> bool {
