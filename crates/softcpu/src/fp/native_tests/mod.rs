@@ -1,0 +1,9 @@
+//! The tables of SSE, MMX and x87 against the host processor.
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "test values are cut on purpose"
+)]
+
+mod host;
+mod random;
+mod sse;

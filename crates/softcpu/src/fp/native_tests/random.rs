@@ -1,0 +1,103 @@
+//! Operands that matter: zeros, denormals, infinities, NaNs, ties and limits beside random ones.
+
+/// A small generator (xorshift64*), seeded and repeatable.
+pub(crate) struct Random(u64);
+
+impl Random {
+    /// Seeded by VMLET_SEED, else by the clock; the seed is printed.
+    pub(crate) fn from_environment(test: &str) -> Self {
+        let seed = std::env::var("VMLET_SEED")
+            .ok()
+            .and_then(|seed| seed.parse().ok());
+        let seed = seed.unwrap_or_else(|| {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            now.unwrap().as_nanos() as u64
+        });
+        println!("{test}: VMLET_SEED={seed}");
+        Self(seed | 1)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    pub(crate) fn one_in(&mut self, count: u64) -> bool {
+        self.below(count) == 0
+    }
+
+    /// A floating-point number of this many fraction and exponent bits.
+    fn float(&mut self, fraction_bits: u32, exponent_bits: u32) -> u64 {
+        let fraction_mask = (1_u64 << fraction_bits) - 1;
+        let max = (1_u64 << exponent_bits) - 1;
+        let bias = max >> 1;
+        let fraction = match self.below(8) {
+            0 => 0,
+            1 => fraction_mask,
+            2 => 1,
+            3 => 1 << self.below(u64::from(fraction_bits)),
+            4 => fraction_mask & !(1 << self.below(u64::from(fraction_bits))),
+            5 => self.next() << self.below(u64::from(fraction_bits)) & fraction_mask,
+            _ => self.next() & fraction_mask,
+        };
+        let exponent = match self.below(16) {
+            0 => 0,
+            1 => max,
+            2 => max - 1,
+            3 => 1,
+            4 => self.below(max + 1),
+            5 => u64::from(fraction_bits) + self.below(4),
+            6 => bias.wrapping_sub(bias / 2).wrapping_add(self.below(5)),
+            7 => bias + bias / 2 - self.below(5),
+            8..=9 => bias + self.below(66),
+            _ => bias - 4 + self.below(8),
+        };
+        (self.next() & 1) << (fraction_bits + exponent_bits)
+            | (exponent.min(max)) << fraction_bits
+            | fraction
+    }
+
+    pub(crate) fn single(&mut self) -> u32 {
+        self.float(23, 8) as u32
+    }
+
+    pub(crate) fn double(&mut self) -> u64 {
+        self.float(52, 11)
+    }
+
+    pub(crate) fn vector(&mut self) -> u128 {
+        match self.below(3) {
+            0 => (0..4).fold(0, |v, _| v << 32 | u128::from(self.single())),
+            1 => u128::from(self.double()) << 64 | u128::from(self.double()),
+            _ => {
+                let small = self.one_in(3);
+                let mut half = || if small { self.below(70) } else { self.next() };
+                u128::from(half()) << 64 | u128::from(half())
+            }
+        }
+    }
+
+    /// MXCSR: half the time the reset value or near it, else anything.
+    pub(crate) fn mxcsr(&mut self) -> u32 {
+        match self.below(4) {
+            0 => 0x1f80,
+            1 => 0x1fa0,
+            2 => 0x1f80 | self.next() as u32 & 0xe07f,
+            _ => self.next() as u32 & 0xffff,
+        }
+    }
+}
+
+/// Cases a template: VMLET_CASES, else 5,000.
+pub(crate) fn cases() -> u64 {
+    std::env::var("VMLET_CASES")
+        .ok()
+        .and_then(|cases| cases.parse().ok())
+        .unwrap_or(5_000)
+}
