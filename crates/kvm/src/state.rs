@@ -75,7 +75,7 @@ pub(crate) fn restore(fd: &VcpuFd, indices: &[u32], state: &VcpuState) -> Result
             .for_each(|(to, from)| *to = from.cast_signed());
         fd.set_lapic(&lapic).map_err(call("KVM_SET_LAPIC"))?;
     }
-    set_msrs(fd, &state.msrs)?;
+    restore_msrs(fd, &state.msrs)?;
     fd.set_vcpu_events(&vcpu_events(&state.events))
         .map_err(call("KVM_SET_VCPU_EVENTS"))
 }
@@ -159,6 +159,27 @@ pub(crate) fn set_msrs(fd: &VcpuFd, values: &[(u32, u64)]) -> Result<(), EngineE
         if let Some((index, _)) = chunk.get(count) {
             return Err(EngineError::Msr { index: *index });
         }
+    }
+    Ok(())
+}
+
+/// As [`set_msrs`], but an MSR that KVM lets nobody write in this configuration and that has the
+/// value already is no loss (the asynchronous-fault vector without a local APIC, for one).
+fn restore_msrs(fd: &VcpuFd, values: &[(u32, u64)]) -> Result<(), EngineError> {
+    let mut rest = values;
+    while let Err(error) = set_msrs(fd, rest) {
+        let EngineError::Msr { index } = error else {
+            return Err(error);
+        };
+        let at = rest.iter().position(|(other, _)| *other == index);
+        let (refused, behind) = at
+            .and_then(|at| rest.get(at..))
+            .and_then(<[_]>::split_first)
+            .ok_or(EngineError::Msr { index })?;
+        if get_msrs(fd, &[index])?.first() != Some(refused) {
+            return Err(EngineError::Msr { index });
+        }
+        rest = behind;
     }
     Ok(())
 }

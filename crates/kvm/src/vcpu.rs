@@ -403,6 +403,8 @@ impl Vcpu for KvmVcpu {
     }
 
     fn set_msr(&mut self, index: u32, value: u64) -> Result<(), EngineError> {
+        // EFER, the APIC base and the FS and GS bases are among the synchronised registers.
+        self.fresh = false;
         state::set_msrs(self.fd()?, &[(index, value)])
     }
 
