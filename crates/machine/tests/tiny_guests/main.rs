@@ -13,4 +13,22 @@
 mod harness;
 
 #[cfg(test)]
+mod exceptions;
+#[cfg(test)]
+mod instructions;
+#[cfg(test)]
+mod interpreter_gaps;
+#[cfg(test)]
+mod interrupts;
+#[cfg(test)]
+mod ioapic;
+#[cfg(test)]
+mod mmio;
+#[cfg(test)]
 mod modes;
+#[cfg(test)]
+mod ports;
+#[cfg(test)]
+mod system;
+#[cfg(test)]
+mod vectors;

@@ -2,8 +2,9 @@
 //! every run.
 
 use std::{
+    collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
         mpsc::{RecvTimeoutError, channel},
     },
@@ -19,9 +20,11 @@ use vmlet_vcpu::{
 };
 
 use super::{
-    CODE, Place, Recorder, STACK, USER_STACK,
+    CODE, Place, Recorder, STACK, STOP, USER_STACK,
     bus::{DONE, EXCEPTION},
-    limit, memory, paging, segments,
+    limit,
+    memory::{self, GDT, HANDLERS, TABLES},
+    paging, segments,
 };
 
 /// How long a run may take.
@@ -89,9 +92,10 @@ impl Guest {
         let cpuid = cpuid(place, 0, options.cpus.max(1), options.irqchip);
         let mut vcpu = vm.create_vcpu(0, &cpuid).unwrap();
         vcpu.bind().unwrap();
-        segments::install(&memory);
-        let root = paging::Tables::identity(&memory).root;
-        let sregs = segments::kernel(vcpu.sregs().unwrap(), root);
+        standard_content()
+            .iter()
+            .for_each(|(at, bytes)| memory.load(Gpa(*at), bytes).unwrap());
+        let sregs = segments::kernel(vcpu.sregs().unwrap(), TABLES);
         vcpu.set_sregs(&sregs).unwrap();
         Guest {
             vcpu,
@@ -100,6 +104,14 @@ impl Guest {
             bus: Recorder::default(),
             place: place.clone(),
         }
+    }
+
+    /// A guest that starts `code` at CPL 3.
+    pub(crate) fn user(place: &Place, code: &[u8]) -> Guest {
+        let mut guest = Guest::new(place);
+        guest.enter_user();
+        guest.load(code);
+        guest
     }
 
     /// Changes segments and control registers.
@@ -119,14 +131,14 @@ impl Guest {
         self.load_with(code, Regs::default());
     }
 
-    /// As [`Guest::load`], with further registers; RIP and, if 0, RSP and RFLAGS are set here.
+    /// As [`Guest::load`], with further registers; RIP, R15 and, if 0, RSP are set here.
     pub(crate) fn load_with(&mut self, code: &[u8], mut regs: Regs) {
         self.memory.load(Gpa(CODE), code).unwrap();
         let cpl = self.vcpu.sregs().unwrap().cs.selector & 3;
         if regs.rsp == 0 {
             regs.rsp = if cpl == 3 { USER_STACK } else { STACK };
         }
-        regs.rip = CODE;
+        (regs.rip, regs.r15) = (CODE, STOP);
         regs.rflags |= 2;
         self.vcpu.set_regs(&regs).unwrap();
     }
@@ -207,6 +219,14 @@ impl Guest {
         None
     }
 
+    /// Lets the guest use the states of `xcr0` (bit 1 SSE, bit 2 AVX, bits 5-7 AVX-512).
+    pub(crate) fn enable_xsave(&mut self, xcr0: u64) {
+        self.change_sregs(|sregs| sregs.cr4 |= 1 << 18);
+        let mut state = self.vcpu.save().unwrap();
+        state.xcrs = vec![(0, xcr0)];
+        self.vcpu.restore(&state).unwrap();
+    }
+
     /// Reads guest memory.
     pub(crate) fn read<const N: usize>(&self, gpa: u64) -> [u8; N] {
         let mut data = [0; N];
@@ -241,8 +261,28 @@ pub(crate) fn cpuid(place: &Place, id: u32, cpus: u32, local_apic: bool) -> Cpui
     host_policy(&place.engine.supported_cpuid().unwrap(), topology)
 }
 
-/// What `cpuid` gives inside a guest: EAX, EBX, ECX, EDX.
+/// Where CPUID offers an instruction: leaf, register (EAX to EDX) and bit.
+pub(crate) type Feature = (u32, usize, u32);
+
+/// Whether a guest sees `feature`.
+pub(crate) fn offered(place: &Place, (leaf, register, bit): Feature) -> bool {
+    cpuid_in_guest(place, leaf, 0)[register] >> bit & 1 == 1
+}
+
+/// Engine, leaf and subleaf, and the four registers.
+type Answers = BTreeMap<(&'static str, u32, u32), [u64; 4]>;
+
+/// What `cpuid` gives inside a guest: EAX, EBX, ECX, EDX. Asked once an engine.
 pub(crate) fn cpuid_in_guest(place: &Place, leaf: u32, subleaf: u32) -> [u64; 4] {
+    static KNOWN: Mutex<Answers> = Mutex::new(BTreeMap::new());
+    let key = (place.engine.name(), leaf, subleaf);
+    let mut known = KNOWN.lock().unwrap();
+    *known
+        .entry(key)
+        .or_insert_with(|| ask_cpuid(place, leaf, subleaf))
+}
+
+fn ask_cpuid(place: &Place, leaf: u32, subleaf: u32) -> [u64; 4] {
     let mut guest = Guest::new(place);
     let regs = Regs {
         rax: u64::from(leaf),
@@ -252,4 +292,21 @@ pub(crate) fn cpuid_in_guest(place: &Place, leaf: u32, subleaf: u32) -> [u64; 4]
     guest.load_with(guest!("cpuid", "out 0xf4, al"), regs);
     let regs = guest.finish();
     [regs.rax, regs.rbx, regs.rcx, regs.rdx]
+}
+
+/// Descriptor tables, entry points and page tables: the same in every guest, so made once.
+fn standard_content() -> &'static [(u64, Vec<u8>)] {
+    static CONTENT: OnceLock<Vec<(u64, Vec<u8>)>> = OnceLock::new();
+    CONTENT.get_or_init(|| {
+        let memory = memory::flat(1, Vec::new());
+        segments::install(&memory);
+        let end = paging::Tables::identity(&memory).end();
+        let ranges = [(GDT, 0x3000), (HANDLERS, 0x2000), (TABLES, end - TABLES)];
+        let read = |(at, len): (u64, u64)| {
+            let mut bytes = vec![0; usize::try_from(len).unwrap()];
+            memory.read(Gpa(at), &mut bytes).unwrap();
+            (at, bytes)
+        };
+        ranges.map(read).to_vec()
+    })
 }

@@ -46,6 +46,11 @@ impl<'a> Tables<'a> {
         tables
     }
 
+    /// The first address behind the tables.
+    pub(crate) fn end(&self) -> u64 {
+        self.next
+    }
+
     /// Maps a 4 KiB page; gives the address of its entry.
     pub(crate) fn small(&mut self, linear: u64, gpa: u64, flags: u64) -> u64 {
         let entry = self.entry(linear, 1);

@@ -8,6 +8,8 @@ use std::{
 use vmlet_kvm::{KernelMode, Kvm};
 use vmlet_vcpu::Hypervisor;
 
+use super::skip::skip;
+
 /// An engine to test.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
@@ -31,8 +33,7 @@ pub(crate) fn each<F: Fn(&Place)>(test: F) {
             let name = std::any::type_name::<F>()
                 .trim_end_matches("::{{closure}}")
                 .trim_start_matches("tiny_guests::");
-            assert!(!required("kvm"), "{name} must run: {reason}");
-            eprintln!("SKIPPED {name}: {reason}");
+            skip(name, "kvm", reason);
         }
     }
 }
@@ -53,10 +54,6 @@ fn places() -> &'static Result<Vec<Place>, String> {
             interpreted,
         }])
     })
-}
-
-fn required(engine: &str) -> bool {
-    std::env::var("VMLET_REQUIRE").is_ok_and(|list| list.split([',', ' ']).any(|e| e == engine))
 }
 
 /// `base` times `VMLET_TIME_FACTOR`.

@@ -1,12 +1,11 @@
 //! Descriptor tables, exception entry points and the segment registers of CPL 0 and 3.
 
 use vmlet_memory::{AddressSpace, Gpa};
-use vmlet_vcpu::x86_64::{BOOT_CS, BOOT_DS, Segment, Sregs, Table};
+use vmlet_vcpu::x86_64::{BOOT_CS, Segment, Sregs, Table};
 
 use super::memory::{GDT, HANDLERS, IDT, STACK, TSS};
 
 pub(crate) const KERNEL_CS: u16 = BOOT_CS;
-pub(crate) const KERNEL_DS: u16 = BOOT_DS;
 pub(crate) const USER_CS32: u16 = 0x23;
 pub(crate) const USER_DS: u16 = 0x2b;
 pub(crate) const USER_CS: u16 = 0x33;
