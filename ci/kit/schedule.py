@@ -77,7 +77,8 @@ class Schedule:
             while self._waiting or self._running:
                 step = self._next()
                 if step is None:
-                    self._change.wait()
+                    if self._running:
+                        self._change.wait()
                     continue
                 self._waiting.remove(step)
                 self._running.append(step)

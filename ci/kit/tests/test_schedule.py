@@ -36,6 +36,11 @@ def test_a_step_whose_need_failed_does_not_run(tmp_path: Path) -> None:
     assert states(steps, tmp_path) == {"a": "FAILED", "b": "not run", "c": "not run", "d": "ok"}
 
 
+def test_a_run_ends_when_its_last_step_cannot_run(tmp_path: Path) -> None:
+    steps = [Step("a", fails), Step("b", nothing, after=("a",))]
+    assert states(steps, tmp_path, lanes=1) == {"a": "FAILED", "b": "not run"}
+
+
 def test_a_skipped_step_does_not_stop_who_waits_for_it(tmp_path: Path) -> None:
     steps = [Step("a", skips), Step("b", nothing, after=("a",))]
     assert states(steps, tmp_path) == {"a": "skipped", "b": "ok"}

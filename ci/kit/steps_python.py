@@ -1,0 +1,90 @@
+"""Steps that run Python: the scripts' own tests, the package's here and in the lab, the demo."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from . import outcome, place
+from .paths import LOGS, REPOSITORY, TARGET
+from .process import Words, run
+from .schedule import Report, Step, StepFailed
+from .tools import tool
+
+_LAB = ("lab",)
+#: Two steps run at once: a test that waits for something gets that much more time.
+_HOST_FACTOR = "3"
+
+
+def _pytest(log: Path, report: Report, where: str, command: Words, junit: Path) -> None:
+    junit.unlink(missing_ok=True)
+    options: Words = ["-q", "-ra", "--junitxml", junit, "-p", "no:cacheprovider"]
+    status = run([*command, *options], log, timeout=1500, env={"VMLET_TIME_FACTOR": _HOST_FACTOR})
+    if junit.exists():
+        report.count(outcome.of_junit(junit), where)
+    if status:
+        names = list(outcome.failures(junit)) if junit.exists() else []
+        raise StepFailed(f"pytest ended with status {status}: {', '.join(names)}")
+
+
+def _scripts(log: Path, report: Report) -> None:
+    command: Words = [tool("python"), "-B", "-m", "pytest", "ci/kit/tests", "ci/labkit/tests"]
+    _pytest(log, report, "host", command, LOGS / "scripts.xml")
+
+
+def _kernels(log: Path, report: Report) -> None:
+    found = place.kernels()
+    (TARGET / "kernels.txt").write_text("".join(f"{k}={v}\n" for k, v in found.items()))
+    report.remark = ", ".join(name for name in found if name.startswith("linux") and "mod" not in name)
+
+
+def _python(log: Path, report: Report) -> None:
+    host = place.probe()
+    report.remark = f"KVM {'runs kernels' if host.runs_kernels else f'limited: {host.detail}'}"
+    command: Words = [tool("python"), "-B", "-m", "pytest", "tests"]
+    _pytest(log, report, "host", command, LOGS / "python.xml")
+
+
+def _python_in_lab(log: Path, report: Report) -> None:
+    out = TARGET / "lab-out"
+    out.mkdir(exist_ok=True)
+    lab: Words = [REPOSITORY / "ci" / "lab", place.LAB, "--timeout", "1400", "--out", out]
+    lab = [*lab, "--", "python", "-B", "-m", "pytest", "tests"]
+    _pytest(log, report, f"lab {place.LAB}", lab, out / "python.xml")
+
+
+def _lab_itself(log: Path, report: Report) -> None:
+    status = run([REPOSITORY / "ci" / "lab", "--doctor"], log, timeout=600)
+    lines = [line for line in log.read_text().splitlines() if line[:4] in ("ok  ", "FAIL")]
+    good = sum(line.startswith("ok") for line in lines)
+    report.count({"lab": outcome.Tally(good, len(lines) - good)}, f"lab {place.LAB}")
+    if status or not lines:
+        raise StepFailed("the lab's check of itself failed")
+
+
+def _demo(log: Path, report: Report) -> None:
+    done = subprocess.run(
+        [REPOSITORY / "ci" / "demo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=600,
+        cwd=REPOSITORY,
+    )
+    log.write_text(done.stdout)
+    said = [line for line in done.stdout.splitlines() if line.startswith("Linux ")]
+    if done.returncode or not said:
+        raise StepFailed(f"the demo ended with status {done.returncode}")
+    report.remark = said[0]
+
+
+_BUILT = ("wheel", "kernels")
+PYTHON = (
+    Step("kernels", _kernels, holds=_LAB),
+    Step("scripts", _scripts),
+    Step("python tests", _python, after=_BUILT),
+    Step("python tests in the lab", _python_in_lab, after=_BUILT, holds=_LAB),
+    Step("lab itself", _lab_itself, after=("kernels",), holds=_LAB),
+    Step("demo", _demo, after=_BUILT, holds=_LAB),
+)

@@ -1,0 +1,68 @@
+"""Steps of the Rust workspace: lints, documentation, tests here and in the lab."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from . import outcome
+from .paths import REPOSITORY
+from .process import Words, run
+from .schedule import Report, Step, StepFailed
+from .steps_static import must_pass
+
+# One build of the workspace at a time: they would wait for each other's lock anyway.
+_CARGO = ("cargo",)
+
+
+def _clippy(log: Path, report: Report) -> None:
+    command = ["cargo", "clippy", "--workspace", "--all-targets", "--locked"]
+    must_pass([*command, "--", "-D", "warnings"], log)
+
+
+def _rustdoc(log: Path, report: Report) -> None:
+    command = ["cargo", "doc", "--workspace", "--no-deps", "--locked"]
+    must_pass(command, log, RUSTDOCFLAGS="-D warnings")
+
+
+def _tests(log: Path, report: Report) -> None:
+    command = ["cargo", "test", "--workspace", "--locked", "--no-fail-fast"]
+    status = run([*command, "--", "--show-output"], log, timeout=1200)
+    report.count(outcome.of_cargo(log.read_text(errors="replace")), "host")
+    if status:
+        raise StepFailed(f"cargo test ended with status {status}")
+
+
+def _tiny_guests_in_lab(log: Path, report: Report) -> None:
+    command: Words = [REPOSITORY / "ci" / "lab", "amd", "--", tiny_guests(), "--show-output"]
+    status = run(command, log, timeout=900)
+    tallies = outcome.of_cargo(log.read_text(errors="replace"))
+    report.count({"tiny guests": tally for tally in tallies.values()}, "lab amd")
+    if status:
+        raise StepFailed(f"the tiny guests ended with status {status}")
+
+
+def tiny_guests() -> Path:
+    """The test binary of the tiny guests, built if it is not."""
+    command = ["cargo", "test", "--locked", "-p", "vmlet-machine", "--test", "tiny_guests"]
+    done = subprocess.run(
+        [*command, "--no-run", "--message-format", "json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+    )
+    if done.returncode:
+        raise StepFailed(f"the tiny guests do not build:\n{done.stderr}")
+    messages = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    found = [m["executable"] for m in messages if m.get("executable")]
+    return Path(found[-1])
+
+
+RUST = (
+    Step("rust tests", _tests, holds=_CARGO),
+    Step("clippy", _clippy, holds=_CARGO),
+    Step("rustdoc", _rustdoc, holds=_CARGO),
+    Step("tiny guests in the lab", _tiny_guests_in_lab, after=("rust tests",), holds=("lab",)),
+)
