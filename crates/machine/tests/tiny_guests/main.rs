@@ -27,6 +27,8 @@ mod mmio;
 #[cfg(test)]
 mod modes;
 #[cfg(test)]
+mod page_sizes;
+#[cfg(test)]
 mod ports;
 #[cfg(test)]
 mod system;
