@@ -22,7 +22,7 @@ class Flavour:
 AMD = Flavour(
     name="amd",
     summary="AMD-V with nested paging, VT-d with interrupt remapping and device IOTLB",
-    provides=("kvm", "linux", "svm", "npt", "vtd", "vfio"),
+    provides=("kvm", "linux", "svm", "npt", "vtd", "vfio", "hugetlb"),
     time_factor=10,
     qemu=(
         *("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"),

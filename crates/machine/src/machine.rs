@@ -62,6 +62,7 @@ struct Inner {
     space: Arc<AddressSpace>,
     vm: Arc<dyn Vm>,
     physical_bits: u8,
+    gibibyte_pages: bool,
 }
 
 impl Machine {
@@ -95,13 +96,15 @@ impl Machine {
         let life = Life::new(console, vcpus.len());
         let vcpus = start_threads(vcpus, &board, &life, spawn)?;
         let space = Arc::new(loaded.space);
+        let cpuid = engine.supported_cpuid()?;
         let inner = ParentOnly::new(Inner {
             life,
             vcpus,
             board,
             space,
             vm,
-            physical_bits: engine.supported_cpuid()?.physical_address_bits(),
+            physical_bits: cpuid.physical_address_bits(),
+            gibibyte_pages: cpuid.gibibyte_pages(),
         });
         let (origin, engine) = (Origin::here(), engine.name());
         Ok(Machine {
@@ -349,6 +352,7 @@ impl Machine {
             cr4,
             efer,
             physical_bits: inner.physical_bits,
+            gibibyte_pages: inner.gibibyte_pages,
         };
         Ok(inspect::explain(&inner.space, &context, address))
     }

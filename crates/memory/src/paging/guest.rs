@@ -30,6 +30,8 @@ pub struct PagingContext {
     pub efer: u64,
     /// Width of physical addresses (CPUID 0x80000008 EAX bits 7-0); bits above are reserved.
     pub physical_bits: u8,
+    /// 1 GiB pages (CPUID 0x80000001 EDX bit 26); without them bit 7 of a PDPTE is reserved.
+    pub gibibyte_pages: bool,
 }
 
 /// One entry met on the way.
@@ -275,7 +277,7 @@ impl Walker<'_> {
         let allowed = match (self.format.levels, level) {
             (2, 2) => self.context.cr4 & CR4_PSE != 0,
             (_, 2) => true,
-            (4 | 5, 3) => true,
+            (4 | 5, 3) => self.context.gibibyte_pages,
             _ => false,
         };
         allowed && entry & LARGE != 0
@@ -304,7 +306,8 @@ impl Walker<'_> {
         }
         if self.is_large(entry, level) {
             reserved |= (self.format.span(level) - 1) & !0x1fff;
-        } else if level >= 4 {
+        } else if level >= 3 {
+            // Bit 7 of a PDPTE that is no page is clear where such pages exist.
             reserved |= LARGE;
         }
         reserved

@@ -55,6 +55,12 @@ impl CpuidTable {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// Whether guests may use 1 GiB pages (leaf 0x80000001 EDX bit 26).
+    pub fn gibibyte_pages(&self) -> bool {
+        self.get(0x8000_0001, 0)
+            .is_some_and(|e| e.edx & 1 << 26 != 0)
+    }
+
     /// Physical address bits (leaf 0x80000008 EAX bits 7-0), 36 when the table does not say.
     pub fn physical_address_bits(&self) -> u8 {
         self.get(0x8000_0008, 0)

@@ -59,6 +59,7 @@ fn long(root: u64, levels: u8) -> PagingContext {
         cr4,
         efer,
         physical_bits: 40,
+        gibibyte_pages: true,
     }
 }
 
@@ -102,6 +103,17 @@ fn no_execute_without_nxe_is_reserved() {
 }
 
 #[test]
+fn sdm_5_4_bit_7_of_a_pdpt_entry_is_reserved_without_gibibyte_pages() {
+    let mut tables = Tables::new();
+    tables.map_long(0x1000, 4, 0, 3, 7 | LARGE);
+    let mut context = long(0x1000, 4);
+    assert_eq!(run(&tables, &context, 5).result.unwrap().page_size, 1 << 30);
+    context.gibibyte_pages = false;
+    let walk = run(&tables, &context, 5);
+    assert_eq!(walk.result, Err(WalkFault::ReservedBit { level: 3 }));
+}
+
+#[test]
 fn addresses_that_are_not_canonical_are_refused() {
     let tables = Tables::new();
     let walk = run(&tables, &long(0x1000, 4), 0x0000_8000_0000_0000);
@@ -137,6 +149,7 @@ fn two_level_tables_use_four_byte_entries_and_four_mebibyte_pages() {
         cr4: CR4_PSE,
         efer: 0,
         physical_bits: 40,
+        gibibyte_pages: true,
     };
     let walk = run(&tables, &context, 0x40_1234);
     let found = walk.result.unwrap();
@@ -154,6 +167,7 @@ fn pae_directory_pointers_have_no_rights_of_their_own() {
         cr4: CR4_PAE,
         efer: 0,
         physical_bits: 40,
+        gibibyte_pages: true,
     };
     let found = run(&tables, &context, 0x1234).result.unwrap();
     assert_eq!(
@@ -191,7 +205,7 @@ proptest! {
 
     #[test]
     fn any_table_content_ends_within_five_steps(words in proptest::collection::vec(any::<u64>(), 512), linear in any::<u64>(), cr4 in any::<u64>(), efer in any::<u64>(), cr3 in 0u64..8192) {
-        let context = PagingContext { cr0: CR0_PG, cr3, cr4, efer, physical_bits: 40 };
+        let context = PagingContext { cr0: CR0_PG, cr3, cr4, efer, physical_bits: 40, gibibyte_pages: true };
         let read = |gpa: Gpa| words.get((gpa.0 / 8 % 1024) as usize).copied();
         prop_assert!(walk(&context, linear, &read).steps.len() <= 5);
     }

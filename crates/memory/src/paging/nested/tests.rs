@@ -67,6 +67,7 @@ fn context() -> PagingContext {
         cr4: 1 << 5,
         efer: 1 << 10 | 1 << 11,
         physical_bits: 40,
+        gibibyte_pages: true,
     }
 }
 
