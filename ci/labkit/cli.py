@@ -11,14 +11,15 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from . import initrd, packages
+from . import runner
+from .bochs import models
+from .bochs import runner as bochs
 from .doctor import examine
 from .errors import LabError, progress
-from .flavour import FLAVOURS, Flavour
+from .flavour import FLAVOURS, BochsFlavour, Flavour, QemuFlavour, intel
 from .guest import Command
-from .machine import Config
 from .paths import REPOSITORY, cache_dir
-from .runner import LAB_FAILED, Options, run
+from .runner import LAB_FAILED, Options, Shape
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,10 +38,11 @@ def parser() -> argparse.ArgumentParser:
         help="hot-plug this emulated device into a free root port; may be repeated")  # fmt: skip
     add("--qemu", action="append", default=[], metavar="ARGS",
         help="more arguments for the emulator, split like a shell does")  # fmt: skip
-    add("--smp", type=int, default=2, metavar="N", help="processors of L1 (2)")
-    # All of L1's RAM must be below 4 GiB: the emulator truncates the addresses of
-    # SR-IOV functions when the firmware opens a 64-bit window.
-    add("--mem", type=int, default=2560, metavar="MIB", help="memory of L1 (2560, at most 2815)")
+    add("--add", action="append", default=[], type=Path, metavar="FILE",
+        help="a file that the command needs, in a flavour that does not see the host's files")  # fmt: skip
+    add("--cpu", choices=sorted(models.MODELS), help="the processor of L1, flavour intel only")
+    add("--smp", type=int, metavar="N", help="processors of L1 (amd: 2, intel: 1)")
+    add("--mem", type=int, metavar="MIB", help="memory of L1 (amd: 2560, intel: 1024)")
     add("--cwd", type=Path, default=REPOSITORY, help="working folder (the repository)")
     add("--venv", type=Path, default=REPOSITORY / "target" / "venv",
         help="virtual environment whose programs come first (target/venv)")  # fmt: skip
@@ -56,7 +58,7 @@ def main(arguments: list[str]) -> int:
     """Run ``ci/lab`` and return its exit status."""
     before, command = _divided(arguments)
     options = parser().parse_args(before)
-    flavour = FLAVOURS[options.flavour]
+    flavour = _flavour(options)
     signal.signal(signal.SIGTERM, _exit_on_signal)
     try:
         if options.flavour_info:
@@ -97,28 +99,25 @@ def _information(flavour: Flavour) -> dict[str, object]:
         "summary": flavour.summary,
         "provides": list(flavour.provides),
         "time_factor": flavour.time_factor,
-        "root_ports": flavour.root_ports,
+        "root_ports": flavour.root_ports if isinstance(flavour, QemuFlavour) else 0,
         "cache": str(cache_dir()),
     }
+
+
+def _flavour(options: argparse.Namespace) -> Flavour:
+    flavour = FLAVOURS[options.flavour]
+    if options.cpu is None:
+        return flavour
+    if not isinstance(flavour, BochsFlavour):
+        parser().error(f"flavour {flavour.name} has one processor model only")
+    return intel(models.by_name(options.cpu))
 
 
 def _run(flavour: Flavour, options: argparse.Namespace, words: list[str]) -> int:
     cwd = options.cwd.resolve()
     if not cwd.is_dir():
         raise LabError(f"{cwd} is no folder")
-    if options.mem > 2815 or options.mem < 512 or options.smp < 1:
-        raise LabError("--mem must be 512 to 2815, --smp at least 1")
-    packages.ensure_tools()
-    kernels = packages.index(guests=False)
-    modules = kernels[f"{packages.L1_KERNEL}-modules"]
-    config = Config(
-        flavour=flavour,
-        kernel=kernels[packages.L1_KERNEL],
-        initrd=initrd.build(modules, flavour.modules),
-        cpus=options.smp,
-        memory=options.mem,
-        extra=tuple(word for text in options.qemu for word in shlex.split(text)),
-    )
+    shape = _shape(flavour, options)
     command = Command(
         arguments=tuple(words),
         cwd=cwd,
@@ -126,8 +125,27 @@ def _run(flavour: Flavour, options: argparse.Namespace, words: list[str]) -> int
         venv=options.venv.absolute(),
         environment=tuple(_assignment(text) for text in options.env),
     )
-    how = Options(options.timeout, options.cold, tuple(options.plug), options.console)
-    return run(config, command, how)
+    command.out.mkdir(parents=True, exist_ok=True)
+    how = Options(
+        options.timeout, options.cold, tuple(options.plug), options.console,
+        tuple(path.absolute() for path in options.add),
+    )  # fmt: skip
+    if isinstance(flavour, QemuFlavour):
+        return runner.run(flavour, shape, command, how)
+    if isinstance(flavour, BochsFlavour):
+        if options.plug or options.qemu:
+            raise LabError(f"--plug and --qemu are not for flavour {flavour.name}")
+        return bochs.run(flavour, shape, command, how)
+    raise LabError(f"flavour {flavour.name} has no emulator")
+
+
+def _shape(flavour: Flavour, options: argparse.Namespace) -> Shape:
+    cpus = flavour.cpus if options.smp is None else options.smp
+    memory = flavour.memory if options.mem is None else options.mem
+    if not 512 <= memory <= flavour.memory_max or cpus < 1:
+        raise LabError(f"--mem must be 512 to {flavour.memory_max}, --smp at least 1")
+    extra = tuple(word for text in options.qemu for word in shlex.split(text))
+    return Shape(cpus, memory, extra)
 
 
 def _assignment(text: str) -> tuple[str, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .bochs.models import HASWELL, Model
+
 
 @dataclass(frozen=True)
 class Flavour:
@@ -13,17 +15,38 @@ class Flavour:
     summary: str
     provides: tuple[str, ...]  # becomes VMLET_REQUIRE: a test skipped for one of these fails
     time_factor: int  # becomes VMLET_TIME_FACTOR: every timeout in tests is multiplied by it
-    qemu: tuple[str, ...]  # arguments that make the machine
+    cpus: int  # processors of L1 unless asked for otherwise
+    memory: int  # MiB of L1 unless asked for otherwise
+    memory_max: int
     kernel_cmdline: str
-    modules: tuple[str, ...]  # loaded in L1 before its state is saved
+    modules: tuple[str, ...]  # loaded in L1 before the command runs
+
+
+@dataclass(frozen=True)
+class QemuFlavour(Flavour):
+    """A machine of the emulator that shares the host's files and can save its state."""
+
+    qemu: tuple[str, ...]  # arguments that make the machine
     root_ports: int  # empty slots for hot-plug: rp0, rp1, ...
 
 
-AMD = Flavour(
+@dataclass(frozen=True)
+class BochsFlavour(Flavour):
+    """A machine of the emulator that has VT-x and no way to share files."""
+
+    model: Model
+
+
+AMD = QemuFlavour(
     name="amd",
     summary="AMD-V with nested paging, VT-d with interrupt remapping and device IOTLB",
     provides=("kvm", "linux", "svm", "npt", "vtd", "vfio", "hugetlb"),
     time_factor=10,
+    cpus=2,
+    # All of L1's RAM must be below 4 GiB: the emulator truncates the addresses of
+    # SR-IOV functions when the firmware opens a 64-bit window.
+    memory=2560,
+    memory_max=2815,
     qemu=(
         *("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"),
         # `caching-mode` makes the guest flush after a map too, as passing a device on needs.
@@ -41,4 +64,32 @@ AMD = Flavour(
     root_ports=4,
 )
 
-FLAVOURS = {AMD.name: AMD}
+# Parts of L1's kernel that cost many instructions to start and that no test needs.
+_NOT_STARTED = (
+    *("crypto_algapi_init", "load_system_certificate_list", "init_kprobe_trace"),
+    *("crypto_kdf108_init", "blake2s_mod_init", "init_encrypted", "crc64_rocksoft_mod_init"),
+    *("digsig_init", "crc_t10dif_mod_init", "inet6_init", "trace_eval_init"),
+    "ftrace_check_for_weak_functions",
+)
+
+
+def intel(model: Model) -> BochsFlavour:
+    """The Intel machine with this model of processor."""
+    return BochsFlavour(
+        name="intel",
+        summary=f"VT-x: {model.summary}",
+        provides=("kvm", "linux", *model.provides),
+        time_factor=60,
+        cpus=1,
+        memory=1024,
+        memory_max=2400,
+        model=model,
+        kernel_cmdline=(
+            "console=ttyS0 quiet panic=-1 mitigations=off nokaslr audit=0 apparmor=0 "
+            f"cryptomgr.notests=1 initcall_blacklist={','.join(_NOT_STARTED)}"
+        ),
+        modules=("kvm-intel", "nd_e820", "nd_pmem", "ext4"),
+    )
+
+
+FLAVOURS: dict[str, Flavour] = {flavour.name: flavour for flavour in (AMD, intel(HASWELL))}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import LabError
-from .flavour import Flavour
+from .flavour import QemuFlavour
 from .packages import QEMU
 
 # Options that only add a back end: they are no part of the saved state, so a
@@ -21,7 +21,7 @@ _BACKENDS = {"-netdev", "-drive", "-blockdev", "-chardev", "-object", "-trace", 
 class Config:
     """What the emulated machine is made of; the saved state depends on all of it."""
 
-    flavour: Flavour
+    flavour: QemuFlavour
     kernel: Path
     initrd: Path
     cpus: int
@@ -66,7 +66,7 @@ class Machine:
         names = ("console", "qmp", "stdout", "stderr")
         pairs = {name: socket.socketpair() for name in names}
         theirs = {name: pair[1].fileno() for name, pair in pairs.items()}
-        command = [*_guard(), QEMU, *config.shape(), *split_backends(config.extra)[1]]
+        command = [*guard(), QEMU, *config.shape(), *split_backends(config.extra)[1]]
         command += ["-kernel", str(config.kernel), "-initrd", str(config.initrd)]
         command += _fixed_arguments(theirs, run, out, go)
         if incoming is not None:
@@ -128,7 +128,7 @@ def reported_status(exit_status: int) -> int | None:
     return (exit_status >> 1) & 63
 
 
-def _guard() -> list[str]:
+def guard() -> list[str]:
     """A prefix that has the kernel end the emulator when the lab is killed."""
     tool = shutil.which("setpriv", path="/usr/bin:/bin")
     return [tool, "--pdeathsig", "KILL", "--"] if tool else []

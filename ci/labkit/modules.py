@@ -43,8 +43,8 @@ def load_order(dependencies: str, wanted: tuple[str, ...], builtin: str = "") ->
     return order
 
 
-def read_stripped(path: Path) -> bytes:
-    """A module decompressed and without its debug sections."""
+def read_stripped(path: Path, options: tuple[str, ...] = ("--strip-debug",)) -> bytes:
+    """A module decompressed and without its debug sections, or what else `options` of strip say."""
     content = path.read_bytes()
     if path.suffix == ".xz":
         content = lzma.decompress(content)
@@ -53,5 +53,5 @@ def read_stripped(path: Path) -> bytes:
     with tempfile.NamedTemporaryFile(suffix=".ko") as file:
         file.write(content)
         file.flush()
-        subprocess.run(["strip", "--strip-debug", file.name], check=True)
+        subprocess.run(["strip", *options, file.name], check=True)
         return Path(file.name).read_bytes()

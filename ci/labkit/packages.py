@@ -19,6 +19,13 @@ from .paths import cache_dir, locked
 QEMU = "qemu-system-x86_64"
 _QEMU_FLOOR = 10  # first release with all devices of the lab and `file:` migration
 _TOOLS = ["busybox-static", "kmod", "binutils", "xz-utils", "util-linux"]
+_BOCHS_PACKAGES = ["bochs", "bochs-term", "bochsbios", "vgabios"]
+_BOCHS_PACKAGES += ["e2fsprogs", "gcc", "libc6-dev", "lz4"]
+_BOCHS_FILES = (
+    *("/usr/bin/bochs-bin", "/usr/lib/bochs/plugins/libbx_term_gui.so"),
+    *("/usr/share/bochs/BIOS-bochs-latest", "/usr/share/vgabios/vgabios.bin"),
+    *("/usr/sbin/mke2fs", "/usr/bin/gcc", "/usr/bin/lz4", "/usr/bin/strip", "/bin/busybox"),
+)
 
 
 def ensure_tools() -> None:
@@ -34,6 +41,17 @@ def ensure_tools() -> None:
             Apt().install(["qemu-system-x86"], backports=True)
     if qemu_major() < _QEMU_FLOOR:
         raise LabError(f"{QEMU} is older than {_QEMU_FLOOR}.0 and backports has no newer one")
+
+
+def ensure_bochs() -> None:
+    """Install the emulator of VT-x and what prepares its images, where missing."""
+    with_qemu_too = [*_TOOLS, *_BOCHS_PACKAGES]
+    if all(Path(path).exists() for path in _BOCHS_FILES):
+        return
+    with locked(cache_dir() / "install.lock"):
+        missing = [package for package in with_qemu_too if not is_installed(package)]
+        if missing:
+            Apt().install(missing)
 
 
 def qemu_major() -> int:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from . import guest
+from . import guest, initrd, packages
 from .errors import LabError, progress
+from .flavour import QemuFlavour
 from .machine import Config, Machine, reported_status
 from .paths import cache_dir, locked, locked_if_free
 from .qmp import Qmp
@@ -35,12 +36,31 @@ class Options:
     cold: bool = False
     plug: tuple[str, ...] = ()
     console: bool = False  # L1's console to stderr while it runs
+    add: tuple[Path, ...] = ()  # files that the command needs, where L1 does not see the host
 
 
-def run(config: Config, command: guest.Command, options: Options) -> int:
+@dataclass(frozen=True)
+class Shape:
+    """How large L1 is, and what more its emulator is told."""
+
+    cpus: int
+    memory: int  # MiB
+    extra: tuple[str, ...] = ()
+
+
+def run(flavour: QemuFlavour, shape: Shape, command: guest.Command, options: Options) -> int:
     """Run the command and return its status, 124 after a timeout, 125 when L1 failed."""
-    command.out.mkdir(parents=True, exist_ok=True)
-    with _run_folder() as folder:
+    packages.ensure_tools()
+    kernels = packages.index(guests=False)
+    config = Config(
+        flavour=flavour,
+        kernel=kernels[packages.L1_KERNEL],
+        initrd=initrd.build(kernels[f"{packages.L1_KERNEL}-modules"], flavour.modules),
+        cpus=shape.cpus,
+        memory=shape.memory,
+        extra=shape.extra,
+    )
+    with run_folder() as folder:
         plugged = 0 if options.cold else len(options.plug)
         (folder / "command").write_text(guest.script(command, config.flavour))
         (folder / "settings").write_text(guest.settings(command, plugged))
@@ -78,7 +98,7 @@ def _plug(machine: Machine, devices: list[str]) -> None:
 
 
 @contextmanager
-def _run_folder() -> Iterator[Path]:
+def run_folder() -> Iterator[Path]:
     """A folder for one run, removed with it; those of killed runs go as well."""
     runs = cache_dir() / "runs"
     runs.mkdir(exist_ok=True)
@@ -137,12 +157,12 @@ def _forward(machine: Machine, console: deque[bytes], options: Options) -> bool:
                 if not data:
                     selector.unregister(key.fileobj)
                 elif key.data in sinks:
-                    _write(sinks[key.data], data)
+                    write(sinks[key.data], data)
                 else:
                     *lines, rest = (rest + data).replace(b"\r", b"").split(b"\n")
                     console.extend(lines)
                     if options.console:
-                        _write(sys.stderr.buffer, data)
+                        write(sys.stderr.buffer, data)
     console.append(rest)
     return True
 
@@ -154,6 +174,7 @@ def _receive(machine: Machine, name: str) -> bytes:
         return b""
 
 
-def _write(sink: BinaryIO, data: bytes) -> None:
+def write(sink: BinaryIO, data: bytes) -> None:
+    """Pass output on at once."""
     sink.write(data)
     sink.flush()

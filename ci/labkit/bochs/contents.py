@@ -1,0 +1,173 @@
+"""What L1's root holds: the parts of the host that a command of the project needs.
+
+Everything lies at the same absolute path as on the host.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import modules, packages
+from ..errors import LabError
+from ..guest import Command
+from ..paths import REPOSITORY
+from . import distributions, programs
+from .tree import Tree
+
+# Distributions that the tests use; what they require comes with them.
+_DISTRIBUTIONS = ("vmlet", "pytest", "pytest-timeout", "numpy")
+_NOT_PACKED = re.compile(r"/numpy/(.*/)?tests/|/numpy/f2py/")
+# Parts of the standard library, some of them large, that no test uses.
+_LIBRARY_PARTS = {
+    *("test", "tests", "idlelib", "lib2to3", "ensurepip", "turtledemo", "tkinter"),
+    *("site-packages", "dist-packages", "pydoc_data"),
+}
+# Of the repository; Rust's sources and what is built have no use in L1.
+_REPOSITORY_PARTS = {"crates", "fuzz", "target"}
+# Kernels that no test boots here, and the modules that guests load.
+_OTHER_KERNELS = {packages.L1_KERNEL}
+_GUEST_MODULES = ("pvpanic-mmio",)
+_BUSYBOX = Path("/bin/busybox")
+_ROOT_FOLDERS = ("/dev", "/proc", "/sys", "/run", "/tmp", "/root", "/etc", "/usr/bin", "/bin")
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A Python of the host: where its programs are and its version's name."""
+
+    programs: Path
+    name: str  # python3.11
+
+    @property
+    def library(self) -> Path:
+        """The folder of its standard library."""
+        return self.programs.parent / "lib" / self.name
+
+
+def interpreter(venv: Path) -> Interpreter:
+    """What a virtual environment is made from; this interpreter where there is none."""
+    own = Path(sys.base_prefix) / "bin"
+    settings = venv / "pyvenv.cfg"
+    if settings.exists():
+        found = re.search(r"^home\s*=\s*(.+)$", settings.read_text(), re.MULTILINE)
+        if found is None:
+            raise LabError(f"{settings} names no interpreter")
+        own = Path(found[1].strip())
+        name = (venv / "bin" / "python").resolve().name
+    else:
+        name = f"python3.{sys.version_info.minor}"
+    return Interpreter(own, name)
+
+
+def gather(command: Command, more: tuple[Path, ...] = ()) -> Tree:
+    """The tree for a command; `more` are files that it needs and does not name."""
+    tree = Tree()
+    for folder in _ROOT_FOLDERS:
+        tree.directory(Path(folder))
+    for path in (command.cwd, command.out):
+        tree.directory(path)
+    _add_python(tree, interpreter(command.venv))
+    if command.venv.exists():
+        _add_environment(tree, command.venv)
+    _add_repository(tree)
+    _add_kernels(tree)
+    for path in (*_named(command), *more):
+        tree.add(path, source=programs.stripped(path))
+    _add_libraries(tree)
+    _add_system(tree)
+    return tree
+
+
+def _add_python(tree: Tree, python: Interpreter) -> None:
+    for name in ("python3", python.name):
+        tree.add(python.programs / name)
+    for path in sorted(python.library.rglob("*")):
+        if path.is_file() and wanted_of_library(path.relative_to(python.library)):
+            tree.add(path)
+
+
+def wanted_of_library(path: Path) -> bool:
+    """Whether a file of the standard library is packed."""
+    build_files = path.parts[0].startswith("config-")
+    other_level = re.search(r"\.opt-[12]\.pyc$", path.name)
+    return not (build_files or other_level or _LIBRARY_PARTS.intersection(path.parts[:-1]))
+
+
+def _add_environment(tree: Tree, venv: Path) -> None:
+    tree.add(venv / "pyvenv.cfg")
+    for path in sorted((venv / "bin").glob("python*")):
+        tree.add(path)
+    for site in sorted(venv.glob("lib/python3*/site-packages")):
+        for path in distributions.files(site, _DISTRIBUTIONS):
+            if not _NOT_PACKED.search(str(path)):
+                tree.add(path)
+
+
+def _add_repository(tree: Tree) -> None:
+    for top in sorted(REPOSITORY.iterdir()):
+        if top.name.startswith(".") or top.name in _REPOSITORY_PARTS:
+            continue
+        for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
+            if path.is_file() and "__pycache__" not in path.parts:
+                tree.add(path)
+
+
+def _add_kernels(tree: Tree) -> None:
+    lines = []
+    for name, path in packages.index().items():
+        if name.removesuffix("-modules") in _OTHER_KERNELS:
+            continue
+        lines.append(f"{name}={path}\n")
+        if name.endswith("-modules"):
+            _add_modules(tree, path)
+        else:
+            tree.add(path)
+    tree.write(REPOSITORY / "target" / "kernels.txt", "".join(lines))
+
+
+def _add_modules(tree: Tree, folder: Path) -> None:
+    for path in sorted(folder.glob("modules.*")):
+        tree.add(path)
+    texts = ((folder / name).read_text() for name in ("modules.dep", "modules.builtin"))
+    dependencies, builtin = texts
+    for name in modules.load_order(dependencies, _GUEST_MODULES, builtin):
+        tree.add(folder / name)
+
+
+def _named(command: Command) -> list[Path]:
+    """Files of the host among the command's words."""
+    paths = (command.cwd / word for word in command.arguments)
+    return [path for path in paths if len(str(path)) < 4096 and path.is_file()]
+
+
+def _add_libraries(tree: Tree) -> None:
+    """Add the shared libraries of all programs and modules that are in the tree."""
+    binaries = [
+        str(path)
+        for path, entry in tree.entries.items()
+        if entry.source is not None and programs.is_elf(entry.source)
+    ]
+    done = subprocess.run(["ldd", *binaries], capture_output=True, text=True, check=False)
+    for library in libraries(done.stdout):
+        tree.add(library)
+
+
+def libraries(listing: str) -> list[Path]:
+    """Paths in the output of ``ldd``, each once."""
+    found = re.findall(r"^\s+(?:\S+ => )?(/\S+) \(0x[0-9a-f]+\)$", listing, re.MULTILINE)
+    return [Path(path) for path in dict.fromkeys(found)]
+
+
+def _add_system(tree: Tree) -> None:
+    tree.add(_BUSYBOX)
+    done = subprocess.run([str(_BUSYBOX), "--list"], capture_output=True, text=True, check=True)
+    for name in done.stdout.split():
+        tree.link(_BUSYBOX.resolve().parent / name, "busybox")
+    tree.write(Path("/etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")
+    tree.write(Path("/etc/group"), "root:x:0:\n")
+    if Path("/etc/os-release").exists():
+        tree.add(Path("/etc/os-release"))
