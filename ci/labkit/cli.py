@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
             print(json.dumps(_information(flavour)))
             return 0
         if options.doctor:
-            return examine(lambda words: _run(flavour, options, words))
+            return examine(flavour, _out(options), lambda words: _run(flavour, options, words))
         if not command:
             parser().error("no command; it follows `--`")
         if os.environ.get("VMLET_LAB") == flavour.name:
@@ -121,7 +121,7 @@ def _run(flavour: Flavour, options: argparse.Namespace, words: list[str]) -> int
     command = Command(
         arguments=tuple(words),
         cwd=cwd,
-        out=(options.out or cache_dir() / "out").resolve(),
+        out=_out(options),
         venv=options.venv.absolute(),
         environment=tuple(_assignment(text) for text in options.env),
     )
@@ -137,6 +137,11 @@ def _run(flavour: Flavour, options: argparse.Namespace, words: list[str]) -> int
             raise LabError(f"--plug and --qemu are not for flavour {flavour.name}")
         return bochs.run(flavour, shape, command, how)
     raise LabError(f"flavour {flavour.name} has no emulator")
+
+
+def _out(options: argparse.Namespace) -> Path:
+    chosen: Path = options.out or cache_dir() / "out"
+    return chosen.resolve()
 
 
 def _shape(flavour: Flavour, options: argparse.Namespace) -> Shape:

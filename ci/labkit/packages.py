@@ -103,9 +103,7 @@ L1_KERNEL = "linux-6.12"
 WANTED = {
     "l1": _kernel(L1_KERNEL, r"linux-image-6\.12\.[0-9+a-z.]*-amd64(-unsigned)?"),
     "6.1": _kernel("linux-6.1-cloud", r"linux-image-6\.1\.0-[0-9]+-cloud-amd64(-unsigned)?"),
-    "6.12": _kernel(
-        "linux-6.12-cloud", r"linux-image-6\.12\.[0-9+a-z.]*-cloud-amd64(-unsigned)?"
-    ),
+    "6.12": _kernel("linux-6.12-cloud", r"linux-image-6\.12\.[0-9+a-z.]*-cloud-amd64(-unsigned)?"),
     # Its 32-bit flavour has a bzImage header and starts at code32 only: no payload inside.
     "memtest": Wanted(
         r"memtest86\+",

@@ -15,7 +15,12 @@ MEMORY_MAX = 2900  # MiB
 # Guest time is instructions divided by this: low, so that L1's idle loops and tick cost little.
 INSTRUCTIONS_PER_SECOND = 20_000_000
 
-BOOT_DISK_SIZE = 16 * 63 * 512  # one cylinder
+BOOT_DISK_SIZE = 16 * 63 * 512
+_BOOT_DISK_SHAPE = "mode=flat, cylinders=1, heads=16, spt=63"
+_PLUGINS = (
+    *("unmapped=1", "biosdev=1", "speaker=0", "extfpuirq=0", "parallel=0", "gameport=0"),
+    "iodebug=0",
+)
 _BIOS = "/usr/share/bochs/BIOS-bochs-latest"
 _VGA_BIOS = "/usr/share/vgabios/vgabios.bin"
 
@@ -80,8 +85,7 @@ def render(layout: Layout, *, report_errors: bool = False) -> str:
     lines = [
         "config_interface: textconfig",
         "display_library: term",
-        f"cpu: model={layout.model}, count={layout.cpus}, ips={INSTRUCTIONS_PER_SECOND}, "
-        "reset_on_triple_fault=0",
+        f"cpu: {_cpu(layout)}",
         f"memory: guest={memory}, host={memory}",
         f"romimage: file={_BIOS}",
         f"vgaromimage: file={_VGA_BIOS}",
@@ -90,8 +94,7 @@ def render(layout: Layout, *, report_errors: bool = False) -> str:
             for number, (path, address) in enumerate(images, 1)
         ),
         "pci: enabled=1, chipset=i440fx",
-        f"ata0-master: type=disk, path={layout.boot_disk}, mode=flat, "
-        "cylinders=1, heads=16, spt=63",
+        f"ata0-master: type=disk, path={layout.boot_disk}, {_BOOT_DISK_SHAPE}",
         "boot: disk",
         f"com1: enabled=1, mode=file, dev={layout.serial}",
         "clock: sync=none, time0=utc",
@@ -105,7 +108,16 @@ def render(layout: Layout, *, report_errors: bool = False) -> str:
         "sound: driver=default, waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy",
         "speaker: enabled=0",
         "vga: extension=vbe, update_freq=1",
-        "plugin_ctrl: unmapped=1, biosdev=1, speaker=0, extfpuirq=0, parallel=0, gameport=0, "
-        "iodebug=0",
+        f"plugin_ctrl: {', '.join(_PLUGINS)}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _cpu(layout: Layout) -> str:
+    settings = (
+        f"model={layout.model}",
+        f"count={layout.cpus}",
+        f"ips={INSTRUCTIONS_PER_SECOND}",
+        "reset_on_triple_fault=0",  # L1 ends with its panic, and the emulator with it
+    )
+    return ", ".join(settings)

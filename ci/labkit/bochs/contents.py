@@ -5,9 +5,12 @@ Everything lies at the same absolute path as on the host.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +21,17 @@ from ..paths import REPOSITORY
 from . import distributions, programs
 from .tree import Tree
 
-# Distributions that the tests use; what they require comes with them.
-_DISTRIBUTIONS = ("vmlet", "pytest", "pytest-timeout", "numpy")
-_NOT_PACKED = re.compile(r"/numpy/(.*/)?tests/|/numpy/f2py/")
+# Distributions that the tests use; what they require comes with them.  Without numpy, which is as
+# large as all else together: tests of it skip by name.
+_DISTRIBUTIONS = ("vmlet", "pytest", "pytest-timeout")
 # Parts of the standard library, some of them large, that no test uses.
-_LIBRARY_PARTS = {
-    *("test", "tests", "idlelib", "lib2to3", "ensurepip", "turtledemo", "tkinter"),
-    *("site-packages", "dist-packages", "pydoc_data"),
-}
+_LIBRARY_PARTS = re.compile(
+    r"tests?|idlelib|lib2to3|ensurepip|turtledemo|tkinter|pydoc_data|distutils|config-.*"
+    r"|(site|dist)-packages"
+)
 # Of the repository; Rust's sources and what is built have no use in L1.
 _REPOSITORY_PARTS = {"crates", "fuzz", "target"}
+_CACHES = re.compile(r"__pycache__|\..*")
 # Kernels that no test boots here, and the modules that guests load.
 _OTHER_KERNELS = {packages.L1_KERNEL}
 _GUEST_MODULES = ("pvpanic-mmio",)
@@ -50,17 +54,13 @@ class Interpreter:
 
 def interpreter(venv: Path) -> Interpreter:
     """What a virtual environment is made from; this interpreter where there is none."""
-    own = Path(sys.base_prefix) / "bin"
     settings = venv / "pyvenv.cfg"
-    if settings.exists():
-        found = re.search(r"^home\s*=\s*(.+)$", settings.read_text(), re.MULTILINE)
-        if found is None:
-            raise LabError(f"{settings} names no interpreter")
-        own = Path(found[1].strip())
-        name = (venv / "bin" / "python").resolve().name
-    else:
-        name = f"python3.{sys.version_info.minor}"
-    return Interpreter(own, name)
+    if not settings.exists():
+        return Interpreter(Path(sys.base_prefix) / "bin", f"python3.{sys.version_info.minor}")
+    found = re.search(r"^home\s*=\s*(.+)$", settings.read_text(), re.MULTILINE)
+    if found is None:
+        raise LabError(f"{settings} names no interpreter")
+    return Interpreter(Path(found[1].strip()), (venv / "bin" / "python").resolve().name)
 
 
 def gather(command: Command, more: tuple[Path, ...] = ()) -> Tree:
@@ -85,16 +85,22 @@ def gather(command: Command, more: tuple[Path, ...] = ()) -> Tree:
 def _add_python(tree: Tree, python: Interpreter) -> None:
     for name in ("python3", python.name):
         tree.add(python.programs / name)
-    for path in sorted(python.library.rglob("*")):
-        if path.is_file() and wanted_of_library(path.relative_to(python.library)):
+    for path in files_below(python.library, _LIBRARY_PARTS):
+        if wanted_of_library(path.name):
             tree.add(path)
 
 
-def wanted_of_library(path: Path) -> bool:
-    """Whether a file of the standard library is packed."""
-    build_files = path.parts[0].startswith("config-")
-    other_level = re.search(r"\.opt-[12]\.pyc$", path.name)
-    return not (build_files or other_level or _LIBRARY_PARTS.intersection(path.parts[:-1]))
+def wanted_of_library(name: str) -> bool:
+    """Whether a file of the standard library is packed: no other levels of optimisation."""
+    return not re.search(r"\.opt-[12]\.pyc$|^_test|^_tkinter|^_ctypes_test|^xx", name)
+
+
+def files_below(folder: Path, without: re.Pattern[str]) -> Iterator[Path]:
+    """Every file below a folder, in order, but in no folder with one of these names."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not without.fullmatch(name))
+        for name in sorted(names):
+            yield Path(place, name)
 
 
 def _add_environment(tree: Tree, venv: Path) -> None:
@@ -103,17 +109,15 @@ def _add_environment(tree: Tree, venv: Path) -> None:
         tree.add(path)
     for site in sorted(venv.glob("lib/python3*/site-packages")):
         for path in distributions.files(site, _DISTRIBUTIONS):
-            if not _NOT_PACKED.search(str(path)):
-                tree.add(path)
+            tree.add(path)
 
 
 def _add_repository(tree: Tree) -> None:
     for top in sorted(REPOSITORY.iterdir()):
         if top.name.startswith(".") or top.name in _REPOSITORY_PARTS:
             continue
-        for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
-            if path.is_file() and "__pycache__" not in path.parts:
-                tree.add(path)
+        for path in files_below(top, _CACHES) if top.is_dir() else [top]:
+            tree.add(path)
 
 
 def _add_kernels(tree: Tree) -> None:
@@ -132,8 +136,8 @@ def _add_kernels(tree: Tree) -> None:
 def _add_modules(tree: Tree, folder: Path) -> None:
     for path in sorted(folder.glob("modules.*")):
         tree.add(path)
-    texts = ((folder / name).read_text() for name in ("modules.dep", "modules.builtin"))
-    dependencies, builtin = texts
+    dependencies = (folder / "modules.dep").read_text()
+    builtin = (folder / "modules.builtin").read_text()
     for name in modules.load_order(dependencies, _GUEST_MODULES, builtin):
         tree.add(folder / name)
 
@@ -151,9 +155,25 @@ def _add_libraries(tree: Tree) -> None:
         for path, entry in tree.entries.items()
         if entry.source is not None and programs.is_elf(entry.source)
     ]
-    done = subprocess.run(["ldd", *binaries], capture_output=True, text=True, check=False)
-    for library in libraries(done.stdout):
+    for library in libraries(_listing(binaries)):
         tree.add(library)
+
+
+def _listing(binaries: list[str]) -> str:
+    """What ``ldd`` prints, kept for as long as none of the binaries changes: it starts each."""
+    stats = ((path, os.stat(path)) for path in binaries)
+    identity = "".join(f"{path} {stat.st_size} {stat.st_mtime_ns}\n" for path, stat in stats)
+    key = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    memory = programs.folder() / f"libraries-{key}"
+    if memory.exists():
+        return memory.read_text()
+    done = subprocess.run(["ldd", *binaries], capture_output=True, text=True, check=False)
+    for old in memory.parent.glob("libraries-*"):
+        old.unlink(missing_ok=True)
+    temporary = memory.with_suffix(".new")
+    temporary.write_text(done.stdout)
+    temporary.rename(memory)
+    return done.stdout
 
 
 def libraries(listing: str) -> list[Path]:

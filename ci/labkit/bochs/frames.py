@@ -61,7 +61,7 @@ def _length(header: bytes) -> int | None:
     if header[1:2] not in _KINDS:
         return None
     try:
-        return int(header[2:], 16)
+        return int(header[2:_HEADER].decode("latin1"), 16)
     except ValueError:
         return None
 

@@ -89,7 +89,7 @@ class Machine:
         # The terminal goes with the emulator, which ends a read with an error.
         with suppress(OSError), open(screen, "r+b", buffering=0, opener=_not_ours) as terminal:
             # Raw: an echo would fill the other direction.
-            tty.setraw(terminal)
+            tty.setraw(terminal.fileno())
             while terminal.read(65536):
                 pass
 

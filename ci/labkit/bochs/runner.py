@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import sys
 import time
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import guest, packages
-from ..errors import LabError, progress
+from ..errors import progress
 from ..flavour import BochsFlavour
 from ..runner import LAB_FAILED, TIMED_OUT, Options, Shape, run_folder, write
 from . import config, contents, frames, image, initrd, kernel
@@ -94,7 +95,7 @@ def _forward(machine: Machine, serial: Path, received: _Received, options: Optio
         if options.console:
             shown += _show(serial, shown)
         if ready:
-            data = output.read1(65536)
+            data = os.read(output.fileno(), 65536)
             if not data:
                 return True
             received.take(data)

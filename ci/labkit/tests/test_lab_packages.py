@@ -1,0 +1,60 @@
+"""Which packages the lab takes: names by pattern, versions by dpkg's order."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from labkit import packages
+from labkit.apt import _literal_prefix, compare_versions
+
+
+@pytest.mark.parametrize(
+    ("wanted", "name"),
+    [
+        ("l1", "linux-image-6.12.117+deb12-amd64"),
+        ("6.1", "linux-image-6.1.0-56-cloud-amd64"),
+        ("6.12", "linux-image-6.12.117+deb12-cloud-amd64-unsigned"),
+        ("memtest", "memtest86+"),
+        ("xen", "xen-utils-4.17"),
+    ],
+)
+def test_a_pattern_takes_the_package(wanted: str, name: str) -> None:
+    assert re.fullmatch(packages.WANTED[wanted].pattern, name)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "name"),
+    [
+        ("l1", "linux-image-6.12.117+deb12-cloud-amd64"),
+        ("l1", "linux-image-6.12.117+deb12-rt-amd64"),
+        ("6.1", "linux-image-6.1.0-56-amd64"),
+        ("6.1", "linux-image-6.1.0-56-cloud-amd64-dbg"),
+        ("xen", "xen-utils-common"),
+    ],
+)
+def test_a_pattern_leaves_its_neighbours(wanted: str, name: str) -> None:
+    assert not re.fullmatch(packages.WANTED[wanted].pattern, name)
+
+
+@pytest.mark.parametrize("wanted", packages.WANTED.values(), ids=packages.WANTED.keys())
+def test_every_pattern_begins_with_a_name_to_ask_apt_for(wanted: packages.Wanted) -> None:
+    prefix = _literal_prefix(wanted.pattern)
+    assert len(prefix) >= 8
+    assert re.fullmatch(r"[a-z0-9.-]+", prefix)
+
+
+def test_the_index_is_complete_only_with_every_file() -> None:
+    files = {"linux-6.1-cloud": "a", "linux-6.1-cloud-modules": "b"}
+    assert packages._complete(["6.1"], files)
+    assert not packages._complete(["6.1"], {"linux-6.1-cloud": "a"})
+    assert not packages._complete(["6.1", "6.12"], files)
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"), [("6.1.9-1", "6.1.10-1"), ("1.0~bpo1", "1.0"), ("1.0", "1:0.1")]
+)
+def test_versions_are_ordered_as_dpkg_does(older: str, newer: str) -> None:
+    assert compare_versions(older, newer) < 0
+    assert compare_versions(newer, older) > 0
+    assert compare_versions(older, older) == 0

@@ -1,0 +1,43 @@
+"""The emulator of AMD-V: what a saved state depends on, and how its end is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from labkit.flavour import AMD
+from labkit.machine import Config, reported_status, split_backends
+
+
+def config(extra: tuple[str, ...] = ()) -> Config:
+    return Config(AMD, Path("kernel"), Path("initrd"), cpus=2, memory=1024, extra=extra)
+
+
+def test_back_ends_are_no_part_of_the_machine() -> None:
+    asked = ("-device", "edu", "-netdev", "user,id=n0", "-cpu", "max", "-trace", "x")
+    machine, backends = split_backends(asked)
+    assert machine == ("-device", "edu", "-cpu", "max")
+    assert backends == ("-netdev", "user,id=n0", "-trace", "x")
+
+
+def test_a_back_end_leaves_the_shape_as_it_is() -> None:
+    assert config(("-netdev", "user,id=n0")).shape() == config().shape()
+
+
+def test_a_device_changes_the_shape() -> None:
+    assert config(("-device", "edu")).shape() != config().shape()
+
+
+def test_the_shape_names_no_path_of_this_host() -> None:
+    assert not [word for word in config().shape() if word in ("kernel", "initrd")]
+
+
+@pytest.mark.parametrize("status", [0, 1, 7, 63])
+def test_a_status_comes_back_through_the_exit_port(status: int) -> None:
+    written = 64 | status
+    assert reported_status((written << 1 | 1) & 0xFF) == status
+
+
+@pytest.mark.parametrize("exit_status", [0, 1, 2, 124, -9])
+def test_the_emulators_own_end_reports_nothing(exit_status: int) -> None:
+    assert reported_status(exit_status) is None
