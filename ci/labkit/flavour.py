@@ -40,7 +40,7 @@ class BochsFlavour(Flavour):
 AMD = QemuFlavour(
     name="amd",
     summary="AMD-V with nested paging, VT-d with interrupt remapping and device IOTLB",
-    provides=("kvm", "linux", "svm", "npt", "vtd", "vfio", "hugetlb"),
+    provides=("kvm", "linux", "svm", "npt", "vtd", "vfio"),
     time_factor=10,
     cpus=2,
     # All of L1's RAM must be below 4 GiB: the emulator truncates the addresses of
