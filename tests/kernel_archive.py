@@ -95,20 +95,25 @@ class Archive:
         dist = self.path / "dists" / self.suite
         packages = dist / "main" / "binary-all" / "Packages.gz"
         packages.parent.mkdir(parents=True, exist_ok=True)
-        index = gzip.compress("\n".join(self.records).encode(), mtime=0)
-        packages.write_bytes(index)
-        digest = hashlib.sha256(index).hexdigest()
-        name = packages.relative_to(dist)
+        text = "\n".join(self.records).encode()
+        packages.write_bytes(gzip.compress(text, mtime=0))
         architecture = subprocess.run(
             ["dpkg", "--print-architecture"], capture_output=True, text=True, check=True
         ).stdout.strip()
         own = dist / "main" / f"binary-{architecture}" / "Packages.gz"
         own.parent.mkdir(exist_ok=True)
-        own.write_bytes(index)
+        shutil.copyfile(packages, own)
+        # apt passes over an index whose uncompressed form is not listed too.
+        listed = [(path, path.read_bytes()) for path in (packages, own)]
+        listed += [(path.with_suffix(""), text) for path, _ in listed]
+        hashes = "".join(
+            f" {hashlib.sha256(data).hexdigest()} {len(data)} {path.relative_to(dist)}\n"
+            for path, data in listed
+        )
         release = (
             f"Suite: {self.suite}\nCodename: {self.suite}\nComponents: main\n"
-            f"Architectures: {architecture} all\nDate: Thu, 01 Jan 2026 00:00:00 UTC\nSHA256:\n"
-            f" {digest} {len(index)} {name}\n {digest} {len(index)} {own.relative_to(dist)}\n"
+            f"Architectures: {architecture} all\nDate: Thu, 01 Jan 2026 00:00:00 UTC\n"
+            f"SHA256:\n{hashes}"
         )
         (dist / "Release").write_text(release)
         if signed:
