@@ -7,7 +7,7 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum BootError {
     /// No bytes.
-    #[error("the kernel image is empty")]
+    #[error("the kernel image is empty. Give a bzImage (vmlinuz) or an ELF file")]
     Empty,
     /// Neither an ELF file nor a bzImage.
     #[error(
@@ -19,7 +19,10 @@ pub enum BootError {
         start: Vec<u8>,
     },
     /// The image ends before something it announces.
-    #[error("the kernel image is truncated: {what} needs {needed} bytes and the image has {len}")]
+    #[error(
+        "the kernel image is truncated: {what} needs {needed} bytes and the image has {len}. Copy \
+         or fetch the file again"
+    )]
     Truncated {
         /// What lies past the end.
         what: &'static str,
@@ -29,7 +32,7 @@ pub enum BootError {
         len: u64,
     },
     /// A field with a value that makes no sense.
-    #[error("the kernel image is damaged: {what} is {value:#x}")]
+    #[error("the kernel image is damaged: {what} is {value:#x}. Copy or fetch the file again")]
     Damaged {
         /// The field.
         what: &'static str,
@@ -37,7 +40,10 @@ pub enum BootError {
         value: u64,
     },
     /// Not a kernel for x86.
-    #[error("the kernel is for another architecture (ELF machine {machine}); this VM is x86-64")]
+    #[error(
+        "the kernel is for another architecture (ELF machine {machine}); this VM is x86-64. Give a \
+         kernel for x86-64"
+    )]
     Architecture {
         /// The ELF header's machine number.
         machine: u16,
@@ -60,7 +66,7 @@ pub enum BootError {
         name: &'static str,
     },
     /// The payload cannot be decompressed.
-    #[error("the kernel's {format} payload is damaged: {detail}")]
+    #[error("the kernel's {format} payload is damaged: {detail}. Copy or fetch the file again")]
     Payload {
         /// Compression.
         format: &'static str,
@@ -68,7 +74,7 @@ pub enum BootError {
         detail: String,
     },
     /// The payload grows past every kernel.
-    #[error("the kernel's payload unpacks to more than {limit} bytes")]
+    #[error("the kernel's payload unpacks to more than {limit} bytes. Give another kernel")]
     PayloadTooLarge {
         /// The cap.
         limit: u64,
@@ -86,7 +92,10 @@ pub enum BootError {
         len: u64,
     },
     /// A part of the image lies where the boot protocol's own tables are.
-    #[error("{what} at {gpa:#x}+{len:#x} overlaps memory that the boot protocol needs")]
+    #[error(
+        "{what} at {gpa:#x}+{len:#x} overlaps memory that the boot protocol needs. Give a kernel \
+         that loads at 1 MiB or above"
+    )]
     Overlap {
         /// The part.
         what: &'static str,
@@ -111,7 +120,7 @@ pub enum BootError {
         limit: u64,
     },
     /// The command line is longer than the kernel takes.
-    #[error("the command line has {len} bytes and this kernel takes {max}")]
+    #[error("the command line has {len} bytes and this kernel takes {max}. Shorten it")]
     CommandLineTooLong {
         /// Bytes.
         len: usize,
@@ -119,12 +128,12 @@ pub enum BootError {
         max: usize,
     },
     /// A byte that ends a command line early.
-    #[error("the command line has a NUL or newline at byte {at}")]
+    #[error("the command line has a NUL or newline at byte {at}. Remove it")]
     CommandLineByte {
         /// Where.
         at: usize,
     },
     /// Modules where the protocol has none.
-    #[error("modules can only be given to a PVH kernel")]
+    #[error("modules can only be given to a PVH kernel. Give an initramfs, or protocol \"pvh\"")]
     ModulesNeedPvh,
 }
