@@ -6,13 +6,10 @@
 
 use std::{
     any::Any,
-    sync::{
-        Mutex, PoisonError,
-        mpsc::{SyncSender, sync_channel},
-    },
+    sync::mpsc::{SyncSender, sync_channel},
 };
 
-use vmlet_memory::fork::Origin;
+use vmlet_memory::fork::PerProcess;
 
 /// VMs that may wait for their end before a caller has to.
 const QUEUE: usize = 512;
@@ -22,7 +19,9 @@ enum Work {
     Report(SyncSender<()>),
 }
 
-static REAPER: Mutex<Option<(Origin, SyncSender<Work>)>> = Mutex::new(None);
+/// A child has no thread behind the parent's queue, and must not wait for a lock that one of the
+/// parent's threads held.
+static REAPER: PerProcess<SyncSender<Work>> = PerProcess::new();
 
 /// Drops `what` on the reaper's thread; in place if no thread can be had.
 pub(crate) fn bury(what: Box<dyn Any + Send>) {
@@ -41,12 +40,10 @@ pub fn drain() {
 }
 
 fn queue() -> Option<SyncSender<Work>> {
-    let mut reaper = REAPER.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((origin, queue)) = reaper.as_ref()
-        && origin.is_here()
-    {
-        return Some(queue.clone());
-    }
+    REAPER.get_or_make(start).cloned()
+}
+
+fn start() -> Option<SyncSender<Work>> {
     let (sender, receiver) = sync_channel::<Work>(QUEUE);
     let body = move || {
         for work in receiver {
@@ -60,9 +57,5 @@ fn queue() -> Option<SyncSender<Work>> {
         .name("vmlet-reaper".into())
         .spawn(body)
         .ok()?;
-    // A child's copy of the parent's queue has no thread behind it and must not be waited on.
-    if let Some(stale) = reaper.replace((Origin::here(), sender.clone())) {
-        std::mem::forget(stale);
-    }
     Some(sender)
 }

@@ -42,11 +42,9 @@ impl Kvm {
     /// Opens `/dev/kvm` and checks what the engine needs of it.
     pub fn open() -> Result<Kvm, EngineError> {
         let kvm = Self::open_device()?;
-        for (cap, feature) in REQUIRED {
-            if !kvm.check_extension(cap) {
-                let remedy = "Use a newer kernel, or the software engine.";
-                return Err(EngineError::Lacking { feature, remedy });
-            }
+        if let Some(feature) = missing(|cap| kvm.check_extension(cap)).next() {
+            let remedy = "Use a newer kernel, or the software engine.";
+            return Err(EngineError::Lacking { feature, remedy });
         }
         let vcpus = u32::try_from(kvm.get_max_vcpus())
             .unwrap_or(1)
@@ -61,10 +59,7 @@ impl Kvm {
     /// The names of the required capabilities that this host's KVM lacks.
     pub fn missing_capabilities() -> Result<Vec<&'static str>, EngineError> {
         let kvm = Self::open_device()?;
-        let missing = REQUIRED
-            .iter()
-            .filter(|(cap, _)| !kvm.check_extension(*cap));
-        Ok(missing.map(|(_, name)| *name).collect())
+        Ok(missing(|cap| kvm.check_extension(cap)).collect())
     }
 
     fn open_device() -> Result<kvm_ioctls::Kvm, EngineError> {
@@ -84,6 +79,14 @@ impl Kvm {
             })
         }
     }
+}
+
+/// The names of the required capabilities that `has` denies.
+fn missing(has: impl Fn(Cap) -> bool) -> impl Iterator<Item = &'static str> {
+    REQUIRED
+        .into_iter()
+        .filter(move |(cap, _)| !has(*cap))
+        .map(|(_, name)| name)
 }
 
 fn open_error(source: io::Error) -> EngineError {
@@ -151,4 +154,31 @@ impl Hypervisor for Kvm {
 /// Names the ioctl that failed.
 pub(crate) fn call(name: &'static str) -> impl Fn(kvm_ioctls::Error) -> EngineError {
     move |error| EngineError::call(name, io::Error::from_raw_os_error(error.errno()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_capability_that_is_lacking_is_named() {
+        assert_eq!(missing(|_| true).count(), 0);
+        for (cap, name) in REQUIRED {
+            let lacking: Vec<_> = missing(|other| other as u32 != cap as u32).collect();
+            assert_eq!(lacking, [name]);
+        }
+    }
+
+    #[test]
+    fn what_keeps_the_device_closed_has_its_own_remedy() {
+        for (errno, word) in [
+            (libc::ENOENT, "kvm_intel or kvm_amd"),
+            (libc::EACCES, "group"),
+            (libc::EIO, "kernel's log"),
+        ] {
+            let error = open_error(io::Error::from_raw_os_error(errno));
+            assert_eq!(error.errno(), Some(errno));
+            assert!(error.to_string().contains(word), "{error}");
+        }
+    }
 }

@@ -8,6 +8,7 @@
 //!   with private zero pages before any of its code can run, else a later `mmap` could land there
 //!   and an old pointer would read somebody else's bytes: [`watch_hole`];
 //! * descriptors are closed: [`watch_fd`];
+//! * what every process has one of is made anew: [`PerProcess`];
 //! * every handle remembers the generation it was made in and refuses to work in another:
 //!   [`Origin`], [`ParentOnly`].
 //!
@@ -111,6 +112,55 @@ impl<T> Drop for ParentOnly<T> {
             // SAFETY: the value is dropped once, here, and not used afterwards.
             unsafe { ManuallyDrop::drop(&mut self.value) }
         }
+    }
+}
+
+/// A value that each process makes for itself when it first needs it. There is no lock, which a
+/// thread of the parent could hold while it forks; a value stays for the life of its process.
+#[derive(Debug)]
+pub struct PerProcess<T: 'static> {
+    made: AtomicPtr<(Origin, T)>,
+}
+
+impl<T: Send + Sync> PerProcess<T> {
+    /// Nothing yet.
+    pub const fn new() -> Self {
+        PerProcess {
+            made: AtomicPtr::new(ptr::null_mut()),
+        }
+    }
+
+    /// This process' value, by `make` if there is none. Of two threads that make one at once, the
+    /// second drops its own.
+    pub fn get_or_make(&self, make: impl FnOnce() -> Option<T>) -> Option<&'static T> {
+        let old = self.made.load(Ordering::Acquire);
+        if let Some(value) = Self::of_this_process(old) {
+            return Some(value);
+        }
+        let new = Box::into_raw(Box::new((Origin::here(), make()?)));
+        match self
+            .made
+            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
+        {
+            Ok(_) => Self::of_this_process(new),
+            Err(others) => {
+                // SAFETY: `new` came from a box just now and was not stored.
+                drop(unsafe { Box::from_raw(new) });
+                Self::of_this_process(others)
+            }
+        }
+    }
+
+    fn of_this_process(made: *mut (Origin, T)) -> Option<&'static T> {
+        // SAFETY: null or a box that was leaked for good once it was stored.
+        let (origin, value) = unsafe { made.as_ref() }?;
+        origin.is_here().then_some(value)
+    }
+}
+
+impl<T: Send + Sync> Default for PerProcess<T> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -340,6 +390,18 @@ pub(crate) mod tests {
         assert!(open());
         drop(watch);
         assert_eq!(status_of_child(open), 0);
+    }
+
+    #[test]
+    fn each_process_makes_its_own_value() {
+        static VALUE: PerProcess<u32> = PerProcess::new();
+        assert_eq!(VALUE.get_or_make(|| None), None);
+        assert_eq!(VALUE.get_or_make(|| Some(1)), Some(&1));
+        assert_eq!(VALUE.get_or_make(|| Some(2)), Some(&1));
+        assert_eq!(
+            status_of_child(|| VALUE.get_or_make(|| Some(3)) == Some(&3)),
+            0
+        );
     }
 
     #[test]
