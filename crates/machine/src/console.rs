@@ -9,6 +9,10 @@ use std::{
 use vmlet_bus::{Flow, StopRequest};
 use vmlet_devices::serial::SerialOut;
 
+/// A reader that keeps up with the guest gets its output in pieces: at most one in this time.
+const LINGER: Duration = Duration::from_millis(2);
+/// Bytes that are worth a piece at once.
+const PIECE: usize = 4096;
 /// The longest line looked at.
 const LINE: usize = 1024;
 /// What Linux prints when it gives up (kernel/panic.c), and when it stays put afterwards.
@@ -26,6 +30,8 @@ struct Output {
     limit: usize,
     dropped: u64,
     ended: bool,
+    /// When a reader was last given something.
+    taken: Option<Instant>,
     line: Vec<u8>,
     panic: Option<String>,
     panic_ended: bool,
@@ -54,11 +60,20 @@ impl Console {
 
     /// Takes up to `limit` bytes of output, waiting for the first until `timeout` has passed or
     /// the guest's run has ended.
+    ///
+    /// Output after a silence is given at once; what follows closely is gathered for a moment, so
+    /// that a guest that prints byte by byte does not wake its reader for each.
     pub fn read(&self, limit: usize, timeout: Duration) -> Vec<u8> {
         let deadline = Instant::now() + timeout;
         let mut output = self.lock();
-        while output.bytes.is_empty() && !output.ended {
-            let left = deadline.saturating_duration_since(Instant::now());
+        while !output.is_worth_taking(limit) {
+            let now = Instant::now();
+            let until = match output.taken.map(|taken| taken + LINGER) {
+                Some(next) if !output.bytes.is_empty() => next.min(deadline),
+                None if !output.bytes.is_empty() => now,
+                _ => deadline,
+            };
+            let left = until.saturating_duration_since(now);
             if left.is_zero() {
                 break;
             }
@@ -66,6 +81,9 @@ impl Console {
             output = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         let count = limit.min(output.bytes.len());
+        if count > 0 {
+            output.taken = Some(Instant::now());
+        }
         output.bytes.drain(..count).collect()
     }
 
@@ -97,13 +115,20 @@ impl Console {
 }
 
 impl Output {
-    fn push(&mut self, bytes: &[u8]) {
+    fn is_worth_taking(&self, limit: usize) -> bool {
+        self.ended || self.bytes.len() >= limit.min(PIECE)
+    }
+
+    /// Takes what the guest printed; whether a reader that waits has to know now.
+    fn push(&mut self, bytes: &[u8]) -> bool {
+        let before = self.bytes.len();
         let kept = bytes.len().min(self.limit);
         let excess = (self.bytes.len() + kept).saturating_sub(self.limit);
         self.bytes.drain(..excess);
         self.dropped += (excess + bytes.len() - kept) as u64;
         self.bytes.extend(bytes.iter().skip(bytes.len() - kept));
         bytes.iter().for_each(|byte| self.scan(*byte));
+        before == 0 || (before < PIECE && self.bytes.len() >= PIECE)
     }
 
     fn scan(&mut self, byte: u8) {
@@ -134,10 +159,12 @@ pub(crate) struct Feed(pub(crate) Arc<Console>);
 impl SerialOut for Feed {
     fn send(&mut self, bytes: &[u8]) -> Flow {
         let mut output = self.0.lock();
-        output.push(bytes);
+        let news = output.push(bytes);
         let over = output.panic_ended;
         drop(output);
-        self.0.changed.notify_all();
+        if news {
+            self.0.changed.notify_all();
+        }
         if over {
             Flow::Stop(GAVE_UP)
         } else {
@@ -190,6 +217,34 @@ mod tests {
         let console = Console::new(4);
         feed(&console, &vec![b'x'; 1 << 20]);
         assert!(console.lock().line.len() <= LINE);
+    }
+
+    #[test]
+    fn output_after_a_silence_is_given_at_once_and_close_output_in_pieces() {
+        let console = Console::new(100);
+        feed(&console, b"a");
+        assert_eq!(console.read(9, Duration::from_secs(100)), b"a");
+        feed(&console, b"b");
+        let writer = std::thread::spawn({
+            let console = Arc::clone(&console);
+            move || feed(&console, b"c")
+        });
+        let began = Instant::now();
+        let mut got = Vec::new();
+        while got.len() < 2 {
+            got.extend(console.read(9, Duration::from_secs(100)));
+        }
+        assert_eq!(got, b"bc");
+        assert!(began.elapsed() < Duration::from_secs(50));
+        assert_eq!(writer.join().unwrap(), Flow::Continue);
+    }
+
+    #[test]
+    fn a_limit_that_is_met_is_not_waited_over() {
+        let console = Console::new(100);
+        feed(&console, b"ab");
+        assert_eq!(console.read(1, Duration::from_secs(100)), b"a");
+        assert_eq!(console.read(1, Duration::from_secs(100)), b"b");
     }
 
     #[test]

@@ -100,8 +100,16 @@ pub enum MachineError {
         /// How it ended.
         detail: String,
     },
+    /// More bytes than the guest has.
+    #[error("{len} bytes are more than the guest's memory of {most}. Read less at a time")]
+    TooLong {
+        /// Bytes asked for.
+        len: usize,
+        /// The guest's memory.
+        most: u64,
+    },
     /// The machine is closed.
-    #[error("the VM is closed")]
+    #[error("the VM is closed. Make a new one")]
     Closed,
     /// The machine belongs to the process that made it.
     #[error("this VM belongs to the process that made it. Make a VM in the child process instead")]
@@ -109,10 +117,35 @@ pub enum MachineError {
 }
 
 impl MachineError {
+    /// What the user can do, where the text does not say it.
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            MachineError::State { needed, .. } => match *needed {
+                "created" => Some("Make a new VM: a run cannot be repeated."),
+                "running" => Some("Start or resume it first."),
+                "paused" => Some("Pause it first."),
+                _ => None,
+            },
+            MachineError::NotMapped { .. } => {
+                Some("Check that the guest maps the address now: kernels change their tables.")
+            }
+            MachineError::NoVcpu { .. } => Some("Count vCPUs from 0."),
+            MachineError::Engine(EngineError::TooManyVcpus { .. }) => {
+                Some("Give the VM fewer vCPUs.")
+            }
+            MachineError::Memory(MemoryError::NotMemory { .. }) => {
+                Some("The VM's regions say which addresses have memory.")
+            }
+            _ => self.errno().and_then(errno_remedy),
+        }
+    }
+
     /// What kind of error it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            MachineError::Config { .. } | MachineError::NoVcpu { .. } => ErrorKind::Config,
+            MachineError::Config { .. }
+            | MachineError::NoVcpu { .. }
+            | MachineError::TooLong { .. } => ErrorKind::Config,
             MachineError::Archive(_) | MachineError::Modules(_) | MachineError::Boot(_) => {
                 ErrorKind::Kernel
             }
@@ -141,6 +174,16 @@ impl MachineError {
             ) => source.raw_os_error(),
             _ => None,
         }
+    }
+}
+
+fn errno_remedy(errno: i32) -> Option<&'static str> {
+    match errno {
+        libc::EMFILE => Some("Raise the limit of open files (ulimit -n), or close other VMs."),
+        libc::ENFILE => Some("Raise the host's limit of open files (fs.file-max)."),
+        libc::ENOMEM => Some("Give the VM less memory, or free some of the host's."),
+        libc::EAGAIN => Some("Raise the limit of threads (ulimit -u), or close other VMs."),
+        _ => None,
     }
 }
 

@@ -86,36 +86,42 @@ impl Life {
     }
 
     /// Moves to `state` with `event`, if the guest's run is not over meanwhile.
-    pub(crate) fn advance(&self, state: State, event: Event) {
+    pub(crate) fn advance(&self, state: State, event: Event) -> bool {
         let mut status = self.lock();
-        if !matches!(status.state, State::Ended | State::Closed) {
+        let goes_on = !status.is_over();
+        if goes_on {
             status.state = state;
             status.note(event);
         }
         drop(status);
         self.changed.notify_all();
+        goes_on
+    }
+
+    /// Whether the guest's run is over.
+    pub(crate) fn is_over(&self) -> bool {
+        self.lock().is_over()
     }
 
     /// Ends the run with `event`; only the first end counts. The other vCPUs are asked to pause.
     pub(crate) fn end(&self, event: Event) {
         let mut status = self.lock();
-        if matches!(status.state, State::Ended | State::Closed) {
+        if status.is_over() {
             return;
         }
         status.state = State::Ended;
         status.outcome = Some(event.clone());
         status.note(event);
         drop(status);
-        for vcpu in self
-            .vcpus
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-        {
-            vcpu.ask_pause();
-        }
+        self.ask_pause();
         self.console.set_ended(true);
         self.changed.notify_all();
+    }
+
+    /// Asks every vCPU to stand still, without waiting for it.
+    pub(crate) fn ask_pause(&self) {
+        let vcpus = self.vcpus.lock().unwrap_or_else(PoisonError::into_inner);
+        vcpus.iter().for_each(|vcpu| vcpu.ask_pause());
     }
 
     /// Marks the machine as closed.
@@ -147,17 +153,21 @@ impl Life {
         }
     }
 
-    /// Waits for the end of the run; `None` when `timeout` passes before.
+    /// Waits for the end of the run; `None` when `timeout` passes before, or the machine is closed
+    /// before its run has ended.
     pub(crate) fn wait(&self, timeout: Duration) -> Option<Event> {
-        self.until(timeout, |status| status.outcome.clone())
+        self.until(timeout, |status| match &status.outcome {
+            Some(event) => Some(Some(event.clone())),
+            None => status.is_over().then_some(None),
+        })
+        .flatten()
     }
 
     /// The next event, waited for; `None` when `timeout` passes before or none will come.
     pub(crate) fn next_event(&self, timeout: Duration) -> Option<Event> {
-        let over = |status: &Status| matches!(status.state, State::Ended | State::Closed);
         self.until(timeout, |status| match status.events.pop_front() {
             Some(event) => Some(Some(event)),
-            None => over(status).then_some(None),
+            None => status.is_over().then_some(None),
         })
         .flatten()
     }
@@ -241,6 +251,10 @@ impl Life {
 }
 
 impl Status {
+    fn is_over(&self) -> bool {
+        matches!(self.state, State::Ended | State::Closed)
+    }
+
     fn note(&mut self, event: Event) {
         if self.events.len() == KEPT {
             self.events.pop_front();

@@ -2,7 +2,7 @@
 
 use std::{
     ops::Range,
-    sync::{Arc, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -63,6 +63,9 @@ struct Inner {
     vm: Arc<dyn Vm>,
     physical_bits: u8,
     gibibyte_pages: bool,
+    /// Held by who changes the state: two threads that start, pause and stop one machine take
+    /// turns, or its vCPUs and its state would part.
+    control: Mutex<()>,
 }
 
 impl Machine {
@@ -105,6 +108,7 @@ impl Machine {
             vm,
             physical_bits: cpuid.physical_address_bits(),
             gibibyte_pages: cpuid.gibibyte_pages(),
+            control: Mutex::default(),
         });
         let (origin, engine) = (Origin::here(), engine.name());
         Ok(Machine {
@@ -130,13 +134,13 @@ impl Machine {
     }
 
     /// The engine that runs it.
-    pub fn engine(&self) -> &'static str {
-        self.engine
+    pub fn engine(&self) -> Result<&'static str, MachineError> {
+        self.inner().map(|_| self.engine)
     }
 
     /// Bytes of memory.
-    pub fn memory_size(&self) -> u64 {
-        self.memory
+    pub fn memory_size(&self) -> Result<u64, MachineError> {
+        self.inner().map(|_| self.memory)
     }
 
     /// vCPUs.
@@ -161,15 +165,22 @@ impl Machine {
 
     fn go(&self, action: &'static str, from: State, kind: EventKind) -> Result<(), MachineError> {
         let inner = self.open()?;
+        let _turn = inner.take_turn();
         inner.expect(action, from)?;
-        inner.life.advance(State::Running, Event::by_user(kind));
-        inner.vcpus.iter().try_for_each(|vcpu| vcpu.resume())?;
+        if inner.life.advance(State::Running, Event::by_user(kind)) {
+            inner.vcpus.iter().try_for_each(|vcpu| vcpu.resume())?;
+        }
+        // The run of one vCPU may have ended while others were still to be resumed.
+        if inner.life.is_over() {
+            inner.life.ask_pause();
+        }
         Ok(())
     }
 
     /// Stops guest code between two instructions, on every vCPU.
     pub fn pause(&self) -> Result<(), MachineError> {
         let inner = self.open()?;
+        let _turn = inner.take_turn();
         inner.expect("pause", State::Running)?;
         inner.vcpus.iter().try_for_each(|vcpu| vcpu.pause())?;
         inner
@@ -181,6 +192,7 @@ impl Machine {
     /// Ends the run. Nothing happens if it has ended.
     pub fn stop(&self) -> Result<(), MachineError> {
         let inner = self.open()?;
+        let _turn = inner.take_turn();
         inner.vcpus.iter().try_for_each(|vcpu| vcpu.pause())?;
         inner.life.end(Event::by_user(EventKind::Stopped));
         Ok(())
@@ -188,7 +200,11 @@ impl Machine {
 
     /// Waits for the end of the run; `None` when `timeout` passes before.
     pub fn wait(&self, timeout: Duration) -> Result<Option<Event>, MachineError> {
-        Ok(self.inner()?.life.wait(timeout))
+        let life = &self.inner()?.life;
+        match life.wait(timeout) {
+            None if life.state() == State::Closed => Err(MachineError::Closed),
+            found => Ok(found),
+        }
     }
 
     /// The next event; `None` when `timeout` passes before, or none will come.
@@ -206,9 +222,15 @@ impl Machine {
         Ok(self.open()?.board.serial.push_input(bytes))
     }
 
-    /// Reads guest memory.
-    pub fn read_memory(&self, gpa: u64, data: &mut [u8]) -> Result<(), MachineError> {
-        Ok(self.open()?.space.read(Gpa(gpa), data)?)
+    /// `len` bytes of guest memory.
+    pub fn read_memory(&self, gpa: u64, len: usize) -> Result<Vec<u8>, MachineError> {
+        let (inner, most) = (self.open()?, self.memory);
+        if len as u64 > most {
+            return Err(MachineError::TooLong { len, most });
+        }
+        let mut data = vec![0; len];
+        inner.space.read(Gpa(gpa), &mut data)?;
+        Ok(data)
     }
 
     /// Writes guest memory.
@@ -374,11 +396,10 @@ impl Machine {
     }
 
     /// Ends everything: guest code, threads, descriptors. What the kernel has to free is freed
-    /// behind the caller's back. In a forked child nothing happens.
-    pub fn close(&self) {
-        if let Ok(inner) = self.inner() {
-            inner.close();
-        }
+    /// behind the caller's back.
+    pub fn close(&self) -> Result<(), MachineError> {
+        self.inner()?.close();
+        Ok(())
     }
 
     fn vcpu(&self, id: usize) -> Result<&VcpuThread, MachineError> {
@@ -403,6 +424,10 @@ impl Machine {
 }
 
 impl Inner {
+    fn take_turn(&self) -> MutexGuard<'_, ()> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn expect(&self, action: &'static str, needed: State) -> Result<(), MachineError> {
         let state = self.life.state();
         if state == needed {

@@ -54,7 +54,7 @@ pub(crate) fn to_python(py: Python<'_>, error: &MachineError) -> PyErr {
     let closed = matches!(error, MachineError::Closed);
     let make = || -> PyResult<PyErr> {
         let kwargs = PyDict::new(py);
-        kwargs.set_item("remedy", remedy)?;
+        kwargs.set_item("remedy", remedy.or_else(|| error.remedy()))?;
         if error.kind() == ErrorKind::Host {
             kwargs.set_item("errno", error.errno())?;
         }

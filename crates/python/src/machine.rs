@@ -109,13 +109,13 @@ impl Machine {
     }
 
     #[getter]
-    fn engine(&self) -> &'static str {
-        self.machine.engine()
+    fn engine(&self, py: Python<'_>) -> PyResult<&'static str> {
+        errors::raise(py, self.machine.engine())
     }
 
     #[getter]
-    fn memory_size(&self) -> u64 {
-        self.machine.memory_size()
+    fn memory_size(&self, py: Python<'_>) -> PyResult<u64> {
+        errors::raise(py, self.machine.memory_size())
     }
 
     #[getter]
@@ -144,8 +144,8 @@ impl Machine {
         gateway::call(py, || self.machine.stop())
     }
 
-    fn close(&self, py: Python<'_>) {
-        py.detach(|| self.machine.close());
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        gateway::call(py, || self.machine.close())
     }
 
     /// The event that ended the run; None when `timeout` seconds pass before.
@@ -209,16 +209,7 @@ impl Machine {
         gpa: u64,
         length: usize,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let most = usize::try_from(self.machine.memory_size()).unwrap_or(usize::MAX);
-        if length > most {
-            return Err(PyValueError::new_err(format!(
-                "{length} bytes are more than the guest's memory of {most} bytes"
-            )));
-        }
-        let data = gateway::call(py, || {
-            let mut data = vec![0; length];
-            self.machine.read_memory(gpa, &mut data).map(|()| data)
-        })?;
+        let data = gateway::call(py, || self.machine.read_memory(gpa, length))?;
         Ok(PyBytes::new(py, &data))
     }
 
