@@ -1,4 +1,4 @@
-"""A small apt archive with kernel packages, made in a directory and signed with a key of its own."""
+"""A small apt archive with kernel packages, in a directory and signed with a key of its own."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import initramfs, kernels, limit
 
 import vmlet
+from conftest import initramfs, kernels, limit
 
 pytestmark = pytest.mark.linux
 

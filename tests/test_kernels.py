@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
 import pytest
+
 from kernel_archive import Archive, file_member, kernel_members, missing_tools
 from vmlet import kernels
 from vmlet.errors import ConfigError, Error, HostError, KernelError, UnsupportedError
@@ -91,7 +93,11 @@ def test_kernels_of_the_host_are_listed_newest_first(tmp_path: Path) -> None:
 
 def test_name_and_series_find_a_kernel(tmp_path: Path) -> None:
     host = make_host(tmp_path / "host")
-    for name, wanted in [("6.1", "6.1.0-2"), ("6.12-cloud", "6.12.3-cloud"), ("6.1.0-2", "6.1.0-2")]:
+    for name, wanted in [
+        ("6.1", "6.1.0-2"),
+        ("6.12-cloud", "6.12.3-cloud"),
+        ("6.1.0-2", "6.1.0-2"),
+    ]:
         found = kernels.find_kernel(name, root=host)
         assert isinstance(found, kernels.Kernel)
         assert found.name == wanted
@@ -409,8 +415,8 @@ def test_full_disk_is_told_before_the_download(
 ) -> None:
     archive.add(PACKAGE, kernel_members(RELEASE))
     archive.publish()
-    usage = fetching.shutil.disk_usage("/")
-    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _path: usage._replace(free=100))
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=100))
     with pytest.raises(HostError, match="100 are free") as caught:
         fetch(archive)
     assert caught.value.errno == errno.ENOSPC

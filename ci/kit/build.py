@@ -56,7 +56,7 @@ def ensure(*, quick: bool = False) -> Path:
         tools.ensure()
         now = fingerprint()
         wheel = _installed(now, quick=quick)
-        return wheel if wheel else _build_and_install(now, quick=quick)
+        return wheel or _build_and_install(now, quick=quick)
 
 
 def _installed(now: str, *, quick: bool) -> Path | None:
@@ -75,7 +75,14 @@ def _build_and_install(now: str, *, quick: bool) -> Path:
     wheel = _build(quick=quick)
     if not quick:
         check(wheel)
-    pip: Words = [tools.tool("python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    pip: Words = [
+        tools.tool("python"),
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--quiet",
+    ]
     install: Words = [*pip, "--force-reinstall", "--no-deps", "--no-index", wheel]
     must(install, "installing the wheel", LOGS / "wheel-install.log")
     _STAMP.write_text(f"{now}\n{'quick' if quick else 'full'}\n{wheel}\n")

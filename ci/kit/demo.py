@@ -17,7 +17,9 @@ _SCRIPT = REPOSITORY / "examples" / "demo.py"
 def main(arguments: list[str]) -> int:
     """Set up what is missing, choose the place, run the example."""
     parser = argparse.ArgumentParser(prog="ci/demo", description=__doc__)
-    parser.add_argument("--kernel", default=KERNEL, help=f"a name of `ci/kernels --print` ({KERNEL})")
+    parser.add_argument(
+        "--kernel", default=KERNEL, help=f"a name of `ci/kernels --print` ({KERNEL})"
+    )
     options = parser.parse_args(arguments)
     build.ensure()
     kernels = place.kernels()

@@ -79,9 +79,7 @@ def _skips(tallies: dict[tuple[str, str], Tally]) -> list[str]:
     for (_, place), tally in sorted(tallies.items()):
         for skip in tally.skips:
             found.setdefault(skip, []).append(place)
-    rows = [
-        f"  {skip.test} [{', '.join(places)}]: {skip.reason}" for skip, places in found.items()
-    ]
+    rows = [f"  {skip.test} [{', '.join(places)}]: {skip.reason}" for skip, places in found.items()]
     return rows or ["  none"]
 
 

@@ -35,7 +35,9 @@ def _scripts(log: Path, report: Report) -> None:
 def _kernels(log: Path, report: Report) -> None:
     found = place.kernels()
     (TARGET / "kernels.txt").write_text("".join(f"{k}={v}\n" for k, v in found.items()))
-    report.remark = ", ".join(name for name in found if name.startswith("linux") and "mod" not in name)
+    report.remark = ", ".join(
+        name for name in found if name.startswith("linux") and "mod" not in name
+    )
 
 
 def _python(log: Path, report: Report) -> None:

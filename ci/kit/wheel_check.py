@@ -39,7 +39,17 @@ def check(wheel: Path, version: str) -> None:
     with tempfile.TemporaryDirectory(prefix=f"venv-{version}-", dir=TARGET) as folder:
         _run([program, "-m", "venv", folder])
         python = f"{folder}/bin/python"
-        _run([python, "-m", "pip", "--disable-pip-version-check", "install", "--no-index", str(wheel)])
+        _run(
+            [
+                python,
+                "-m",
+                "pip",
+                "--disable-pip-version-check",
+                "install",
+                "--no-index",
+                str(wheel),
+            ]
+        )
         told = _run([python, "-c", _IMPORT]).split()
         if told[1] != version:
             raise WheelError(f"the environment runs {told[1]}, not {version}")

@@ -29,7 +29,7 @@ from vmlet.events import Event
 from vmlet.host import Finding, capabilities, doctor
 from vmlet.initramfs import build_initramfs
 from vmlet.inspection import PageSizes, SecondStage, SlotPages, Walk, WalkStep
-from vmlet.memory import Memory, Region
+from vmlet.memory import Access, Memory, Region, Unclaimed
 from vmlet.registers import Regs, Segment, Sregs, Table, Vcpu
 from vmlet.sizes import parse_size
 from vmlet.vm import DEFAULT_CMDLINE, VM
@@ -37,6 +37,7 @@ from vmlet.vm import DEFAULT_CMDLINE, VM
 __all__ = [
     "DEFAULT_CMDLINE",
     "VM",
+    "Access",
     "ClosedError",
     "ConfigError",
     "Console",
@@ -58,6 +59,7 @@ __all__ = [
     "StateError",
     "Table",
     "TimeoutError",
+    "Unclaimed",
     "UnsupportedError",
     "Vcpu",
     "Walk",

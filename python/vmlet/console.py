@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 from vmlet._core import Machine
-from vmlet.errors import GuestError, TimeoutError
+from vmlet.errors import ClosedError, GuestError, TimeoutError
 
 #: What was printed last, shown when something expected did not come.
 _SHOWN = 400
@@ -25,14 +25,16 @@ class Console:
     b'login:'
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, limit: int) -> None:
         self._machine = machine
+        self._limit = limit
         self._unread = b""
+        self._lost = 0
 
     @property
     def dropped(self) -> int:
         """Bytes lost because nobody read them in time."""
-        return self._machine.console_dropped
+        return self._machine.console_dropped + self._lost
 
     def write(self, data: bytes | str) -> int:
         """Types ``data``; how many bytes were taken (all, unless the guest reads nothing)."""
@@ -41,43 +43,46 @@ class Console:
     def read(self, limit: int | None = None, timeout: float | None = 0) -> bytes:
         """What came since the last read, at most ``limit`` bytes; empty when nothing came.
 
-        Waits up to ``timeout`` seconds (None: for ever) for the first byte.
+        Waits up to ``timeout`` seconds (None: for ever) for the first byte. What a guest printed
+        can still be read when its VM is closed; after that, `ClosedError`.
         """
         if self._unread:
             count = len(self._unread) if limit is None else limit
             data, self._unread = self._unread[:count], self._unread[count:]
             return data
-        return self._machine.console_read(limit, timeout)
+        return self._receive(limit, timeout)
 
     def expect(
         self, pattern: str | bytes | re.Pattern[bytes], timeout: float | None = 10
     ) -> re.Match[bytes]:
         """Waits until ``pattern`` is printed; consumes everything up to its end.
 
-        Text and bytes are looked for as they are; a compiled pattern of bytes is searched. Raises
-        `TimeoutError` after ``timeout`` seconds (None: never), `GuestError` when the guest's run
-        ends first; in both cases nothing is consumed.
+        Text and bytes are looked for as they are; a compiled pattern of bytes is searched in all
+        that is unread, at most ``console_limit`` bytes. Raises `TimeoutError` after ``timeout``
+        seconds (None: never), `GuestError` when the guest's run ends first; in both cases nothing
+        is consumed.
         """
-        if isinstance(pattern, str):
-            pattern = pattern.encode()
-        search = re.compile(re.escape(pattern)) if isinstance(pattern, bytes) else pattern
+        search, tail = _compiled(pattern)
         deadline = None if timeout is None else time.monotonic() + timeout
+        start = 0
         while True:
-            match = search.search(self._unread)
+            match = search.search(self._unread, start)
             if match is not None:
                 self._unread = self._unread[match.end() :]
                 return match
+            start = 0 if tail is None else max(0, len(self._unread) - tail)
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise TimeoutError(
                     f"{search.pattern!r} was not printed within {timeout} s; {self._tail()}"
                 )
-            data = self._machine.console_read(None, left)
+            data = self._receive(None, left)
             if not data and self._machine.console_is_drained():
                 raise GuestError(
-                    f"the guest's run ended before {search.pattern!r} was printed; {self._tail()}"
+                    f"the guest's run ended before {search.pattern!r} was printed; {self._tail()}",
+                    remedy="vm.wait() says how it ended.",
                 )
-            self._unread += data
+            start = max(0, start - self._keep(data))
 
     def lines(self, timeout: float | None = None) -> Iterator[str]:
         """Lines as they come, without their ends, until the guest's run ends.
@@ -92,7 +97,7 @@ class Console:
                 continue
             data = self._machine.console_read(None, timeout)
             if data:
-                self._unread += data
+                self._keep(data)
             elif self._machine.console_is_drained():
                 if self._unread:
                     yield self.read().decode(errors="replace")
@@ -103,5 +108,33 @@ class Console:
     def __iter__(self) -> Iterator[str]:
         return self.lines()
 
+    def _receive(self, limit: int | None, timeout: float | None) -> bytes:
+        data = self._machine.console_read(limit, timeout)
+        if not data and not self._unread and self._machine.state == "closed":
+            raise ClosedError(
+                "the VM is closed and its console has been read", remedy="Make a new VM."
+            )
+        return data
+
+    def _keep(self, data: bytes) -> int:
+        """Puts ``data`` behind what is unread; how many of the oldest bytes had to go."""
+        excess = max(0, len(self._unread) + len(data) - self._limit)
+        self._unread = (self._unread + data)[excess:]
+        self._lost += excess
+        return excess
+
     def _tail(self) -> str:
         return f"the last output is {self._unread[-_SHOWN:]!r}"
+
+
+def _compiled(
+    pattern: str | bytes | re.Pattern[bytes],
+) -> tuple[re.Pattern[bytes], int | None]:
+    """The pattern, and how much of what was searched must be searched again (None: all)."""
+    if isinstance(pattern, str):
+        pattern = pattern.encode()
+    if isinstance(pattern, bytes):
+        return re.compile(re.escape(pattern)), max(0, len(pattern) - 1)
+    if not isinstance(pattern, re.Pattern) or not isinstance(pattern.pattern, bytes):
+        raise TypeError("give text, bytes, or a compiled pattern of bytes")
+    return pattern, None

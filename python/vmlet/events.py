@@ -8,6 +8,14 @@ from dataclasses import dataclass
 FINAL = frozenset({"poweroff", "reset", "panic", "triple-fault", "halt", "stopped", "error"})
 
 
+_REMEDIES = {
+    "panic": "detail has the kernel's words, the console what came before them.",
+    "triple-fault": "vm.vcpus[...].regs and sregs show where: a fault met no handler there.",
+    "halt": "The guest halted with interrupts off: vm.vcpus[...].regs shows where.",
+    "error": "vmlet doctor says what this host's engine runs; vm.vcpus[...].regs where it ended.",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened to a VM.
@@ -30,6 +38,11 @@ class Event:
     def is_final(self) -> bool:
         """Whether the guest's run is over."""
         return self.kind in FINAL
+
+    @property
+    def remedy(self) -> str | None:
+        """What to look at next, where the run ended badly."""
+        return _REMEDIES.get(self.kind)
 
     def __str__(self) -> str:
         text = f"{self.kind} ({self.source})" if self.source else self.kind

@@ -20,8 +20,8 @@ def build_initramfs(
     """An initramfs image for a Linux guest.
 
     What lies in ``directory`` comes first, then ``files`` (name to content; all executable), then
-    symbolic ``links`` (name to target). ``modules`` are kernel modules by name, taken with what they
-    depend on from ``modules_directory`` (``/lib/modules/VERSION``), unpacked, and stored as
+    symbolic ``links`` (name to target). ``modules`` are kernel modules by name, taken with what
+    they depend on from ``modules_directory`` (``/lib/modules/VERSION``), unpacked, and stored as
     ``modules/NN-NAME.ko`` in the order they are to be loaded. The console device is added.
 
     >>> image = build_initramfs(files={"init": b"#!/bin/sh\\n"})

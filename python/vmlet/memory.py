@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import index
 from typing import TYPE_CHECKING
 
 from vmlet._core import Machine, View
+from vmlet.errors import ConfigError
 from vmlet.inspection import PageSizes, pages_of
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer
-else:
-    Buffer = bytes
+    from typing_extensions import Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A guest's access to an address that has neither memory nor a device."""
+
+    #: The port or the guest-physical address.
+    address: int
+    #: Bytes.
+    length: int
+    #: A write; a read got all ones.
+    write: bool
+    #: What was written.
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unclaimed:
+    """Accesses to nothing, in one address space: how many, and the last of them."""
+
+    total: int
+    recent: tuple[Access, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +70,31 @@ class Memory:
         first, end = _bounds(where)
         return self._machine.read_memory(first, end - first)
 
-    def __setitem__(self, where: slice, data: bytes) -> None:
+    def __setitem__(self, where: slice, data: Buffer) -> None:
         first, end = _bounds(where)
-        if len(data) != end - first:
-            raise ValueError(f"{len(data)} bytes do not fit a range of {end - first}")
-        self._machine.write_memory(first, data)
+        content = bytes(data)
+        if len(content) != end - first:
+            raise ConfigError(
+                f"{len(content)} bytes do not fit a range of {end - first}",
+                remedy="Give a range as long as the data.",
+            )
+        self._machine.write_memory(first, content)
 
     def view(self, gpa: int, length: int, writable: bool = False) -> View:
         """The memory itself by the buffer protocol, without a copy.
 
         The guest may change it while it is looked at. It stays valid after the VM is closed; in a
         forked child it reads as zeros. What can be written through it counts as dirty always.
+
+        >>> import numpy
+        >>> vm = vmlet.VM(kernel="vmlinuz")  # doctest: +SKIP
+        >>> page = numpy.frombuffer(vm.memory.view(0x1000, 4096), "u8")  # doctest: +SKIP
         """
+        for what, number in (("gpa", gpa), ("length", length)):
+            if not 0 <= number < 1 << 64:
+                raise ConfigError(
+                    f"{what} cannot be {number}", remedy="vm.memory.regions() says what has memory."
+                )
         return self._machine.view_memory(gpa, length, writable)
 
     def regions(self) -> list[Region]:
@@ -78,6 +113,11 @@ class Memory:
         """
         return pages_of(self._machine.page_sizes())
 
+    def unclaimed(self) -> Unclaimed:
+        """Accesses to addresses that have neither memory nor a device; `VM.unclaimed_ports` has
+        those to ports."""
+        return _unclaimed(self._machine.unclaimed()[1])
+
     def dirty(self) -> list[tuple[int, int]]:
         """(address, bytes) of what was written since the last call, in whole pages.
 
@@ -91,6 +131,15 @@ def _bounds(where: slice) -> tuple[int, int]:
         raise TypeError("give a range of addresses: memory[first:end]")
     if where.start is None or where.stop is None:
         raise TypeError("give both ends of the range: memory[first:end]")
-    if not 0 <= where.start <= where.stop:
-        raise ValueError(f"{where.start:#x}:{where.stop:#x} is no range of addresses")
-    return where.start, where.stop
+    first, end = index(where.start), index(where.stop)
+    if not 0 <= first <= end < 1 << 64:
+        raise ConfigError(
+            f"{first:#x}:{end:#x} is no range of addresses",
+            remedy="vm.memory.regions() says what has memory.",
+        )
+    return first, end
+
+
+def _unclaimed(found: tuple[int, list[tuple[int, int, bool, int]]]) -> Unclaimed:
+    total, recent = found
+    return Unclaimed(total, tuple(Access(*access) for access in recent))

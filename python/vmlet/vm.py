@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import warnings
 import weakref
@@ -14,17 +15,25 @@ from typing import Literal, NoReturn, Self
 
 from vmlet._core import Machine
 from vmlet.console import Console
-from vmlet.errors import ConfigError, HostError, KernelError, TimeoutError
+from vmlet.errors import (
+    ConfigError,
+    ForkedProcessError,
+    HostError,
+    KernelError,
+    TimeoutError,
+)
 from vmlet.events import Event
 from vmlet.initramfs import build_initramfs
 from vmlet.inspection import Walk, walk_of
-from vmlet.memory import Memory
+from vmlet.memory import Memory, Unclaimed, _unclaimed
 from vmlet.registers import Vcpu
 from vmlet.sizes import parse_size
 
 #: The kernel's command line where none is given: console on the serial port, reset at once when the
 #: kernel panics, and no time spent on looking for a keyboard controller.
 DEFAULT_CMDLINE = "console=ttyS0 panic=-1 reboot=t i8042.noaux i8042.nokbd tsc=reliable"
+
+_MOST = (1 << 63) - 1
 
 _Image = str | PathLike[str] | bytes
 
@@ -35,7 +44,9 @@ _alive: weakref.WeakSet[Machine] = weakref.WeakSet()
 @atexit.register
 def _close_all() -> None:
     for machine in list(_alive):
-        machine.close()
+        # A forked child has its parent's machines in the set, and nothing to close.
+        with contextlib.suppress(ForkedProcessError):
+            machine.close()
 
 
 class VM:
@@ -43,7 +54,11 @@ class VM:
 
     It is made ready to run; `start` runs it. Used as a context manager it is closed at the end;
     one that is collected open closes itself with a `ResourceWarning`. All methods can be called
-    from any thread. It cannot be pickled, and a forked child cannot use it.
+    from any thread. It cannot be pickled or copied, a forked child cannot use it
+    (`ForkedProcessError`), and the module loads in the main interpreter only.
+
+    Ctrl-C interrupts every call that waits (`wait`, `run`, `events`, the console's); the guest
+    runs on until the VM is stopped or closed.
 
     Args:
         kernel: path or bytes of a bzImage (vmlinuz), an ELF vmlinux or a PVH ELF.
@@ -52,7 +67,7 @@ class VM:
         cmdline: the kernel's command line; None for `DEFAULT_CMDLINE`.
         memory: bytes, or text like "256M".
         cpus: vCPUs.
-        engine: "auto" or "kvm" ("soft" is not there yet).
+        engine: "auto" for the best there is, or an engine's name: "kvm", "soft".
         protocol: "auto", "linux64", "pvh" or "bzimage".
         ram: "anon", "memfd", or "hugetlb:2M" or "hugetlb:1G" for huge pages, which the VM takes
             from the host's pool when it is made.
@@ -89,9 +104,13 @@ class VM:
         if isinstance(cpus, bool) or not isinstance(cpus, int) or not 0 <= cpus < 1 << 32:
             raise ConfigError(f"cpus cannot be {cpus!r}", remedy="Give a number from 1 on.")
         size = parse_size(memory)
-        if size >= 1 << 63:
+        if size > _MOST:
             raise ConfigError(f"memory cannot be {size} bytes", remedy="Give the VM less memory.")
         backing, huge_page = _backing(ram)
+        limit = parse_size(console_limit)
+        for what, text in (("cmdline", cmdline), ("engine", engine), ("protocol", protocol)):
+            if text is not None and not isinstance(text, str):
+                raise ConfigError(f"{what} cannot be {text!r}", remedy="Give text.")
         try:
             self._machine = Machine(
                 kernel=_read(kernel, "kernel"),
@@ -105,7 +124,7 @@ class VM:
                 ram=backing,
                 huge_page=huge_page,
                 prefault=prefault,
-                console_limit=parse_size(console_limit),
+                console_limit=min(limit, _MOST),
                 debug_port=debug_port,
             )
         except ValueError as error:
@@ -115,7 +134,7 @@ class VM:
         _alive.add(self._machine)
         self._pid = os.getpid()
         #: What the guest prints and reads.
-        self.console = Console(self._machine)
+        self.console = Console(self._machine, min(limit, _MOST))
         #: The guest's memory.
         self.memory = Memory(self._machine)
         #: The vCPUs.
@@ -123,12 +142,12 @@ class VM:
 
     @property
     def engine(self) -> str:
-        """The engine that runs it: "kvm"."""
+        """The name of the engine that runs it, such as "kvm"."""
         return self._machine.engine
 
     @property
     def state(self) -> str:
-        """"created", "running", "paused", "ended" or "closed"."""
+        """ "created", "running", "paused", "ended" or "closed"."""
         return self._machine.state
 
     def start(self) -> None:
@@ -151,7 +170,10 @@ class VM:
         """The event that ended the run; `TimeoutError` after ``timeout`` seconds (None: never)."""
         found = self._machine.wait(timeout)
         if found is None:
-            raise TimeoutError(f"{self.name} is still {self.state} after {timeout} s")
+            raise TimeoutError(
+                f"{self.name} is still {self.state} after {timeout} s",
+                remedy="Give it more time, or stop it.",
+            )
         return Event(*found)
 
     def run(self, timeout: float | None = None) -> Event:
@@ -171,7 +193,10 @@ class VM:
             elif self.state in ("ended", "closed"):
                 return
             else:
-                raise TimeoutError(f"nothing happened to {self.name} within {timeout} s")
+                raise TimeoutError(
+                    f"nothing happened to {self.name} within {timeout} s",
+                    remedy="Give it more time, or stop it.",
+                )
 
     def translate(self, address: int, vcpu: int = 0) -> int:
         """The guest-physical address behind a linear address of ``vcpu``.
@@ -202,6 +227,13 @@ class VM:
         """
         return self._machine.stats()
 
+    def unclaimed_ports(self) -> Unclaimed:
+        """The guest's accesses to ports that have no device: they read as ones and write nothing.
+
+        `Memory.unclaimed` has those to memory addresses.
+        """
+        return _unclaimed(self._machine.unclaimed()[0])
+
     def close(self) -> None:
         """Ends everything: guest code, threads, descriptors. Closing twice does nothing."""
         self._machine.close()
@@ -215,13 +247,15 @@ class VM:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        # A forked child leaves the block too, and has nothing to close.
+        if self._pid == os.getpid():
+            self.close()
 
     def __del__(self) -> None:
         machine: Machine | None = getattr(self, "_machine", None)
         if machine is None or getattr(self, "_pid", None) != os.getpid():
             return
-        if machine.state not in ("closed", "ended"):
+        if machine.state != "closed":
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
         machine.close()
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from kit import layers
 from kit.paths import REPOSITORY
 

@@ -39,7 +39,7 @@ test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
 JUNIT = """\
 <testsuites><testsuite name="pytest">
 <testcase classname="tests.test_boot" name="test_a"/>
-<testcase classname="tests.test_boot" name="test_b"><skipped message="needs linux: none"/></testcase>
+<testcase classname="tests.test_boot" name="test_b"><skipped message="needs linux: no"/></testcase>
 <testcase classname="tests.test_cli" name="test_c"><failure message="no"/></testcase>
 <testcase classname="tests.test_cli" name="test_d"><error message="no"/></testcase>
 </testsuite></testsuites>
@@ -65,6 +65,6 @@ def test_groups_of_pytest_are_its_files(tmp_path: Path) -> None:
     report.write_text(JUNIT)
     found = of_junit(report)
     assert found["test_boot"].passed == 1
-    assert found["test_boot"].skips == [Skip("test_boot::test_b", "needs linux: none")]
+    assert found["test_boot"].skips == [Skip("test_boot::test_b", "needs linux: no")]
     assert found["test_cli"].failed == 2
     assert list(failures(report)) == ["tests.test_cli::test_c", "tests.test_cli::test_d"]

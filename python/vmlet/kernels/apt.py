@@ -184,7 +184,9 @@ def host_keyrings(etc: Path = Path("/etc/apt")) -> tuple[str, ...]:
             text = file.read_text("utf-8", "replace")
         except OSError:
             continue
-        for names in re.findall(r"^[^#\n]*signed-by\s*[:=]\s*(/[^\s\]]+)", text, re.I | re.M):
+        for names in re.findall(
+            r"^[^#\n]*signed-by\s*[:=]\s*(/[^\s\]]+)", text, re.IGNORECASE | re.MULTILINE
+        ):
             found.update(name for name in names.split(",") if Path(name).is_file())
     return tuple(sorted(found))
 
@@ -196,7 +198,7 @@ def _environment() -> dict[str, str]:
 def _records(text: str) -> Iterator[dict[str, str]]:
     """Splits RFC-822-like records; continued lines belong to no field that is used here."""
     for block in text.split("\n\n"):
-        fields = re.findall(r"^([A-Za-z0-9-]+):[ \t]*(.*)$", block, re.M)
+        fields = re.findall(r"^([A-Za-z0-9-]+):[ \t]*(.*)$", block, re.MULTILINE)
         if fields:
             yield dict(fields)
 
