@@ -9,6 +9,15 @@ if sys.version_info >= (3, 12):
 else:
     from typing_extensions import Buffer
 
+__all__ = [
+    "Machine",
+    "View",
+    "__version__",
+    "build_initramfs",
+    "drain",
+    "host_findings",
+    "kvm_probe",
+]
 __version__: str
 
 _Event = tuple[str, int | None, str, str]
