@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import json
 import random
+import runpy
 import struct
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from conftest import initramfs, kernels, limit
@@ -172,6 +175,22 @@ def test_walks_agree_with_those_of_kvm(vm: vmlet.VM) -> None:
         compared[walk.gpa is not None] += 1
     assert compared[True] > 80
     assert compared[False] > 40
+
+
+def test_the_picture_of_a_walk_holds_every_entry_and_the_second_stage(vm: vmlet.VM) -> None:
+    example = Path(__file__).parent.parent / "examples" / "draw_walk.py"
+    draw = runpy.run_path(str(example))["draw"]
+    Tables(vm).map(0x1000, 0x30_0000 | ALL)
+    vm.memory.dirty()
+    walk = vm.walk(0x1000)
+    picture = ElementTree.fromstring(draw(walk, "a <title>"))
+    words = " ".join(picture.itertext())
+    assert all(f"{step.entry:#018x}" in words for step in walk.steps)
+    assert words.count("dirty log") == 5
+    assert "a <title>" in words
+    assert "24 entries" in words
+    fault = draw(vm.walk(0x2000), "a fault")
+    assert "is not present" in "".join(ElementTree.fromstring(fault).itertext())
 
 
 @pytest.mark.linux
