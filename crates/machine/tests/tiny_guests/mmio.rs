@@ -243,7 +243,8 @@ fn vmovdqu_movq_and_movd() {
         ];
         for code in codes {
             for (user, mut guest) in [false, true].into_iter().zip(both(place, code)) {
-                guest.enable_xsave(7);
+                // Without AVX `vmovdqu` is no instruction, at any level.
+                let avx = guest.enable_xsave(7) & 4 != 0;
                 match guest.run() {
                     RunEnd::Fatal(FatalExit::Instruction { bytes, .. }) => {
                         assert!(bytes.starts_with(&code[..4]), "{bytes:02x?}");
@@ -251,7 +252,7 @@ fn vmovdqu_movq_and_movd() {
                     }
                     RunEnd::Stopped(EXCEPTION) => {
                         assert_eq!(guest.vcpu.regs().unwrap().rax, 6);
-                        assert!(place.native() && user);
+                        assert!(place.native() && (user || !avx));
                     }
                     RunEnd::Stopped(DONE) => {
                         assert!(place.native());

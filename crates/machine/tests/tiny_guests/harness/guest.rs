@@ -219,12 +219,17 @@ impl Guest {
         None
     }
 
-    /// Lets the guest use the states of `xcr0` (bit 1 SSE, bit 2 AVX, bits 5-7 AVX-512).
-    pub(crate) fn enable_xsave(&mut self, xcr0: u64) {
-        self.change_sregs(|sregs| sregs.cr4 |= 1 << 18);
-        let mut state = self.vcpu.save().unwrap();
-        state.xcrs = vec![(0, xcr0)];
-        self.vcpu.restore(&state).unwrap();
+    /// Lets the guest use those states of `wanted` (bit 1 SSE, bit 2 AVX, bits 5-7 AVX-512) that
+    /// its processor has; which they are.
+    pub(crate) fn enable_xsave(&mut self, wanted: u64) -> u64 {
+        let xcr0 = wanted & cpuid_in_guest(&self.place, 0xd, 0)[0];
+        if xcr0 != 0 {
+            self.change_sregs(|sregs| sregs.cr4 |= 1 << 18);
+            let mut state = self.vcpu.save().unwrap();
+            state.xcrs = vec![(0, xcr0)];
+            self.vcpu.restore(&state).unwrap();
+        }
+        xcr0
     }
 
     /// Reads guest memory.
