@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import limit
-from guests import guest
 
 import vmlet
+from conftest import limit
+from guests import guest
 
 pytestmark = pytest.mark.kvm
 

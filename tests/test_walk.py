@@ -13,10 +13,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from conftest import initramfs, kernels, limit
-from guests import guest
 
 import vmlet
+from conftest import initramfs, kernels, limit
+from guests import guest
 
 pytestmark = pytest.mark.kvm
 

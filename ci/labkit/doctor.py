@@ -35,7 +35,7 @@ COMMON = (
     _shell("its status is returned", "exit 7", 7),
     _shell("all of its status is returned", "exit 255", 255),
     Check("KVM has API version 12", ("python3", "-c", _KVM_VERSION)),
-    _shell("files come back from the output folder", f'echo ok >"$VMLET_OUT/{_FILE}"', leaves=_FILE),
+    _shell("files come back from the folder", f'echo ok >"$VMLET_OUT/{_FILE}"', leaves=_FILE),
     _shell("the host's files are not writable", "! touch /etc/lab-was-here 2>/dev/null"),
 )  # fmt: skip
 _AMD = (

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from kit.paths import REPOSITORY
 
 DOCUMENTS = sorted((REPOSITORY / "docs").glob("*.md"))

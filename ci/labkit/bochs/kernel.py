@@ -95,7 +95,8 @@ def flattened(elf: bytes) -> Flat:
 def parameters(image: bytes, address: int, initrd: tuple[int, int], command_line: str) -> bytes:
     """boot_params of a bzImage's header, with the command line on the page after it.
 
-    `address` is the flat image's, `initrd` is address and size.  The boot sector adds the memory map.
+    `address` is the flat image's, `initrd` is address and size.  The boot sector adds the memory
+    map.
     """
     text = command_line.encode() + b"\0"
     if len(text) > _COMMAND_LINE_MAX:

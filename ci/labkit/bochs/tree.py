@@ -48,7 +48,7 @@ class Tree:
         for number, part in enumerate(path.parts[1:], 2):
             current = current / part
             if current.is_symlink() and links:
-                target = os.readlink(current)
+                target = str(current.readlink())
                 self.entries.setdefault(current, Entry(link=target))
                 whole = (current.parent / target).joinpath(*path.parts[number:])
                 self._add(Path(os.path.normpath(whole)), source, links - 1)

@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
+
 from labkit.bochs import kernel
 from labkit.bochs.config import INITRD_ADDRESS, MIB, ROOT_ADDRESS, Layout, render
 from labkit.errors import LabError

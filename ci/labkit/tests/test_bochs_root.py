@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
 from labkit.bochs import contents, distributions
 from labkit.bochs.collected import unpack
 from labkit.bochs.image import image_size

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from labkit import guest
 from labkit.flavour import AMD, FLAVOURS, Flavour
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from labkit.errors import LabError
 from labkit.modules import load_order, module_name
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from labkit import packages
 from labkit.apt import _literal_prefix, compare_versions
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from labkit.flavour import AMD
 from labkit.machine import Config, reported_status, split_backends
 
