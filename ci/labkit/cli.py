@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     add("--qemu", action="append", default=[], metavar="ARGS",
         help="more arguments for the emulator, split like a shell does")  # fmt: skip
     add("--add", action="append", default=[], type=Path, metavar="FILE",
-        help="a file the command needs, in a flavour that does not see the host's files")  # fmt: skip
+        help="a file the command needs, where L1 does not see the host's")  # fmt: skip
     add("--cpu", choices=sorted(models.MODELS), help="the processor of L1, flavour intel only")
     add("--smp", type=int, metavar="N", help="processors of L1 (amd: 2, intel: 1)")
     add("--mem", type=int, metavar="MIB", help="memory of L1 (amd: 2560, intel: 1024)")
