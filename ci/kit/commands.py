@@ -11,6 +11,7 @@ _MODULES = {
     "bench": "bench.cli",
     "build": "build",
     "demo": "demo",
+    "fuzz": "fuzz",
     "layers": "layers",
     "test": "suite",
 }

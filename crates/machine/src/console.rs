@@ -47,7 +47,7 @@ pub struct Console {
 
 impl Console {
     /// A console that keeps `limit` bytes.
-    pub(crate) fn new(limit: usize) -> Arc<Console> {
+    pub fn new(limit: usize) -> Arc<Console> {
         let output = Output {
             limit,
             ..Output::default()
@@ -154,16 +154,27 @@ fn find(line: &[u8], text: &[u8]) -> Option<usize> {
 
 /// The serial port's end of a console.
 #[derive(Debug)]
-pub(crate) struct Feed(pub(crate) Arc<Console>);
+pub struct ConsoleFeed {
+    console: Arc<Console>,
+}
 
-impl SerialOut for Feed {
+impl ConsoleFeed {
+    /// The end that fills `console`.
+    pub fn new(console: &Arc<Console>) -> ConsoleFeed {
+        ConsoleFeed {
+            console: Arc::clone(console),
+        }
+    }
+}
+
+impl SerialOut for ConsoleFeed {
     fn send(&mut self, bytes: &[u8]) -> Flow {
-        let mut output = self.0.lock();
+        let mut output = self.console.lock();
         let news = output.push(bytes);
         let over = output.panic_ended;
         drop(output);
         if news {
-            self.0.changed.notify_all();
+            self.console.changed.notify_all();
         }
         if over {
             Flow::Stop(GAVE_UP)
@@ -178,7 +189,7 @@ mod tests {
     use super::*;
 
     fn feed(console: &Arc<Console>, bytes: &[u8]) -> Flow {
-        Feed(Arc::clone(console)).send(bytes)
+        ConsoleFeed::new(console).send(bytes)
     }
 
     #[test]

@@ -25,7 +25,7 @@ mod lifecycle;
 mod machine;
 
 pub use config::{Config, EngineChoice, RamBacking};
-pub use console::Console;
+pub use console::{Console, ConsoleFeed};
 pub use engine::{EngineReport, report};
 pub use error::{ErrorKind, MachineError};
 pub use event::{Event, EventKind};

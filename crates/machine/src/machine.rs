@@ -21,7 +21,7 @@ use vmlet_vcpu::{
 use crate::{
     Config, Console, Event, EventKind, MachineError, PageReport, State, WalkEnd, WalkReport,
     board::Board,
-    console::Feed,
+    console::ConsoleFeed,
     engine, inspect,
     launch::{self, Slots},
     lifecycle::Life,
@@ -91,7 +91,7 @@ impl Machine {
         loaded.space.add_listener(slots)?;
         vm.create_irqchip(PINS)?;
         let console = Console::new(config.console_limit);
-        let feed = || Box::new(Feed(Arc::clone(&console))) as Box<dyn SerialOut>;
+        let feed = || Box::new(ConsoleFeed::new(&console)) as Box<dyn SerialOut>;
         let debug = config.debug_port.then(feed);
         let board = Board::new(Arc::clone(&vm), config.memory, feed(), debug)
             .map_err(|error| MachineError::Board(error.to_string()))?;

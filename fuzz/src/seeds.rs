@@ -1,0 +1,102 @@
+//! Inputs to start from, by target.
+
+use std::{env, fs, path::Path};
+
+use crate::images;
+
+/// Writes a target's seeds into the directory that `VMLET_FUZZ_SEEDS` names, if it does: `ci/fuzz`
+/// names one that libFuzzer reads right after.
+pub fn plant(target: &str) {
+    let Some(directory) = env::var_os("VMLET_FUZZ_SEEDS") else {
+        return;
+    };
+    for (index, seed) in of(target).iter().enumerate() {
+        let path = Path::new(&directory).join(format!("seed-{index:02}"));
+        fs::write(path, seed).expect("a directory for the seeds");
+    }
+}
+
+/// The seeds of a target; empty for one whose inputs are plain choices.
+fn of(target: &str) -> Vec<Vec<u8>> {
+    match target {
+        "boot_elf" => with_options(&[images::elf64(), images::elf32()], 4),
+        "boot_bzimage" => with_options(&[images::bzimage(&images::elf64())], 0),
+        "boot_payload" => with_options(&payloads(), 0),
+        "boot_modules" => payloads().iter().map(|module| modules(module)).collect(),
+        "console" => vec![console()],
+        "host_findings" => vec![host()],
+        "guest_walk" => walks(),
+        _ => Vec::new(),
+    }
+}
+
+/// Each image by each protocol, without its first `skip` bytes.
+fn with_options(images: &[Vec<u8>], skip: usize) -> Vec<Vec<u8>> {
+    let option = |protocol| [[protocol, 2, 0, 1], [protocol, 0x43, 0x0f, 1]];
+    let options: Vec<[u8; 4]> = (0..4).flat_map(option).collect();
+    let all = images
+        .iter()
+        .flat_map(|image| options.iter().map(move |option| (option, image)));
+    all.map(|(option, image)| [option, &image[skip..]].concat())
+        .collect()
+}
+
+fn payloads() -> Vec<Vec<u8>> {
+    let elf = images::elf64();
+    let large = vec![0; 100_000];
+    vec![
+        images::gzip(&elf),
+        images::gzip(&large),
+        images::xz(&elf, false),
+        images::xz(&elf, true),
+        images::xz(&large, true),
+        images::lz4(&elf),
+        images::lz4(&large),
+        images::zstd(&elf),
+        images::zstd(&large),
+        elf,
+    ]
+}
+
+fn modules(module: &[u8]) -> Vec<u8> {
+    let index = b"a.ko: b/b-x.ko\nb/b-x.ko:\n";
+    let parts = [&index[..], b"kernel/ext4.ko\n", b"a ext4", module];
+    parts.join(&0xff)
+}
+
+/// Output in pieces: a limit, then each piece behind its length.
+fn console() -> Vec<u8> {
+    let lines: [&[u8]; 3] = [
+        b"[    0.0] Linux version 6.1\r\n",
+        b"[    1.0] Kernel panic - not syncing: no init\r\n",
+        b"---[ end Kernel panic - not syncing: no init ]---\r\n",
+    ];
+    let piece = |line: &[u8]| [&[u8::try_from(line.len()).unwrap_or(0)], line].concat();
+    [vec![0, 1], lines.map(piece).concat()].concat()
+}
+
+fn host() -> Vec<u8> {
+    let files: [&[u8]; 10] = [
+        b"vendor_id\t: GenuineIntel\nmodel name\t: A\nflags\t\t: vmx ept\nvmx flags\t: ept vpid\n",
+        b"MemTotal: 4096 kB\nMemAvailable: 2048 kB\nHugePages_Total: 1\nHugePages_Free: 1\n\
+          Hugepagesize: 2048 kB\n",
+        b"0::/a/b\n",
+        b"Max locked memory 8388608 8388608 bytes\n",
+        b"cgroup2 /sys/fs/cgroup cgroup2 rw,favordynmods 0 0\n",
+        b"1: 0 IR-IO-APIC 1-edge\n",
+        b"root:x:0:\nkvm:x:104:me\n",
+        b"always [madvise] never\n",
+        b"Y\n",
+        b"1073741824\n",
+    ];
+    files.join(&0xff)
+}
+
+/// One walk that succeeds for each paging mode: a mode, 36 address bits, CR3, an address, entries.
+fn walks() -> Vec<Vec<u8>> {
+    let one = |mode: u8| {
+        let words = [0x1000u64, 0x20_3040, 0x2007, 0x3007, 0x4007, 0x5007, 0x6007];
+        [&[mode, 36][..], &words.map(u64::to_le_bytes).concat()].concat()
+    };
+    (0..9).map(one).collect()
+}
