@@ -105,6 +105,29 @@ pub fn xz(content: &[u8], x86: bool) -> Vec<u8> {
     writer.finish().expect("a vector")
 }
 
+/// Makes the checksums of an xz stream's header and of its first block's header right, so that
+/// changes of what they cover are not all refused for their checksum.
+pub fn mend_xz(stream: &mut [u8]) {
+    if !stream.starts_with(b"\xfd7zXZ\x00") {
+        return;
+    }
+    put_checksum(stream, 6, 8);
+    if let Some(size) = stream.get(12) {
+        put_checksum(stream, 12, 12 + usize::from(*size) * 4);
+    }
+}
+
+/// The CRC32 of `start..end` behind that.
+fn put_checksum(stream: &mut [u8], start: usize, end: usize) {
+    if let Some((covered, rest)) = stream.split_at_mut_checked(end)
+        && let Some(place) = rest.first_chunk_mut()
+    {
+        let mut sum = flate2::Crc::new();
+        sum.update(&covered[start..]);
+        *place = sum.sum().to_le_bytes();
+    }
+}
+
 /// The legacy lz4 format with the unpacked size that Linux appends.
 pub fn lz4(content: &[u8]) -> Vec<u8> {
     let packed = lz4_flex::block::compress(content);

@@ -26,6 +26,7 @@ fn of(target: &str) -> Vec<Vec<u8>> {
         "console" => vec![console()],
         "host_findings" => vec![host()],
         "guest_walk" => walks(),
+        "nested_walk" => nested_walks(),
         _ => Vec::new(),
     }
 }
@@ -99,4 +100,19 @@ fn walks() -> Vec<Vec<u8>> {
         [&[mode, 36][..], &words.map(u64::to_le_bytes).concat()].concat()
     };
     (0..9).map(one).collect()
+}
+
+/// A nested walk of four levels each, all entries present and writable, by EPT and NPT.
+fn nested_walks() -> Vec<Vec<u8>> {
+    let pointer = 0x1000u64 | 3 << 3 | 6;
+    let one = |mode: u8| {
+        let head = [&[0x0e, 8][..], &pointer.to_le_bytes(), &[mode]].concat();
+        let registers = [0x1000u64, 0x1234].map(u64::to_le_bytes).concat();
+        // Present, writable and for users in both formats; write-back where it is a page.
+        let entries =
+            (0..30u64).map(|index| (index + 2) << 12 | if index % 5 == 3 { 0x37 } else { 7 });
+        let entries: Vec<u8> = entries.flat_map(u64::to_le_bytes).collect();
+        [&head[..], &registers, &[0], &entries].concat()
+    };
+    (0..3).map(one).collect()
 }

@@ -10,6 +10,7 @@ static MEMORY: MemoryCap = MemoryCap::mebibytes(2048);
 
 fuzz_target!(init: seeds::plant("boot_payload"), |data: &[u8]| {
     let options = &data[..data.len().min(boot::OPTIONS)];
-    let payload = &data[options.len()..];
-    boot::boot(&[options, &images::bzimage(payload)].concat());
+    let mut payload = data[options.len()..].to_vec();
+    images::mend_xz(&mut payload);
+    boot::boot(&[options, &images::bzimage(&payload)].concat());
 });

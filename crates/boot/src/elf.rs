@@ -129,7 +129,19 @@ impl Elf {
     }
 
     /// The segments to load, at their physical addresses.
+    ///
+    /// Segments share no bytes of the file in any kernel. Many that all name the same bytes would
+    /// make a small file large.
     pub(crate) fn load<'a>(&self, image: &Cow<'a, [u8]>) -> Result<Vec<Load<'a>>, BootError> {
+        let sizes = self.loads().map(|segment| segment.file_size);
+        let total = sizes.fold(0, u64::saturating_add);
+        if total > image.len() as u64 {
+            return Err(BootError::Truncated {
+                what: "the ELF segments together",
+                needed: total,
+                len: image.len() as u64,
+            });
+        }
         let loads = self.loads().map(|segment| {
             if segment.file_size > segment.memory_size {
                 let value = segment.file_size;

@@ -91,10 +91,10 @@ pub enum BootError {
         /// Bytes.
         len: u64,
     },
-    /// A part of the image lies where the boot protocol's own tables are.
+    /// A part of the image lies where the boot protocol's own tables or another part are.
     #[error(
-        "{what} at {gpa:#x}+{len:#x} overlaps memory that the boot protocol needs. Give a kernel \
-         that loads at 1 MiB or above"
+        "{what} at {gpa:#x}+{len:#x} overlaps another part or memory that the boot protocol \
+         needs. Give a kernel whose parts load at 1 MiB or above, each at a place of its own"
     )]
     Overlap {
         /// The part.
@@ -103,6 +103,12 @@ pub enum BootError {
         gpa: u64,
         /// Bytes.
         len: u64,
+    },
+    /// The kernel starts where the first page tables and 32-bit segments do not reach.
+    #[error("the kernel's entry point {gpa:#x} lies above 4 GiB. Give a kernel that starts below")]
+    EntryTooHigh {
+        /// The entry point.
+        gpa: u64,
     },
     /// The initramfs or a module does not fit.
     #[error(

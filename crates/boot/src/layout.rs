@@ -14,6 +14,8 @@ pub(crate) const END: u64 = 0x3_0000;
 pub(crate) const COMMAND_LINE_ROOM: usize = 0x1_0000;
 
 const PAGE: u64 = 4096;
+/// The end of what [`identity_tables`] map.
+const REACH: u64 = 1 << 32;
 
 /// Flat descriptors: null, null, code (0x10), data (0x18), task (0x20).
 pub(crate) fn gdt(code: u64) -> Load<'static> {
@@ -93,12 +95,34 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// Checks every load of a kernel.
+/// Checks every load of a kernel. Loads that overlap are refused: what is loaded is bounded by the
+/// guest's memory this way.
 pub(crate) fn check_all(request: &BootRequest<'_>, loads: &[Load<'_>]) -> Result<(), BootError> {
-    loads.iter().try_for_each(|load| {
+    let what = "a part of the kernel";
+    let mut ranges = Vec::new();
+    for load in loads {
         let len = (load.bytes.len() as u64).saturating_add(load.zeros);
-        check(request, "a part of the kernel", load.gpa, len)
-    })
+        check(request, what, load.gpa, len)?;
+        ranges.push((load.gpa, len));
+    }
+    ranges.sort_unstable();
+    for ((low, low_len), (gpa, len)) in ranges.iter().zip(ranges.iter().skip(1)) {
+        if low + low_len > *gpa {
+            let (gpa, len) = (*gpa, *len);
+            return Err(BootError::Overlap { what, gpa, len });
+        }
+    }
+    Ok(())
+}
+
+/// Checks an entry point: in RAM, and where the first page tables and 32-bit segments reach.
+pub(crate) fn check_entry(request: &BootRequest<'_>, gpa: u64) -> Result<(), BootError> {
+    check(request, "the kernel's entry point", gpa, 1)?;
+    if gpa < REACH {
+        Ok(())
+    } else {
+        Err(BootError::EntryTooHigh { gpa })
+    }
 }
 
 /// The highest page-aligned place for `len` bytes in RAM above `floor` that ends at or below

@@ -23,6 +23,7 @@ mod linux;
 mod payload;
 mod plan;
 mod pvh;
+mod xz;
 
 pub use error::BootError;
 pub use plan::{

@@ -33,7 +33,7 @@ pub(crate) fn plan_elf<'a>(
 ) -> Result<BootPlan<'a>, BootError> {
     let mut loads = elf.load(image)?;
     layout::check_all(request, &loads)?;
-    layout::check(request, "the kernel's entry point", elf.entry(), 1)?;
+    layout::check_entry(request, elf.entry())?;
     let initramfs_max = header.map_or(INITRAMFS_MAX, |header| header.initramfs_max);
     let page = ZeroPage::new(request, header, elf.end(), initramfs_max, &mut loads)?;
     loads.push(page.finish());
@@ -61,6 +61,7 @@ pub(crate) fn plan_bzimage<'a>(
         room,
     )?;
     let gpa = header.load_address;
+    layout::check_entry(request, gpa.saturating_add(ENTRY_64))?;
     let mut loads = vec![Load {
         gpa,
         bytes: Cow::Borrowed(kernel),

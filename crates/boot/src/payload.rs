@@ -5,7 +5,7 @@
 
 use std::io::{self, Read};
 
-use crate::BootError;
+use crate::{BootError, xz};
 
 /// No kernel is larger.
 const LIMIT: u64 = 1 << 30;
@@ -17,7 +17,8 @@ pub(crate) fn unpack(payload: &[u8]) -> Result<Vec<u8>, BootError> {
     match payload {
         [0x1f, 0x8b, ..] => read_all("gzip", flate2::read::GzDecoder::new(payload)),
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
-            read_all("xz", lzma_rust2::XzReader::new(payload, false))
+            let reader = xz::reader(payload).map_err(|error| damaged("xz", &error))?;
+            read_all("xz", reader)
         }
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
             let decoder = ruzstd::decoding::StreamingDecoder::new(payload);

@@ -234,3 +234,79 @@ fn every_truncation_of_a_bzimage_is_an_error_and_no_panic() {
         );
     }
 }
+
+/// An ELF image with a second segment of the same kind at `paddr`.
+fn two_segments(paddr: u64) -> Vec<u8> {
+    let mut image = elf64(0x20_0000, &[0xf4; 64], Some(&[0, 0, 0x20, 0]));
+    let (headers, note) = image.split_at(64 + 56 * 2);
+    let mut second = headers[64..120].to_vec();
+    second[24..32].copy_from_slice(&paddr.to_le_bytes());
+    // The table goes to the end, where there is room for a third header.
+    let at = (headers.len() + note.len()) as u64;
+    let table = [&headers[64..], &second].concat();
+    image.extend(table);
+    image[32..40].copy_from_slice(&at.to_le_bytes());
+    image[56] = 3;
+    image
+}
+
+#[test]
+fn segments_that_overlap_in_memory_are_refused() {
+    let apart = two_segments(0x30_0000);
+    assert!(plan(&request(&apart)).is_ok());
+    let error = plan(&request(&two_segments(0x20_0010))).unwrap_err();
+    assert!(matches!(error, BootError::Overlap { .. }), "{error}");
+}
+
+#[test]
+fn segments_larger_than_the_file_together_are_refused() {
+    let mut image = elf64(0x20_0000, &[0xf4; 5000], Some(&[0, 0, 0x20, 0]));
+    let (header, note) = (image[64..120].to_vec(), image[120..176].to_vec());
+    let at = image.len() as u64;
+    image.extend(note);
+    for index in 0..3u64 {
+        let mut segment = header.clone();
+        segment[24..32].copy_from_slice(&(0x20_0000 + (index << 20)).to_le_bytes());
+        image.extend(segment);
+    }
+    image[32..40].copy_from_slice(&at.to_le_bytes());
+    image[56] = 4;
+    let error = plan(&request(&image)).unwrap_err();
+    assert!(matches!(error, BootError::Truncated { .. }), "{error}");
+}
+
+#[test]
+fn an_entry_above_four_gibibytes_is_refused() {
+    let high = MemoryRange {
+        gpa: 1 << 32,
+        len: 64 << 20,
+        kind: MemoryKind::Ram,
+    };
+    let memory = [RAM[0], RAM[1], high];
+    let image = elf64(1 << 32, &[0xf4; 64], None);
+    let error = plan(&BootRequest {
+        memory: &memory,
+        protocol: ProtocolChoice::Linux64,
+        ..request(&image)
+    })
+    .unwrap_err();
+    assert_eq!(error, BootError::EntryTooHigh { gpa: 1 << 32 });
+}
+
+#[test]
+fn pvh_tells_of_the_first_ranges_of_a_long_memory_map() {
+    let small = |index: u64| MemoryRange {
+        gpa: (index + 1) << 20,
+        len: 1 << 19,
+        kind: MemoryKind::Ram,
+    };
+    let memory: Vec<_> = [RAM[0]].into_iter().chain((0..100).map(small)).collect();
+    let image = elf64(0x10_0000, &[0xf4; 64], Some(&[0, 0, 0x10, 0]));
+    let request = BootRequest {
+        memory: &memory,
+        ..request(&image)
+    };
+    let plan = plan(&request).unwrap();
+    let info = plan.loads.iter().find(|load| load.gpa == plan.entry.rbx);
+    assert_eq!(info.unwrap().bytes[48..52], 64u32.to_le_bytes());
+}

@@ -30,7 +30,7 @@ pub(crate) fn plan<'a>(
     let rip = entry_point(elf, image)?;
     let mut loads = elf.load(image)?;
     layout::check_all(request, &loads)?;
-    layout::check(request, "the kernel's PVH entry point", rip, 1)?;
+    layout::check_entry(request, rip)?;
     let modules = place_modules(request, elf.end(), &mut loads)?;
     loads.push(layout::command_line(
         request.cmdline,
@@ -116,6 +116,7 @@ fn start_info(request: &BootRequest<'_>, modules: &[(u64, u64)]) -> Vec<u8> {
     let module_list = START_INFO + START_LEN;
     let memory_map = module_list + MODULE_LEN * modules.len() as u64;
     let ranges = request.memory.iter().take(MAX_RANGES);
+    let count = ranges.len() as u64;
     let word = |value: usize| u32::try_from(value).unwrap_or(0).to_le_bytes();
     let mut bytes = [START_MAGIC, START_VERSION, 0]
         .map(u32::to_le_bytes)
@@ -133,6 +134,6 @@ fn start_info(request: &BootRequest<'_>, modules: &[(u64, u64)]) -> Vec<u8> {
         bytes.extend([range.gpa, range.len].map(u64::to_le_bytes).concat());
         bytes.extend([range.kind.number(), 0].map(u32::to_le_bytes).concat());
     }
-    debug_assert!(bytes.len() as u64 >= START_LEN + MEMORY_LEN * request.memory.len() as u64);
+    debug_assert!(bytes.len() as u64 >= START_LEN + MEMORY_LEN * count);
     bytes
 }

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs,
     io::Read,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use thiserror::Error;
@@ -39,6 +39,15 @@ pub enum ModuleError {
         /// The error.
         #[source]
         source: std::io::Error,
+    },
+    /// The index names a file outside the modules directory.
+    #[error(
+        "modules.dep names {path}, which does not lie in the modules directory. Run depmod for \
+         this kernel"
+    )]
+    Outside {
+        /// The path.
+        path: String,
     },
     /// The file is too large to be a module.
     #[error("module {path} has more than {LIMIT} bytes")]
@@ -125,9 +134,13 @@ fn module_name(path: &str) -> String {
 }
 
 fn load(directory: &Path, path: &str) -> Result<Module, ModuleError> {
+    if !lies_inside(Path::new(path)) {
+        let path = path.to_owned();
+        return Err(ModuleError::Outside { path });
+    }
     let file: PathBuf = directory.join(path);
     let shown = || file.display().to_string();
-    let packed = fs::read(&file).map_err(|source| ModuleError::Read {
+    let packed = read(&file).map_err(|source| ModuleError::Read {
         path: shown(),
         source,
     })?;
@@ -144,11 +157,26 @@ fn load(directory: &Path, path: &str) -> Result<Module, ModuleError> {
     })
 }
 
+/// A relative path that does not lead up.
+fn lies_inside(path: &Path) -> bool {
+    path.components()
+        .all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// A file's content, one byte past the limit at most.
+fn read(file: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(file)?
+        .take(LIMIT + 1)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 fn unpack(packed: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut content = Vec::new();
     match packed {
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
-            lzma_rust2::XzReader::new(packed, false)
+            crate::xz::reader(packed)?
                 .take(LIMIT + 1)
                 .read_to_end(&mut content)?;
         }
@@ -199,6 +227,17 @@ mod tests {
     #[test]
     fn built_in_modules_give_nothing() {
         assert!(names(&["ext4"]).is_empty());
+    }
+
+    #[test]
+    fn an_index_that_leads_out_of_the_directory_is_refused() {
+        for outside in ["../secret.ko", "/etc/secret.ko", "kernel/../../secret.ko"] {
+            let root = modules();
+            fs::write(root.path().join("modules.dep"), format!("{outside}:\n")).unwrap();
+            let error = select(root.path(), &["secret".to_owned()]).unwrap_err();
+            let named = matches!(&error, ModuleError::Outside { path } if path == outside);
+            assert!(named, "{error}");
+        }
     }
 
     #[test]

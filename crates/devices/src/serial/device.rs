@@ -173,12 +173,13 @@ impl Device for SerialPort {
         // Interrupts off, loop-back off, input gone: what a driver may count on after power-on.
         let mut state = self.lock();
         state.input.clear();
-        for _ in 0..64 {
-            state.chip.read(0);
-        }
         [(3, 0), (1, 0), (4, 0)]
             .into_iter()
             .for_each(|(offset, value)| state.put(offset, value));
+        // With the divisor latch off, offset 0 is the FIFO.
+        for _ in 0..64 {
+            state.chip.read(0);
+        }
     }
 }
 
@@ -251,6 +252,15 @@ mod tests {
         let (port, _, _) = port();
         assert!(port.push_input(&vec![0; 4 << 20]) <= INPUT_LIMIT);
         assert!(port.push_input(&[0; 100]) < 100);
+    }
+
+    #[test]
+    fn reset_drops_input_that_the_divisor_latch_hides() {
+        let (port, _, _) = port();
+        port.push_input(&[1; 5]);
+        port.write(&Nobody, 3, &[0x80]);
+        port.reset();
+        assert_eq!(read(&port, 5) & 1, 0);
     }
 
     #[test]

@@ -233,6 +233,11 @@ impl Walker<'_> {
         }
     }
 
+    /// Physical address bits above 32 that PSE-36 gives, at most eight.
+    fn high_address_bits(&self) -> u32 {
+        u32::from(self.context.physical_bits.clamp(32, 40)) - 32
+    }
+
     /// The four entries of PAE's top level have no rights of their own.
     fn directory_pointer(&self, level: u8) -> bool {
         self.format.levels == 3 && level == 3
@@ -286,10 +291,10 @@ impl Walker<'_> {
     /// The bits that must be zero in a present entry.
     fn reserved(&self, entry: u64, level: u8) -> u64 {
         if self.format.levels == 2 {
-            // With PSE-36 bits 13 to 20 of a 4 MiB entry carry address bits 32 to 39; bit 21 stays
-            // reserved.
+            // With PSE-36 bits 13 up to 20 of a 4 MiB entry carry address bits 32 up to 39, as far
+            // as the processor has them; the others up to bit 21 are reserved (SDM table 5-4).
             return if self.is_large(entry, level) {
-                1 << 21
+                (1 << 22) - (1 << (self.high_address_bits() + 13))
             } else {
                 0
             };
@@ -325,7 +330,8 @@ impl Walker<'_> {
         let page_size = self.format.span(level);
         let mut frame = self.next_table(entry) & !(page_size - 1);
         if self.format.levels == 2 && level == 2 {
-            frame |= ((entry >> 13) & 0xff) << 32;
+            let high = (entry >> 13) & ((1 << self.high_address_bits()) - 1);
+            frame |= high << 32;
         }
         let Rights {
             writable,

@@ -138,6 +138,26 @@ fn cyclic_tables_end_after_four_levels() {
 }
 
 #[test]
+fn sdm_5_3_address_bits_of_a_4_mib_entry_above_the_physical_width_are_reserved() {
+    let mut tables = Tables::new();
+    tables.words.insert(0x1000, 1 << 13 | LARGE | 7);
+    let wide = PagingContext {
+        cr0: CR0_PG,
+        cr3: 0x1000,
+        cr4: CR4_PSE,
+        efer: 0,
+        physical_bits: 36,
+    };
+    let narrow = PagingContext {
+        physical_bits: 32,
+        ..wide
+    };
+    assert_eq!(run(&tables, &wide, 0).result.unwrap().gpa, Gpa(1 << 32));
+    let fault = Err(WalkFault::ReservedBit { level: 2 });
+    assert_eq!(run(&tables, &narrow, 0).result, fault);
+}
+
+#[test]
 fn two_level_tables_use_four_byte_entries_and_four_mebibyte_pages() {
     let mut tables = Tables::new();
     // Directory entry 1: a 4 MiB page at 0x800000 with address bit 32 (PSE-36) set.
