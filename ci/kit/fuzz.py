@@ -53,34 +53,42 @@ class Executions:
         return f"fuzz: {target:<14} {self.count:>9} executions, {self.cov:>5} edges: {result}"
 
 
-def _limits() -> dict[str, Mapping[str, object]]:
-    """The table of targets in the manifest."""
+def limits() -> dict[str, Mapping[str, object]]:
+    """The table of targets in the manifest: their longest input and their dictionary."""
     manifest = tomllib.loads((FOLDER / "Cargo.toml").read_text())
     found: dict[str, Mapping[str, object]] = manifest["package"]["metadata"]["targets"]
     built = {entry["name"] for entry in manifest["bin"]}
     if built != found.keys():
         odd = ", ".join(sorted(built ^ found.keys()))
-        raise CommandError(f"fuzz/Cargo.toml: a target without limits, or limits without one: {odd}")
+        raise CommandError(
+            f"fuzz/Cargo.toml: a target without limits, or limits without one: {odd}"
+        )
     return found
 
 
 def targets() -> list[str]:
     """The names of the targets."""
-    return sorted(_limits())
+    return sorted(limits())
 
 
 def build() -> None:
     """Build all targets: optimized, with coverage, debug assertions and overflow checks."""
     progress("fuzz: building the targets")
     # Flags of the environment would replace those of fuzz/.cargo/config.toml.
-    unset = [f"--unset={name}" for name in ("RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_TARGET_DIR")]
+    unset = [
+        f"--unset={name}" for name in ("RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_TARGET_DIR")
+    ]
     cargo = ["cargo", "build", "--release", "--locked"]
-    must(["env", f"--chdir={FOLDER}", *unset, *cargo], "building the fuzz targets", LOGS / "fuzz-build.log")
+    must(
+        ["env", f"--chdir={FOLDER}", *unset, *cargo],
+        "building the fuzz targets",
+        LOGS / "fuzz-build.log",
+    )
 
 
 def run(target: str, seconds: int, log: Path) -> Executions:
     """Run a target that is built for some time; its output goes to `log`."""
-    limits = _limits()[target]
+    bounds = limits()[target]
     corpus, artifacts = CORPUS / target, ARTIFACTS / target
     for folder in (corpus, artifacts):
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,12 +101,12 @@ def run(target: str, seconds: int, log: Path) -> Executions:
         command: Words = [
             PROGRAMS / target,
             f"-max_total_time={seconds}",
-            f"-max_len={limits['max_len']}",
+            f"-max_len={bounds['max_len']}",
             f"-timeout={_INPUT_SECONDS}",
             f"-rss_limit_mb={_MEMORY}",
             f"-artifact_prefix={artifacts}/",
             "-print_final_stats=1",
-            *_dictionary(limits),
+            *_dictionary(bounds),
             corpus,
             seeds,
         ]
@@ -110,8 +118,8 @@ def run(target: str, seconds: int, log: Path) -> Executions:
         return read(source.read().decode(errors="replace"), status)
 
 
-def _dictionary(limits: Mapping[str, object]) -> list[str]:
-    name = limits.get("dictionary")
+def _dictionary(bounds: Mapping[str, object]) -> list[str]:
+    name = bounds.get("dictionary")
     return [f"-dict={FOLDER / 'dictionaries' / f'{name}.dict'}"] if name else []
 
 

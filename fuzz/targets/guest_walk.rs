@@ -41,6 +41,7 @@ fuzz_target!(init: seeds::plant("guest_walk"), |data: &[u8]| {
         cr4,
         efer,
         physical_bits,
+        gibibyte_pages: cr3 & 1 != 0,
     };
     let entries: Vec<u64> = (0..6)
         .map_while(|_| (!input.is_empty()).then(|| input.word()))
@@ -135,7 +136,8 @@ impl Model {
                 return Err(Fault::NotPresent(level));
             }
             let pointer = top == 3 && level == 3;
-            let large = entry & 1 << 7 != 0 && (level == 2 || level == 3 && top > 3);
+            let gibibyte = level == 3 && top > 3 && self.context.gibibyte_pages;
+            let large = entry & 1 << 7 != 0 && (level == 2 || gibibyte);
             if entry & self.reserved(level, top, large) != 0 {
                 return Err(Fault::Reserved(level));
             }
@@ -165,7 +167,8 @@ impl Model {
             (3, 3) => bits(2, 1) | bits(8, 5) | bits(63, self.bits),
             (3, _) => address | bits(62, 52) | no_execute | if large { bits(20, 13) } else { 0 },
             (_, 4 | 5) => address | no_execute | 1 << 7,
-            (_, 3) if large => address | no_execute | bits(29, 13),
+            (_, 3) if !large => address | no_execute | 1 << 7,
+            (_, 3) => address | no_execute | bits(29, 13),
             (_, 2) if large => address | no_execute | bits(20, 13),
             _ => address | no_execute,
         }

@@ -57,6 +57,7 @@ fn check(format: &dyn StageFormat, bits: u8, flags: u8, mut input: Input<'_>) {
         cr4,
         efer,
         physical_bits: bits,
+        gibibyte_pages: flags & 64 != 0,
     };
     let linear = input.word();
     let operation = input.choose(&[Operation::Read, Operation::Write, Operation::Execute]);
