@@ -7,3 +7,4 @@
 mod host;
 mod random;
 mod sse;
+mod x87;

@@ -71,6 +71,39 @@ impl Random {
         self.float(52, 11)
     }
 
+    /// An 80-bit operand: significand, then sign and exponent; unsupported encodings too.
+    pub(crate) fn extended(&mut self) -> (u64, u16) {
+        let exponent = match self.below(16) {
+            0 => 0,
+            1 => 0x7fff,
+            2 => 0x7ffe,
+            3 => 1 + self.below(2) as u16,
+            4 => self.below(0x8000) as u16,
+            5 => 0x3fff + 1023 - 2 + self.below(4) as u16,
+            6 => 0x3fff - 1022 - self.below(56) as u16,
+            7 => 0x3fff + 127 - 2 + self.below(4) as u16,
+            8 => 0x3fff - 126 - self.below(26) as u16,
+            9 => 0x3fff + 10 + self.below(56) as u16,
+            _ => 0x3fff - 4 + self.below(8) as u16,
+        };
+        let fraction = match self.below(8) {
+            0 => 0,
+            1 => u64::MAX >> 1,
+            2 => 1 << self.below(63),
+            3 => self.next() << self.below(64),
+            4 => (self.next() & !0x7ff) | 0x400,
+            5 => (self.next() & !0xff_ffff_ffff) | 0x80_0000_0000,
+            _ => self.next(),
+        };
+        let integer = if exponent & 0x7fff == 0 {
+            self.one_in(8)
+        } else {
+            !self.one_in(24)
+        };
+        let significand = fraction & (u64::MAX >> 1) | u64::from(integer) << 63;
+        (significand, exponent | (self.next() as u16 & 0x8000))
+    }
+
     pub(crate) fn vector(&mut self) -> u128 {
         match self.below(3) {
             0 => (0..4).fold(0, |v, _| v << 32 | u128::from(self.single())),
