@@ -83,7 +83,7 @@ fn near(state: &mut State, random: &mut Random) {
     for index in 0..8 {
         let shift = random.below(3) as u16;
         let flip = random.next() as u16 & 0x8000;
-        let changed = significand ^ random.below(4) * random.below(2);
+        let changed = significand ^ (random.below(4) * random.below(2));
         put_register(
             state,
             index,
