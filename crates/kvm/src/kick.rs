@@ -6,9 +6,12 @@
 #![expect(unsafe_code, reason = "signal masks and tgkill")]
 
 use std::{
+    io,
     mem::MaybeUninit,
     ptr,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
 };
 
 use libc::{c_int, pid_t, sigset_t};
@@ -17,6 +20,9 @@ use vmlet_vcpu::Kicker;
 /// The kick is signal `SIGRTMIN` plus this. Other users of the signal in the process are not
 /// disturbed: kicks go to vCPU threads only.
 pub const KICK_SIGNAL_OFFSET: c_int = 5;
+
+/// Pause between two attempts to queue a signal.
+const RETRY: Duration = Duration::from_millis(1);
 
 fn kick_signal() -> c_int {
     libc::SIGRTMIN() + KICK_SIGNAL_OFFSET
@@ -36,29 +42,47 @@ pub(crate) struct SignalKicker {
 #[derive(Debug, Default)]
 struct Target {
     tid: Option<pid_t>,
-    /// A kick that came before there was a thread.
-    early: bool,
+    /// A kick that no run has ended for yet. While it waits, its signal is pending in the thread,
+    /// if there is a thread, and stands for all later kicks: so a vCPU queues at most one signal,
+    /// however often it is kicked while it does not run, and the user's allowance of queued
+    /// signals (`RLIMIT_SIGPENDING`) is not used up.
+    waits: bool,
 }
 
 impl Kicker for SignalKicker {
     fn kick(&self) {
-        let mut target = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        match target.tid {
-            Some(tid) => send(tid),
-            None => target.early = true,
+        let mut target = self.target();
+        if target.waits {
+            return;
+        }
+        target.waits = true;
+        if let Some(tid) = target.tid {
+            send(tid);
         }
     }
 }
 
 impl SignalKicker {
+    fn target(&self) -> MutexGuard<'_, Target> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the kick that ended a run of the calling thread. A kick that comes later sends a new
+    /// signal, since the lock orders the two.
+    pub(crate) fn consume(&self) {
+        let mut target = self.target();
+        drain();
+        target.waits = false;
+    }
+
     /// Kicks go to the calling thread from now on.
     pub(crate) fn bind(&self) -> Bound {
         let old = block_all();
         // SAFETY: plain system call.
         let tid = unsafe { libc::gettid() };
-        let mut target = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut target = self.target();
         target.tid = Some(tid);
-        if std::mem::take(&mut target.early) {
+        if target.waits {
             send(tid);
         }
         Bound { old }
@@ -66,11 +90,8 @@ impl SignalKicker {
 
     /// Kicks go nowhere from now on: the lock makes sure that none is under way.
     pub(crate) fn unbind(&self, bound: &Bound) {
-        self.thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .tid = None;
-        consume();
+        self.target().tid = None;
+        self.consume();
         // SAFETY: restores a mask that the kernel gave.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const bound.old, ptr::null_mut()) };
     }
@@ -87,13 +108,23 @@ impl std::fmt::Debug for Bound {
     }
 }
 
+/// Queues the signal. The kernel refuses it only when the user's allowance of queued signals is
+/// used up by others; then there is nothing to do but to wait, since a lost kick would hang who
+/// waits for the vCPU.
 fn send(tid: pid_t) {
-    // SAFETY: the thread is alive: it unbinds, under the lock held here, before it ends.
-    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, kick_signal()) };
+    let refused = || {
+        // SAFETY: the thread is alive: it unbinds, under the lock held by the caller, before it
+        // ends.
+        let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, kick_signal()) };
+        sent == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN)
+    };
+    while refused() {
+        thread::sleep(RETRY);
+    }
 }
 
-/// Takes the pending kicks of the calling thread.
-pub(crate) fn consume() {
+/// Takes the pending kick signals of the calling thread.
+fn drain() {
     let mut set = MaybeUninit::<sigset_t>::uninit();
     let now = libc::timespec {
         tv_sec: 0,
@@ -118,5 +149,75 @@ fn block_all() -> sigset_t {
         libc::sigemptyset(old.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), old.as_mut_ptr());
         old.assume_init()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kick signals pending in the calling thread.
+    fn pending() -> usize {
+        let mut count = 0;
+        let mut set = MaybeUninit::<sigset_t>::uninit();
+        let now = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: as in `drain`.
+        unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            libc::sigaddset(set.as_mut_ptr(), kick_signal());
+            while libc::sigtimedwait(set.as_ptr(), ptr::null_mut(), &raw const now) > 0 {
+                count += 1;
+            }
+        }
+        count
+    }
+
+    #[test]
+    fn kicks_of_a_vcpu_that_does_not_run_queue_one_signal() {
+        let kicker = SignalKicker::default();
+        let bound = kicker.bind();
+        (0..100_000).for_each(|_| kicker.kick());
+        assert_eq!(pending(), 1);
+        kicker.unbind(&bound);
+    }
+
+    #[test]
+    fn a_kick_before_there_is_a_thread_reaches_it() {
+        let kicker = SignalKicker::default();
+        kicker.kick();
+        let bound = kicker.bind();
+        assert_eq!(pending(), 1);
+        kicker.unbind(&bound);
+    }
+
+    #[test]
+    fn a_kick_after_one_was_taken_sends_again() {
+        let kicker = SignalKicker::default();
+        let bound = kicker.bind();
+        kicker.kick();
+        kicker.consume();
+        assert_eq!(pending(), 0);
+        kicker.kick();
+        assert_eq!(pending(), 1);
+        kicker.unbind(&bound);
+    }
+
+    #[test]
+    fn unbinding_leaves_no_signal_and_the_old_mask() {
+        let kicker = SignalKicker::default();
+        let bound = kicker.bind();
+        kicker.kick();
+        kicker.unbind(&bound);
+        assert_eq!(pending(), 0);
+        let mut mask = MaybeUninit::<sigset_t>::uninit();
+        // SAFETY: reads the mask.
+        let blocked = unsafe {
+            libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), mask.as_mut_ptr());
+            libc::sigismember(mask.as_ptr(), kick_signal())
+        };
+        assert_eq!(blocked, 0);
     }
 }

@@ -309,7 +309,7 @@ impl Vcpu for KvmVcpu {
                     }
                 },
                 Err(libc::EINTR) => {
-                    kick::consume();
+                    self.kicker.consume();
                     return Ok(RunEnd::Kicked);
                 }
                 // An application processor that waited for its start has got a message.

@@ -10,7 +10,9 @@
 //!
 //! * `kvm`: the kick is a signal that is blocked in the vCPU's thread except inside `KVM_RUN`
 //!   (`KVM_SET_SIGNAL_MASK`). Arriving outside it stays pending, and `KVM_RUN` returns `EINTR`
-//!   before it enters the guest. No handler exists, so nothing process-wide is touched.
+//!   before it enters the guest. No handler exists, so nothing process-wide is touched. Kicks that
+//!   come while one is pending send nothing; the thread takes the signal and allows the next one
+//!   in one step, between a run's return and (1).
 //! * `softcpu`: the kick is a flag that `run` looks at before each block and clears on its way
 //!   out.
 //!
