@@ -9,7 +9,10 @@ use std::{
     io,
     mem::MaybeUninit,
     ptr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -36,43 +39,39 @@ pub(crate) fn mask_while_running() -> u64 {
 /// Where kicks of one vCPU go.
 #[derive(Debug, Default)]
 pub(crate) struct SignalKicker {
-    thread: Mutex<Target>,
-}
-
-#[derive(Debug, Default)]
-struct Target {
-    tid: Option<pid_t>,
+    /// The thread that runs the vCPU.
+    thread: Mutex<Option<pid_t>>,
     /// A kick that no run has ended for yet. While it waits, its signal is pending in the thread,
-    /// if there is a thread, and stands for all later kicks: so a vCPU queues at most one signal,
-    /// however often it is kicked while it does not run, and the user's allowance of queued
-    /// signals (`RLIMIT_SIGPENDING`) is not used up.
-    waits: bool,
+    /// about to be sent, or waits for a thread, and stands for all later kicks: so a vCPU queues
+    /// at most one signal, however often it is kicked while it does not run, and the user's
+    /// allowance of queued signals (`RLIMIT_SIGPENDING`) is not used up.
+    waits: AtomicBool,
 }
 
 impl Kicker for SignalKicker {
     fn kick(&self) {
-        let mut target = self.target();
-        if target.waits {
+        if self.waits.swap(true, Ordering::SeqCst) {
             return;
         }
-        target.waits = true;
-        if let Some(tid) = target.tid {
+        if let Some(tid) = *self.thread() {
             send(tid);
         }
     }
 }
 
 impl SignalKicker {
-    fn target(&self) -> MutexGuard<'_, Target> {
+    fn thread(&self) -> MutexGuard<'_, Option<pid_t>> {
         self.thread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the kick that ended a run of the calling thread. A kick that comes later sends a new
-    /// signal, since the lock orders the two.
+    /// Takes the kick that ended a run of the calling thread.
+    ///
+    /// A kick between the two steps sends nothing and needs to send nothing: this run has ended,
+    /// and the exchange makes what the kicker published before visible to who reads it next. A
+    /// kick after the exchange sends a new signal.
     pub(crate) fn consume(&self) {
-        let mut target = self.target();
         drain();
-        target.waits = false;
+        self.waits.swap(false, Ordering::SeqCst);
     }
 
     /// Kicks go to the calling thread from now on.
@@ -80,9 +79,9 @@ impl SignalKicker {
         let old = block_all();
         // SAFETY: plain system call.
         let tid = unsafe { libc::gettid() };
-        let mut target = self.target();
-        target.tid = Some(tid);
-        if target.waits {
+        let mut thread = self.thread();
+        *thread = Some(tid);
+        if self.waits.load(Ordering::SeqCst) {
             send(tid);
         }
         Bound { old }
@@ -90,7 +89,7 @@ impl SignalKicker {
 
     /// Kicks go nowhere from now on: the lock makes sure that none is under way.
     pub(crate) fn unbind(&self, bound: &Bound) {
-        self.target().tid = None;
+        *self.thread() = None;
         self.consume();
         // SAFETY: restores a mask that the kernel gave.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const bound.old, ptr::null_mut()) };

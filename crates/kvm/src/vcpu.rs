@@ -255,6 +255,18 @@ fn internal_error(page: &RunPage) -> FatalExit {
     }
 }
 
+/// `KVM_RUN` failed on an access of the guest: its slot's host memory cannot be had, as behind the
+/// end of a file that was cut short. Current kernels tell the address.
+fn unserved(page: &RunPage) -> FatalExit {
+    if page.exit_reason() == KVM_EXIT_MEMORY_FAULT {
+        let gpa = page.memory_fault();
+        return FatalExit::Memory { gpa };
+    }
+    FatalExit::Other {
+        detail: "the guest accessed memory that the host cannot provide (KVM_RUN: EFAULT)".into(),
+    }
+}
+
 fn run_error(errno: i32) -> EngineError {
     EngineError::call("KVM_RUN", std::io::Error::from_raw_os_error(errno))
 }
@@ -314,10 +326,7 @@ impl Vcpu for KvmVcpu {
                 }
                 // An application processor that waited for its start has got a message.
                 Err(libc::EAGAIN) => {}
-                Err(libc::EFAULT) if self.parts()?.page.exit_reason() == KVM_EXIT_MEMORY_FAULT => {
-                    let gpa = self.parts()?.page.memory_fault();
-                    return Ok(RunEnd::Fatal(FatalExit::Memory { gpa }));
-                }
+                Err(libc::EFAULT) => return Ok(RunEnd::Fatal(unserved(&self.parts()?.page))),
                 Err(errno) => return Err(run_error(errno)),
             }
         }

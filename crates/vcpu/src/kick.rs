@@ -11,8 +11,9 @@
 //! * `kvm`: the kick is a signal that is blocked in the vCPU's thread except inside `KVM_RUN`
 //!   (`KVM_SET_SIGNAL_MASK`). Arriving outside it stays pending, and `KVM_RUN` returns `EINTR`
 //!   before it enters the guest. No handler exists, so nothing process-wide is touched. Kicks that
-//!   come while one is pending send nothing; the thread takes the signal and allows the next one
-//!   in one step, between a run's return and (1).
+//!   come while one is pending send nothing. The thread takes the signal first and then allows the
+//!   next one, by an exchange between a run's return and (1): a kick before the exchange has its
+//!   request seen by that (1), a kick after it sends.
 //! * `softcpu`: the kick is a flag that `run` looks at before each block and clears on its way
 //!   out.
 //!

@@ -13,6 +13,8 @@
 mod harness;
 
 #[cfg(test)]
+mod ends;
+#[cfg(test)]
 mod exceptions;
 #[cfg(test)]
 mod instructions;
@@ -22,6 +24,8 @@ mod interpreter_gaps;
 mod interrupts;
 #[cfg(test)]
 mod ioapic;
+#[cfg(test)]
+mod kick;
 #[cfg(test)]
 mod mmio;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use vmlet_vcpu::{AccessContext, Flow, GuestBus, SpaceId, StopReason, x86_64::Reg
 
 use super::memory::STOP;
 
-/// A write to this port ends the run.
+/// An access to this port ends the run.
 const STOP_PORT: u64 = 0xf4;
 /// The exception entry points end here.
 const EXCEPTION_PORT: u64 = 0xf5;
@@ -104,6 +104,9 @@ impl GuestBus for Recorder {
             data.copy_from_slice(&answer);
         }
         self.seen.push(seen);
+        if (space, addr) == (SpaceId::PORT, STOP_PORT) {
+            return Flow::Stop(DONE);
+        }
         Flow::Continue
     }
 

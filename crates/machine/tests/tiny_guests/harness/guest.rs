@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::{Deref, DerefMut},
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -20,7 +21,7 @@ use vmlet_vcpu::{
 };
 
 use super::{
-    CODE, Place, Recorder, STACK, STOP, USER_STACK,
+    CODE, Place, Recorder, STACK, STOP, Thread, USER_STACK,
     bus::{DONE, EXCEPTION},
     limit,
     memory::{self, GDT, HANDLERS, TABLES},
@@ -50,10 +51,49 @@ pub(crate) struct Taken {
     pub(crate) cr2: u64,
 }
 
+/// A vCPU that is bound to the test's thread until it goes elsewhere.
+#[derive(Debug)]
+pub(crate) struct BoundVcpu(Option<Box<dyn Vcpu>>);
+
+impl BoundVcpu {
+    fn new(mut vcpu: Box<dyn Vcpu>) -> BoundVcpu {
+        vcpu.bind().unwrap();
+        BoundVcpu(Some(vcpu))
+    }
+
+    fn release(mut self) -> Box<dyn Vcpu> {
+        let mut vcpu = self.0.take().unwrap();
+        vcpu.unbind();
+        vcpu
+    }
+}
+
+impl Deref for BoundVcpu {
+    type Target = dyn Vcpu;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.as_deref().unwrap()
+    }
+}
+
+impl DerefMut for BoundVcpu {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        self.0.as_deref_mut().unwrap()
+    }
+}
+
+impl Drop for BoundVcpu {
+    fn drop(&mut self) {
+        if let Some(vcpu) = &mut self.0 {
+            vcpu.unbind();
+        }
+    }
+}
+
 /// A guest. The vCPU goes first: no guest code may run when the memory goes.
 #[derive(Debug)]
 pub(crate) struct Guest {
-    pub(crate) vcpu: Box<dyn Vcpu>,
+    pub(crate) vcpu: BoundVcpu,
     pub(crate) vm: Arc<dyn Vm>,
     pub(crate) memory: Arc<AddressSpace>,
     pub(crate) bus: Recorder,
@@ -90,8 +130,7 @@ impl Guest {
             vm.create_irqchip(24).unwrap();
         }
         let cpuid = cpuid(place, 0, options.cpus.max(1), options.irqchip);
-        let mut vcpu = vm.create_vcpu(0, &cpuid).unwrap();
-        vcpu.bind().unwrap();
+        let mut vcpu = BoundVcpu::new(vm.create_vcpu(0, &cpuid).unwrap());
         standard_content()
             .iter()
             .for_each(|(at, bytes)| memory.load(Gpa(*at), bytes).unwrap());
@@ -232,6 +271,13 @@ impl Guest {
         xcr0
     }
 
+    /// Moves vCPU 0 to a thread of its own, where it waits to be resumed.
+    pub(crate) fn into_thread(self) -> Threaded {
+        let thread = Thread::start(self.vcpu.release(), self.bus);
+        let (vm, memory) = (self.vm, self.memory);
+        Threaded { thread, vm, memory }
+    }
+
     /// Reads guest memory.
     pub(crate) fn read<const N: usize>(&self, gpa: u64) -> [u8; N] {
         let mut data = [0; N];
@@ -250,10 +296,12 @@ impl Guest {
     }
 }
 
-impl Drop for Guest {
-    fn drop(&mut self) {
-        self.vcpu.unbind();
-    }
+/// A guest whose vCPU 0 runs on a thread. The thread goes first.
+#[derive(Debug)]
+pub(crate) struct Threaded {
+    pub(crate) thread: Thread,
+    pub(crate) vm: Arc<dyn Vm>,
+    pub(crate) memory: Arc<AddressSpace>,
 }
 
 /// The CPUID table of vCPU `id`.
