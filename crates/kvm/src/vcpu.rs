@@ -26,6 +26,10 @@ use crate::{
 };
 
 const SUBERROR_EMULATION: u32 = 1;
+/// #DB.
+const DEBUG_EXCEPTION: u32 = 1;
+/// DR6 after a single step: BS and the bits that are always one.
+const DR6_STEP: u64 = 0xffff_4ff0;
 
 /// A vCPU of `/dev/kvm`.
 #[derive(Debug)]
@@ -36,6 +40,8 @@ pub(crate) struct KvmVcpu {
     bound: Option<Bound>,
     /// The synchronised registers in the run page are the vCPU's.
     fresh: bool,
+    /// A run ends after one instruction.
+    stepping: bool,
 }
 
 /// What goes to the reaper. The page is unregistered before the descriptor unmaps it.
@@ -103,6 +109,7 @@ impl KvmVcpu {
             kicker,
             bound: None,
             fresh: false,
+            stepping: false,
         })
     }
 
@@ -126,19 +133,44 @@ impl KvmVcpu {
     }
 
     /// Completes the access in flight without entering the guest. An access that KVM split gives
-    /// further exits, which are served too.
-    fn complete(&mut self, bus: &mut dyn GuestBus) -> Result<(), EngineError> {
+    /// further exits, which are served too; the end of a run among them is given back.
+    fn complete(&mut self, bus: &mut dyn GuestBus) -> Result<Option<RunEnd>, EngineError> {
         self.parts_mut()?.page.set_immediate_exit(true);
+        let mut end = None;
         let result = loop {
             match ext::run(self.fd()?) {
-                Ok(()) => drop(self.serve(bus)?),
-                Err(libc::EINTR) => break Ok(()),
+                Ok(()) => match self.serve(bus)? {
+                    Step::End(found) => end = Some(found),
+                    Step::Continue | Step::Stop(_) => {}
+                },
+                Err(libc::EINTR) => break Ok(end),
                 Err(libc::EAGAIN) => {}
                 Err(errno) => break Err(run_error(errno)),
             }
         };
         self.parts_mut()?.page.set_immediate_exit(false);
         result
+    }
+
+    /// The last exit was an access that KVM completes when it is entered again.
+    fn in_access(&self) -> Result<bool, EngineError> {
+        let reason = self.parts()?.page.exit_reason();
+        Ok(matches!(reason, KVM_EXIT_IO | KVM_EXIT_MMIO))
+    }
+
+    /// Completes the access of a single-stepped instruction. KVM's emulator forgets the step of a
+    /// port write, so it is reported from here when KVM does not.
+    fn complete_step(&mut self, bus: &mut dyn GuestBus) -> Result<RunEnd, EngineError> {
+        if let Some(end) = self.complete(bus)? {
+            return Ok(end);
+        }
+        let rip = self.regs()?.rip;
+        let (exception, dr6) = (DEBUG_EXCEPTION, DR6_STEP);
+        Ok(RunEnd::Debug(DebugStop {
+            rip,
+            exception,
+            dr6,
+        }))
     }
 
     /// Serves the exit that `KVM_RUN` has returned with.
@@ -310,6 +342,9 @@ impl Vcpu for KvmVcpu {
             self.fresh = false;
             match ext::run(self.fd()?) {
                 Ok(()) => match self.serve(bus)? {
+                    Step::Continue if self.stepping && self.in_access()? => {
+                        return self.complete_step(bus);
+                    }
                     Step::Continue => {}
                     Step::End(end) => {
                         self.fresh = true;
@@ -352,7 +387,9 @@ impl Vcpu for KvmVcpu {
         }
         self.fd()?
             .set_guest_debug(&debug)
-            .map_err(call("KVM_SET_GUEST_DEBUG"))
+            .map_err(call("KVM_SET_GUEST_DEBUG"))?;
+        self.stepping = control.single_step;
+        Ok(())
     }
 
     fn regs(&self) -> Result<Regs, EngineError> {

@@ -10,13 +10,13 @@ use kvm_bindings::{
     kvm_create_device, kvm_device_type_KVM_DEV_TYPE_VFIO, kvm_enable_cap,
     kvm_userspace_memory_region,
 };
-use kvm_ioctls::{DeviceFd, IoEventAddress, NoDatamatch, VmFd};
+use kvm_ioctls::{DeviceFd, VmFd};
 use vmlet_memory::{
     Memslot, PAGE_SIZE, SlotId,
     fork::{Origin, ParentOnly, Watch, watch_fd},
 };
 use vmlet_vcpu::{
-    EngineError, IoEvent, Limits, MsiMessage, MsiRoute, SlotChange, SpaceId, Stat, Vcpu, Vm,
+    EngineError, IoEvent, Limits, MsiMessage, MsiRoute, SlotChange, Stat, Vcpu, Vm,
     cpuid::CpuidTable,
 };
 use vmm_sys_util::eventfd::EventFd;
@@ -116,31 +116,6 @@ impl Drop for KvmVm {
     }
 }
 
-fn address(event: &IoEvent) -> IoEventAddress {
-    if event.space == SpaceId::PORT {
-        IoEventAddress::Pio(event.addr)
-    } else {
-        IoEventAddress::Mmio(event.addr)
-    }
-}
-
-/// Calls `$method` with the datamatch type that the event's width asks for: KVM takes the width
-/// from it.
-macro_rules! with_datamatch {
-    ($vm:expr, $method:ident, $fd:expr, $event:expr) => {{
-        let (vm, addr) = ($vm, address($event));
-        let value = $event.value.unwrap_or(0);
-        match ($event.value.is_some(), $event.len) {
-            (true, 1) => vm.$method($fd, &addr, (value & 0xff) as u8),
-            (true, 2) => vm.$method($fd, &addr, (value & 0xffff) as u16),
-            (true, 4) => vm.$method($fd, &addr, (value & 0xffff_ffff) as u32),
-            (true, 8) => vm.$method($fd, &addr, value),
-            (false, 0) => vm.$method($fd, &addr, NoDatamatch),
-            _ => Err(kvm_ioctls::Error::new(libc::EINVAL)),
-        }
-    }};
-}
-
 impl Vm for KvmVm {
     fn change_slot(&self, change: SlotChange<'_>) -> Result<(), EngineError> {
         match change {
@@ -207,11 +182,11 @@ impl Vm for KvmVm {
     }
 
     fn attach_ioevent(&self, fd: &EventFd, event: &IoEvent) -> Result<(), EngineError> {
-        with_datamatch!(self.fd()?, register_ioevent, fd, event).map_err(call("KVM_IOEVENTFD"))
+        ext::ioeventfd(self.fd()?, fd, event, true)
     }
 
     fn detach_ioevent(&self, fd: &EventFd, event: &IoEvent) -> Result<(), EngineError> {
-        with_datamatch!(self.fd()?, unregister_ioevent, fd, event).map_err(call("KVM_IOEVENTFD"))
+        ext::ioeventfd(self.fd()?, fd, event, false)
     }
 
     fn dirty_log(&self, slot: SlotId, pages: u64) -> Result<Vec<u64>, EngineError> {

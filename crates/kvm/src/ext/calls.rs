@@ -12,12 +12,14 @@ use std::{
 };
 
 use kvm_bindings::{
-    KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD, KVMIO, kvm_device_attr, kvm_interrupt,
+    KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD, KVMIO, kvm_device_attr, kvm_interrupt, kvm_ioeventfd,
+    kvm_ioeventfd_flag_nr_datamatch, kvm_ioeventfd_flag_nr_deassign, kvm_ioeventfd_flag_nr_pio,
     kvm_userspace_memory_region, kvm_xsave,
 };
 use kvm_ioctls::{DeviceFd, VcpuFd, VmFd};
-use vmlet_vcpu::EngineError;
+use vmlet_vcpu::{EngineError, IoEvent, SpaceId};
 use vmm_sys_util::{
+    eventfd::EventFd,
     ioctl::{ioctl, ioctl_with_ref},
     ioctl_io_nr, ioctl_iow_nr,
 };
@@ -37,6 +39,7 @@ struct SignalMaskHead {
 
 ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
 ioctl_io_nr!(KVM_GET_STATS_FD, KVMIO, 0xce);
+ioctl_iow_nr!(KVM_IOEVENTFD, KVMIO, 0x79, kvm_ioeventfd);
 ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
 ioctl_iow_nr!(KVM_SET_SIGNAL_MASK, KVMIO, 0x8b, SignalMaskHead);
 
@@ -85,6 +88,30 @@ pub(crate) fn stats_file(owner: &impl AsRawFd) -> Result<File, EngineError> {
     unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
     // SAFETY: the descriptor is new and owned by nobody else.
     Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// `KVM_IOEVENTFD`: guest writes that fit `event` signal `fd`, or no longer do.
+pub(crate) fn ioeventfd(
+    vm: &VmFd,
+    fd: &EventFd,
+    event: &IoEvent,
+    assign: bool,
+) -> Result<(), EngineError> {
+    let flag = |on: bool, bit: u32| u32::from(on) << bit;
+    let request = kvm_ioeventfd {
+        datamatch: event.value.unwrap_or(0),
+        addr: event.addr,
+        len: event.len,
+        fd: fd.as_raw_fd(),
+        flags: flag(event.value.is_some(), kvm_ioeventfd_flag_nr_datamatch)
+            | flag(event.space == SpaceId::PORT, kvm_ioeventfd_flag_nr_pio)
+            | flag(!assign, kvm_ioeventfd_flag_nr_deassign),
+        ..kvm_ioeventfd::default()
+    };
+    // SAFETY: the kernel reads `request`.
+    check("KVM_IOEVENTFD", unsafe {
+        ioctl_with_ref(vm, KVM_IOEVENTFD(), &request)
+    })
 }
 
 /// `KVM_DEV_VFIO_FILE_ADD` on KVM's VFIO device.
