@@ -13,6 +13,10 @@
 mod harness;
 
 #[cfg(test)]
+mod debug;
+#[cfg(test)]
+mod dirty;
+#[cfg(test)]
 mod ends;
 #[cfg(test)]
 mod exceptions;
@@ -25,15 +29,21 @@ mod interrupts;
 #[cfg(test)]
 mod ioapic;
 #[cfg(test)]
+mod ioevents;
+#[cfg(test)]
 mod kick;
 #[cfg(test)]
 mod mmio;
 #[cfg(test)]
 mod modes;
 #[cfg(test)]
-mod page_sizes;
-#[cfg(test)]
 mod ports;
+#[cfg(test)]
+mod slots;
+#[cfg(test)]
+mod smp;
+#[cfg(test)]
+mod state;
 #[cfg(test)]
 mod system;
 #[cfg(test)]

@@ -1,0 +1,147 @@
+//! Rows: stops for a debugger.
+
+use vmlet_vcpu::{DebugControl, RunEnd};
+
+use crate::harness::{
+    CODE, Guest, Place,
+    bus::{DONE, EXCEPTION},
+    each,
+    memory::HANDLERS,
+};
+
+const STEP: DebugControl = DebugControl {
+    single_step: true,
+    breakpoints: [None; 4],
+};
+
+/// Four instructions of 1, 5, 2 and 2 bytes, then the stop.
+fn code() -> &'static [u8] {
+    guest!("nop", "mov ecx, 3", "inc ecx", "dec eax", "mov [r15], eax")
+}
+
+fn at(place: &Place, user: bool, code: &[u8]) -> Guest {
+    let mut guest = Guest::new(place);
+    if user {
+        guest.enter_user();
+    }
+    guest.load(code);
+    guest
+}
+
+fn stop(guest: &mut Guest) -> u64 {
+    match guest.run() {
+        RunEnd::Debug(stop) => {
+            assert_eq!(stop.exception, 1);
+            stop.rip - CODE
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn steps(guest: &mut Guest) {
+    guest.vcpu.set_debug(&STEP).unwrap();
+    for offset in [1, 6, 8, 10] {
+        assert_eq!(stop(guest), offset);
+        let regs = guest.vcpu.regs().unwrap();
+        // The trap flag is the engine's own affair.
+        assert_eq!((regs.rip - CODE, regs.rflags & 0x100), (offset, 0));
+    }
+    guest.vcpu.set_debug(&DebugControl::default()).unwrap();
+    let regs = guest.finish();
+    assert_eq!(regs.rcx, 4);
+}
+
+#[test]
+fn single_steps_at_cpl0() {
+    each(|place| steps(&mut at(place, false, code())));
+}
+
+#[test]
+fn single_steps_at_cpl3() {
+    each(|place| {
+        let mut guest = at(place, true, code());
+        if place.native() {
+            return steps(&mut guest);
+        }
+        // The trap goes into the guest, whose entry point at CPL 0 is stepped.
+        guest.vcpu.set_debug(&STEP).unwrap();
+        let RunEnd::Debug(stop) = guest.run() else {
+            panic!("no stop")
+        };
+        assert_eq!(stop.rip, HANDLERS + 16 + 2);
+        guest.vcpu.set_debug(&DebugControl::default()).unwrap();
+        let found = guest.exception();
+        assert_eq!((found.vector, found.rip, found.cs), (1, CODE + 1, 0x33));
+    });
+}
+
+fn with_breakpoints(guest: &mut Guest) {
+    let control = DebugControl {
+        breakpoints: [None, Some(CODE + 6), None, Some(CODE + 8)],
+        ..DebugControl::default()
+    };
+    guest.vcpu.set_debug(&control).unwrap();
+}
+
+#[test]
+fn execution_breakpoints_at_cpl0() {
+    each(|place| {
+        let mut guest = at(place, false, code());
+        with_breakpoints(&mut guest);
+        assert_eq!(stop(&mut guest), 6);
+        // Before the instruction.
+        assert_eq!(guest.vcpu.regs().unwrap().rcx, 3);
+        guest.vcpu.set_debug(&DebugControl::default()).unwrap();
+        assert_eq!(guest.finish().rcx, 4);
+    });
+}
+
+#[test]
+fn execution_breakpoints_at_cpl3() {
+    each(|place| {
+        let mut guest = at(place, true, code());
+        with_breakpoints(&mut guest);
+        if place.native() {
+            assert_eq!(stop(&mut guest), 6);
+        } else {
+            // They never fire.
+            assert_eq!(guest.finish().rcx, 4);
+        }
+    });
+}
+
+#[test]
+fn a_step_of_a_paused_vcpu_takes_its_access_along() {
+    each(|place| {
+        let guest = at(
+            place,
+            false,
+            guest!("mov eax, 7", "out 0x80, al", "inc eax", "out 0xf4, al"),
+        );
+        let guest = guest.into_thread();
+        for offset in [5, 7, 9] {
+            let end = guest.thread.vcpu.step().unwrap();
+            let RunEnd::Debug(stop) = end else {
+                panic!("{end:?}")
+            };
+            assert_eq!(stop.rip - CODE, offset);
+        }
+        let rax = guest
+            .thread
+            .vcpu
+            .with(|vcpu| vcpu.regs().unwrap().rax)
+            .unwrap();
+        assert_eq!(rax, 8);
+        assert_eq!(guest.thread.vcpu.step().unwrap(), RunEnd::Stopped(DONE));
+    });
+}
+
+/// What a debugger's `int3` does without more support: it is the guest's.
+#[test]
+fn a_software_breakpoint_goes_into_the_guest() {
+    each(|place| {
+        let mut guest = at(place, true, guest!("int3"));
+        assert_eq!(guest.run(), RunEnd::Stopped(EXCEPTION));
+        assert_eq!(guest.vcpu.regs().unwrap().rax, 3);
+    });
+}
