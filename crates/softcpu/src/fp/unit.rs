@@ -23,6 +23,22 @@ pub struct Fpu {
 }
 
 impl Fpu {
+    /// An XMM register.
+    #[must_use]
+    pub fn xmm(&self, number: u8) -> u128 {
+        self.xmm
+            .get(usize::from(number & 15))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Writes an XMM register.
+    pub fn set_xmm(&mut self, number: u8, value: u128) {
+        if let Some(register) = self.xmm.get_mut(usize::from(number & 15)) {
+            *register = value;
+        }
+    }
+
     /// The image FXSAVE stores; `wide` is the REX.W form. How much of it is written:
     /// [`WRITTEN_BYTES`].
     #[must_use]

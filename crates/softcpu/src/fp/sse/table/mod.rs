@@ -154,32 +154,83 @@ impl Entry {
     }
 }
 
-/// All entries, in no order.
+const PARTS: [&[Entry]; 5] = [
+    float::ENTRIES,
+    moves::ENTRIES,
+    integer::ENTRIES,
+    float::CONVERSIONS,
+    mmx::ENTRIES,
+];
+
+/// All entries, in no order that matters; their positions are what [`position`] gives.
 pub fn entries() -> impl Iterator<Item = &'static Entry> {
-    [
-        float::ENTRIES,
-        float::CONVERSIONS,
-        integer::ENTRIES,
-        mmx::ENTRIES,
-        moves::ENTRIES,
-    ]
-    .into_iter()
-    .flatten()
+    PARTS.into_iter().flatten()
 }
 
-/// The entry for an instruction; none means #UD as far as SSE, SSE2 and MMX go.
+/// The entry at a position.
 #[must_use]
-pub fn lookup(prefix: Prefix, opcode: u8, wide: bool, modrm: u8) -> Option<&'static Entry> {
+pub fn entry(position: usize) -> Option<&'static Entry> {
+    let mut rest = position;
+    for part in PARTS {
+        if let Some(entry) = part.get(rest) {
+            return Some(entry);
+        }
+        rest -= part.len();
+    }
+    None
+}
+
+/// The position of the entry for an instruction; none means #UD as far as SSE, SSE2 and MMX go.
+#[must_use]
+pub fn position(prefix: Prefix, opcode: u8, wide: bool, modrm: u8) -> Option<usize> {
     let form = if modrm >> 6 == 3 {
         Forms::Register
     } else {
         Forms::Memory
     };
-    entries().find(|entry| {
+    entries().position(|entry| {
         entry.prefix == prefix
             && entry.opcode == opcode
             && entry.wide.is_none_or(|needed| needed == wide)
-            && entry.group.is_none_or(|reg| reg == modrm >> 3 & 7)
+            && entry.group.is_none_or(|reg| reg == (modrm >> 3) & 7)
             && (entry.forms == Forms::Any || entry.forms == form)
     })
+}
+
+/// Whether an instruction of this opcode after 0F has an immediate byte, whatever its prefix.
+#[must_use]
+pub const fn has_immediate(opcode: u8) -> bool {
+    matches!(opcode, 0x70..=0x73 | 0xc2 | 0xc4..=0xc6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{entries, entry, has_immediate, position};
+
+    #[test]
+    fn positions_lead_to_their_entries() {
+        for (index, expected) in entries().enumerate() {
+            assert!(std::ptr::eq(entry(index).unwrap(), expected));
+        }
+        assert!(entry(entries().count()).is_none());
+    }
+
+    #[test]
+    fn an_encoding_has_one_entry_at_most() {
+        for (index, entry) in entries().enumerate() {
+            let reg = entry.group.unwrap_or(0) << 3;
+            for modrm in [reg, 0xc0 | reg] {
+                let wide = entry.wide.unwrap_or(false);
+                let found = position(entry.prefix, entry.opcode, wide, modrm);
+                let covered = entry.forms == super::Forms::Any
+                    || (entry.forms == super::Forms::Register) == (modrm >= 0xc0);
+                assert_eq!(found == Some(index), covered, "{entry:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn immediates_follow_from_the_opcode() {
+        assert!(entries().all(|entry| entry.immediate == has_immediate(entry.opcode)));
+    }
 }
