@@ -78,7 +78,8 @@ def build() -> None:
     unset = [
         f"--unset={name}" for name in ("RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_TARGET_DIR")
     ]
-    cargo = ["cargo", "build", "--release", "--locked"]
+    # Not --locked: the crates' dependencies are in this lock file too, and change with them.
+    cargo = ["cargo", "build", "--release"]
     must(
         ["env", f"--chdir={FOLDER}", *unset, *cargo],
         "building the fuzz targets",

@@ -1,0 +1,10 @@
+"""Benchmarks: what vmlet costs against a reference that runs in the same minutes.
+
+* `cli.py`: `ci/bench NAME [--json]`; `host.py`: what the figures belong to.
+* `statistics.py`: low percentiles, ratios, when a row is decided.
+* `rounds.py`: interleaved rounds of subject, reference and control, until every row is decided.
+* `result.py`: the JSON object and the table.
+* `worker.py`: a process that measures on demand and times itself.
+* `create.py`: making and ending VMs; its two sides are `subject/create.py`, through the public API,
+  and `floor/create.c`, bare ioctls.
+"""

@@ -1,0 +1,62 @@
+"""Making and ending VMs of one vCPU and 256 MiB, against the ioctls that they take at least.
+
+`create`: from `VM(...)` in Python until the guest's first instructions have had an effect that
+Python sees. `close`: what the caller of `close()` waits for, against giving descriptors to a
+thread. `freed`: until the kernel has freed everything, against closing in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ..paths import LOGS, TARGET
+from ..process import Words, must
+from ..tools import tool
+from .result import Row
+from .rounds import Plan, Samples, measure
+from .worker import Worker
+
+_HERE = Path(__file__).resolve().parent
+_SOURCE = _HERE / "floor" / "create.c"
+_FLOOR = TARGET / "bench" / "create-floor"
+# VMs of one party in one round, for each of the two ways to close them.
+_BATCH = 10
+_LEAST, _CAP = 20, 120
+_LIMIT = 1.2
+
+ENGINE = "kvm"
+PLANS = (
+    Plan("create", "us", "bare ioctls with the same slot and descriptors", _LIMIT),
+    Plan("close", "us", "descriptors given to a thread", _LIMIT),
+    Plan("freed", "us", "descriptors closed in place", _LIMIT),
+)
+
+
+def prepare() -> None:
+    """Compile the floor, if it is older than its source."""
+    if _FLOOR.exists() and _FLOOR.stat().st_mtime >= _SOURCE.stat().st_mtime:
+        return
+    _FLOOR.parent.mkdir(parents=True, exist_ok=True)
+    command: Words = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", _FLOOR, _SOURCE]
+    must([*command, "-pthread"], "compiling the floor", LOGS / "bench-create-floor.log")
+
+
+def run(told: Callable[[str], None]) -> list[Row]:
+    """Measure."""
+    subject: Words = [tool("python"), "-B", _HERE / "subject" / "create.py"]
+    with Worker(subject) as ours, Worker([_FLOOR]) as floor:
+        _batch(ours), _batch(floor)  # the first VMs of a process pay for what stays
+        return measure(
+            PLANS, lambda: _batch(ours), lambda: _batch(floor), least=_LEAST, cap=_CAP, told=told
+        )
+
+
+def _batch(worker: Worker) -> Samples:
+    handed = worker.ask(f"handoff {_BATCH}", _BATCH)
+    freed = worker.ask(f"sync {_BATCH}", _BATCH)
+    return {
+        "create": [create / 1000 for create, _ in (*handed, *freed)],
+        "close": [close / 1000 for _, close in handed],
+        "freed": [close / 1000 for _, close in freed],
+    }

@@ -1,0 +1,81 @@
+"""Interleaved rounds: subject, reference and reference again, in a different order each time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .result import Row
+from .statistics import Verdict, low, ratio, verdict
+
+Samples = Mapping[str, Sequence[float]]
+"""Costs by row."""
+Batch = Callable[[], Samples]
+"""Measures one party once."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A row to be measured."""
+
+    row: str
+    unit: str
+    reference_name: str
+    limit: float | None
+    """The highest ratio that meets the row; without one a row is decided at once."""
+
+
+@dataclass
+class _Costs:
+    subject: list[float] = field(default_factory=list)
+    reference: list[float] = field(default_factory=list)
+    control: list[float] = field(default_factory=list)
+
+
+def measure(
+    plans: Sequence[Plan],
+    subject: Batch,
+    reference: Batch,
+    *,
+    least: int,
+    cap: int,
+    told: Callable[[str], None],
+) -> list[Row]:
+    """Run at least `least` rounds, and more up to `cap` while a row's control is off."""
+    costs = {plan.row: _Costs() for plan in plans}
+    done = 0
+    while True:
+        _round(costs, subject, reference, done)
+        done += 1
+        rows = [_row(plan, costs[plan.row], done) for plan in plans] if done >= least else []
+        undecided = [row.row for row in rows if row.verdict is Verdict.UNDECIDED]
+        if rows and (not undecided or done >= cap):
+            return rows
+        if undecided and done % least == 0:
+            told(f"{done} rounds, at most {cap}: undecided: {', '.join(undecided)}")
+
+
+def _round(costs: dict[str, _Costs], subject: Batch, reference: Batch, number: int) -> None:
+    """One batch of each party; who comes first changes, so that nobody always pays for it."""
+    parties = [("subject", subject), ("reference", reference), ("control", reference)]
+    turn = number % len(parties)
+    for party, batch in [*parties[turn:], *parties[:turn]]:
+        for row, values in batch().items():
+            getattr(costs[row], party).extend(values)
+
+
+def _row(plan: Plan, costs: _Costs, rounds: int) -> Row:
+    every = [*costs.reference, *costs.control]
+    cost, control = ratio(costs.subject, every), ratio(costs.control, costs.reference)
+    return Row(
+        row=plan.row,
+        unit=plan.unit,
+        vmlet=low(costs.subject),
+        reference=low(every),
+        reference_name=plan.reference_name,
+        ratio=cost,
+        control=control,
+        rounds=rounds,
+        limit=plan.limit,
+        verdict=verdict(cost, control, plan.limit),
+    )
