@@ -3,6 +3,7 @@
 //! * `system.rs`: [`Kvm`], the open device and what it can do.
 //! * `vm.rs`: memory slots, interrupts, eventfds; `routes.rs`: the table of interrupt routes.
 //! * `vcpu.rs`: the run loop over `KVM_RUN`; `convert.rs`, `state.rs`: registers and saved state.
+//! * `exits.rs`: exits after which a guest cannot go on; `debug.rs`: debug conditions.
 //! * `kick.rs`: kicks by a signal that has no handler.
 //! * `ext/`: the ioctls the kvm-ioctls crate lacks, and the shared `kvm_run` page.
 //! * `stats.rs`: the numbers KVM keeps.
@@ -17,6 +18,8 @@
 //! vCPUs, KVM's Hyper-V and Xen interfaces, SMM.
 
 mod convert;
+mod debug;
+mod exits;
 mod ext;
 mod kick;
 mod probe;

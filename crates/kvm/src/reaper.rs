@@ -59,3 +59,43 @@ fn start() -> Option<SyncSender<Work>> {
         .ok()?;
     Some(sender)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::*;
+
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn after_a_drain_all_that_was_handed_over_is_gone() {
+        let gone = Arc::new(AtomicUsize::new(0));
+        // More than the queue holds.
+        (0..2 * QUEUE).for_each(|_| bury(Box::new(Counted(Arc::clone(&gone)))));
+        drain();
+        assert_eq!(gone.load(Ordering::SeqCst), 2 * QUEUE);
+    }
+
+    #[test]
+    fn the_callers_thread_drops_nothing() {
+        struct Where(std::sync::mpsc::Sender<std::thread::ThreadId>);
+        impl Drop for Where {
+            fn drop(&mut self) {
+                let _ = self.0.send(std::thread::current().id());
+            }
+        }
+        let (sender, receiver) = std::sync::mpsc::channel();
+        bury(Box::new(Where(sender)));
+        assert_ne!(receiver.recv().unwrap(), std::thread::current().id());
+    }
+}

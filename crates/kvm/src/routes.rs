@@ -43,3 +43,45 @@ pub(crate) fn message(message: MsiMessage) -> kvm_msi {
 fn halves(address: u64) -> (u32, u32) {
     ((address & 0xffff_ffff) as u32, (address >> 32) as u32)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MESSAGE: MsiMessage = MsiMessage {
+        address: 0x1_fee0_2000,
+        data: 0x4051,
+    };
+
+    #[test]
+    fn a_message_keeps_both_halves_of_its_address() {
+        let msi = message(MESSAGE);
+        assert_eq!(
+            (msi.address_lo, msi.address_hi, msi.data),
+            (0xfee0_2000, 1, 0x4051)
+        );
+    }
+
+    #[test]
+    fn a_table_holds_its_routes_in_order() {
+        let routes = [5, 24].map(|gsi| MsiRoute {
+            gsi,
+            message: MESSAGE,
+        });
+        let table = table(&routes).unwrap();
+        let gsis: Vec<_> = table.as_slice().iter().map(|entry| entry.gsi).collect();
+        assert_eq!(gsis, [5, 24]);
+    }
+
+    #[test]
+    fn more_routes_than_kvm_takes_are_refused() {
+        let route = MsiRoute {
+            gsi: 0,
+            message: MESSAGE,
+        };
+        assert!(matches!(
+            table(&vec![route; 5000]),
+            Err(EngineError::Lacking { .. })
+        ));
+    }
+}

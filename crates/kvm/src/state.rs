@@ -288,3 +288,71 @@ fn vcpu_events(events: &Events) -> kvm_vcpu_events {
         | KVM_VCPUEVENT_VALID_SHADOW;
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_survive_the_way_to_kvm_and_back() {
+        let with_interrupt = Events {
+            interrupt: Some(0x41),
+            interrupt_soft: true,
+            shadow: 3,
+            nmi_pending: true,
+            nmi_masked: true,
+            sipi_vector: 7,
+            ..Events::default()
+        };
+        let with_exception = Events {
+            exception: Some((14, Some(2))),
+            exception_injected: true,
+            nmi_injected: true,
+            ..Events::default()
+        };
+        for all in [Events::default(), with_interrupt, with_exception] {
+            assert_eq!(events(&vcpu_events(&all)), all);
+        }
+    }
+
+    #[test]
+    fn an_xsave_area_keeps_its_bytes() {
+        let bytes: Vec<u8> = (0u8..=255).cycle().take(4096).collect();
+        let words = xsave(&bytes).region;
+        let back: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        assert_eq!(back, bytes);
+    }
+
+    #[test]
+    fn a_longer_xsave_area_is_taken_only_if_the_rest_is_empty() {
+        let mut state = VcpuState {
+            xsave: vec![0; 8192],
+            ..VcpuState::default()
+        };
+        assert!(check(&[], &state).is_ok());
+        state.xsave[5000] = 1;
+        assert!(
+            matches!(check(&[], &state), Err(EngineError::State { missing }) if missing.len() == 1)
+        );
+    }
+
+    #[test]
+    fn everything_that_is_missing_is_named() {
+        let state = VcpuState {
+            msrs: vec![(0x10, 0), (0xbad, 0), (0xbae, 0)],
+            xcrs: vec![(0, 1); 17],
+            ..VcpuState::default()
+        };
+        let Err(EngineError::State { missing }) = check(&[0x10], &state) else {
+            panic!("taken")
+        };
+        let names: Vec<_> = missing.into_iter().map(|feature| feature.name).collect();
+        assert_eq!(names, ["MSR 0xbad", "MSR 0xbae", "17 XCRs"]);
+    }
+
+    #[test]
+    fn extended_control_registers_keep_index_and_value() {
+        let listed = [(0, 7), (1, 9)];
+        assert_eq!(listed_xcrs(&xcrs(&listed)), listed);
+    }
+}

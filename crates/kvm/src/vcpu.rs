@@ -3,21 +3,19 @@
 use std::{os::fd::AsRawFd, sync::Arc};
 
 use kvm_bindings::{
-    KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
-    KVM_EXIT_IO, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MEMORY_FAULT,
-    KVM_EXIT_MMIO, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_GUESTDBG_ENABLE,
-    KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, kvm_guest_debug,
+    KVM_EXIT_DEBUG, KVM_EXIT_HLT, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IOAPIC_EOI,
+    KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN,
 };
 use kvm_ioctls::VcpuFd;
 use vmlet_memory::fork::{ParentOnly, Watch, watch_fd};
 use vmlet_vcpu::{
-    AccessContext, DebugControl, DebugStop, EngineError, FatalExit, Flow, GuestBus, Kicker, RunEnd,
-    SpaceId, Stat, StopReason, Vcpu,
+    AccessContext, DebugControl, DebugStop, EngineError, Flow, GuestBus, Kicker, RunEnd, SpaceId,
+    Stat, StopReason, Vcpu,
     x86_64::{MpState, Regs, Sregs, VcpuState},
 };
 
 use crate::{
-    convert,
+    convert, debug, exits,
     ext::{self, Registers, RunPage},
     kick::{self, Bound, SignalKicker},
     reaper, state, stats,
@@ -25,7 +23,6 @@ use crate::{
     vm::Shared,
 };
 
-const SUBERROR_EMULATION: u32 = 1;
 /// #DB.
 const DEBUG_EXCEPTION: u32 = 1;
 /// DR6 after a single step: BS and the bits that are always one.
@@ -196,7 +193,7 @@ impl KvmVcpu {
                 }))
             }
             KVM_EXIT_INTR | KVM_EXIT_IRQ_WINDOW_OPEN | KVM_EXIT_SET_TPR => Step::Continue,
-            reason => Step::End(RunEnd::Fatal(fatal(page, reason))),
+            reason => Step::End(RunEnd::Fatal(exits::fatal(page, reason))),
         })
     }
 }
@@ -239,64 +236,6 @@ fn serve_mmio(id: u32, page: &mut RunPage, bus: &mut dyn GuestBus) -> Step {
     let flow = bus.read(&access, SpaceId::MMIO, mmio.addr, data);
     page.answer_mmio(mmio.data);
     flow.into()
-}
-
-fn fatal(page: &RunPage, reason: u32) -> FatalExit {
-    match reason {
-        KVM_EXIT_FAIL_ENTRY => FatalExit::EntryRefused {
-            reason: page.entry_failure(),
-        },
-        KVM_EXIT_MEMORY_FAULT => FatalExit::Memory {
-            gpa: page.memory_fault(),
-        },
-        KVM_EXIT_INTERNAL_ERROR => internal_error(page),
-        KVM_EXIT_SYSTEM_EVENT => FatalExit::Other {
-            detail: format!("KVM system event {}", page.system_event()),
-        },
-        other => FatalExit::Other {
-            detail: format!("KVM exit reason {other}"),
-        },
-    }
-}
-
-/// `KVM_INTERNAL_ERROR_EMULATION` carries flags, then, if bit 0 of them is set, a length byte and
-/// up to 15 instruction bytes.
-fn internal_error(page: &RunPage) -> FatalExit {
-    let (suberror, data) = page.internal_error();
-    if suberror != SUBERROR_EMULATION {
-        return FatalExit::Other {
-            detail: format!("KVM internal error {suberror}, data {data:x?}"),
-        };
-    }
-    let has_bytes = data.first().is_some_and(|flags| flags & 1 != 0);
-    let raw: Vec<u8> = data
-        .iter()
-        .skip(1)
-        .flat_map(|word| word.to_le_bytes())
-        .collect();
-    let bytes = match raw.split_first() {
-        Some((len, rest)) if has_bytes => rest
-            .get(..usize::from(*len).min(15))
-            .unwrap_or_default()
-            .to_vec(),
-        _ => Vec::new(),
-    };
-    FatalExit::Instruction {
-        rip: page.regs().rip,
-        bytes,
-    }
-}
-
-/// `KVM_RUN` failed on an access of the guest: its slot's host memory cannot be had, as behind the
-/// end of a file that was cut short. Current kernels tell the address.
-fn unserved(page: &RunPage) -> FatalExit {
-    if page.exit_reason() == KVM_EXIT_MEMORY_FAULT {
-        let gpa = page.memory_fault();
-        return FatalExit::Memory { gpa };
-    }
-    FatalExit::Other {
-        detail: "the guest accessed memory that the host cannot provide (KVM_RUN: EFAULT)".into(),
-    }
 }
 
 fn run_error(errno: i32) -> EngineError {
@@ -361,32 +300,17 @@ impl Vcpu for KvmVcpu {
                 }
                 // An application processor that waited for its start has got a message.
                 Err(libc::EAGAIN) => {}
-                Err(libc::EFAULT) => return Ok(RunEnd::Fatal(unserved(&self.parts()?.page))),
+                Err(libc::EFAULT) => {
+                    return Ok(RunEnd::Fatal(exits::unserved(&self.parts()?.page)));
+                }
                 Err(errno) => return Err(run_error(errno)),
             }
         }
     }
 
     fn set_debug(&mut self, control: &DebugControl) -> Result<(), EngineError> {
-        let mut debug = kvm_guest_debug::default();
-        if control.single_step {
-            debug.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
-        }
-        let mut dr7 = 0;
-        let registers = debug.arch.debugreg.iter_mut();
-        for (index, (register, at)) in registers.zip(control.breakpoints).enumerate() {
-            if let Some(at) = at {
-                *register = at;
-                // Global enable bit of breakpoint `index`; type "execute", length 1.
-                dr7 |= 2u64 << (index * 2);
-            }
-        }
-        if dr7 != 0 {
-            debug.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
-            debug.arch.debugreg[7] = dr7;
-        }
         self.fd()?
-            .set_guest_debug(&debug)
+            .set_guest_debug(&debug::to_kvm(control))
             .map_err(call("KVM_SET_GUEST_DEBUG"))?;
         self.stepping = control.single_step;
         Ok(())

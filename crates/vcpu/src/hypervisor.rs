@@ -194,6 +194,30 @@ pub struct DebugControl {
     pub single_step: bool,
     /// Linear addresses of up to four execution breakpoints.
     pub breakpoints: [Option<u64>; 4],
+    /// Watchpoints. The processor has four debug registers for both kinds: one counts where the
+    /// breakpoint of the same index is `None`.
+    pub watchpoints: [Option<Watchpoint>; 4],
+}
+
+/// Data whose accesses stop a vCPU, after the access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watchpoint {
+    /// Linear address, a multiple of the length.
+    pub at: u64,
+    /// Bytes.
+    pub len: WatchLen,
+    /// Reads stop too, not writes alone.
+    pub reads: bool,
+}
+
+/// How many bytes a watchpoint covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are the numbers of bytes")]
+pub enum WatchLen {
+    One,
+    Two,
+    Four,
+    Eight,
 }
 
 /// A virtual CPU. It runs on one thread at a time.

@@ -29,7 +29,7 @@ pub use access::{AccessContext, Flow, GuestBus, SpaceId, StopReason};
 pub use error::{EngineError, MissingFeature};
 pub use hypervisor::{
     DebugControl, DebugStop, FatalExit, Hypervisor, IoEvent, Limits, MsiMessage, MsiRoute, RunEnd,
-    SlotChange, Vcpu, Vm,
+    SlotChange, Vcpu, Vm, WatchLen, Watchpoint,
 };
 pub use kick::Kicker;
 pub use run::{Next, RunState, Spawner, VcpuThread};

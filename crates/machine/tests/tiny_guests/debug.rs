@@ -1,9 +1,9 @@
 //! Rows: stops for a debugger.
 
-use vmlet_vcpu::{DebugControl, RunEnd};
+use vmlet_vcpu::{DebugControl, RunEnd, WatchLen, Watchpoint};
 
 use crate::harness::{
-    CODE, Guest, Place,
+    CODE, DATA, Guest, Place,
     bus::{DONE, EXCEPTION},
     each,
     memory::HANDLERS,
@@ -12,6 +12,7 @@ use crate::harness::{
 const STEP: DebugControl = DebugControl {
     single_step: true,
     breakpoints: [None; 4],
+    watchpoints: [None; 4],
 };
 
 /// Four instructions of 1, 5, 2 and 2 bytes, then the stop.
@@ -143,5 +144,36 @@ fn a_software_breakpoint_goes_into_the_guest() {
         let mut guest = at(place, true, guest!("int3"));
         assert_eq!(guest.run(), RunEnd::Stopped(EXCEPTION));
         assert_eq!(guest.vcpu.regs().unwrap().rax, 3);
+    });
+}
+
+/// An interpreting KVM lets watchpoints pass at either CPL.
+#[test]
+fn data_watchpoints() {
+    each(|place| {
+        for user in [false, true] {
+            let code = guest!(
+                "mov ecx, [0x20000]",
+                "mov byte ptr [0x20003], 1",
+                "mov ecx, [0x20010]",
+                "mov [r15], eax"
+            );
+            let mut guest = at(place, user, code);
+            let watch = |at, reads| {
+                let len = WatchLen::Four;
+                Some(Watchpoint { at, len, reads })
+            };
+            let control = DebugControl {
+                watchpoints: [watch(DATA, false), None, None, watch(DATA + 0x10, true)],
+                ..DebugControl::default()
+            };
+            guest.vcpu.set_debug(&control).unwrap();
+            if place.native() {
+                // Behind the write, then behind the read.
+                let ends = [code.len() as u64 - 3 - 7, code.len() as u64 - 3];
+                assert_eq!(ends.map(|_| stop(&mut guest)), ends);
+            }
+            guest.finish();
+        }
     });
 }

@@ -13,6 +13,8 @@
 mod harness;
 
 #[cfg(test)]
+mod cpuid;
+#[cfg(test)]
 mod debug;
 #[cfg(test)]
 mod dirty;

@@ -6,13 +6,13 @@ use vmlet_memory::{Backing, Gpa, Mapping, Ram, RegionKind};
 use vmlet_vcpu::{EngineError, RunEnd, SlotChange};
 
 use crate::harness::{
-    Guest, MMIO, Place,
+    DATA, Guest, MMIO, Place,
     bus::DONE,
     each,
     guest::Options,
     limit,
     memory::RAM_SIZE,
-    paging::{ALL, Tables},
+    paging::{ALL, Tables, entry_of},
 };
 
 const FOUR_GIB: u64 = 1 << 32;
@@ -217,5 +217,24 @@ fn a_slot_over_another_is_refused_with_its_numbers() {
             panic!("{refused:?}");
         };
         assert_eq!((id, gpa, size, errno), (slot.id.0, 0, RAM_SIZE, 17));
+    });
+}
+
+/// An interpreting KVM keeps shadows of the guest's tables and does not see this.
+#[test]
+fn tables_rewritten_by_the_host_between_two_runs() {
+    each(|place| {
+        let code = guest!("mov rax, [0x20000]", "mov [r15], eax");
+        let mut guest = Guest::user(place, code);
+        guest.write(DATA, &0x1111u64.to_le_bytes());
+        guest.write(DATA + 0x1000, &0x2222u64.to_le_bytes());
+        assert_eq!(guest.finish().rax, 0x1111);
+        let entry = entry_of(&guest.memory, DATA);
+        guest.write(entry, &(DATA + 0x1000 | ALL).to_le_bytes());
+        // A new root is the guest's word that tables have changed.
+        guest.change_sregs(|_| ());
+        guest.load(code);
+        let seen = guest.finish().rax;
+        assert_eq!(seen, if place.native() { 0x2222 } else { 0x1111 });
     });
 }

@@ -37,6 +37,8 @@ pub(crate) struct Options {
     pub(crate) cpus: u32,
     /// Local APICs in the engine.
     pub(crate) irqchip: bool,
+    /// Changes what the vCPU shows.
+    pub(crate) cpuid: Option<fn(&mut CpuidTable)>,
     /// Memory besides the standard one.
     pub(crate) more: Vec<Mapping>,
 }
@@ -129,7 +131,10 @@ impl Guest {
         if options.irqchip {
             vm.create_irqchip(24).unwrap();
         }
-        let cpuid = cpuid(place, 0, options.cpus.max(1), options.irqchip);
+        let mut cpuid = cpuid(place, 0, options.cpus.max(1), options.irqchip);
+        if let Some(change) = options.cpuid {
+            change(&mut cpuid);
+        }
         let mut vcpu = BoundVcpu::new(vm.create_vcpu(0, &cpuid).unwrap());
         standard_content()
             .iter()
