@@ -5,7 +5,7 @@ use std::{fs::OpenOptions, io, os::fd::IntoRawFd, os::unix::fs::OpenOptionsExt, 
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::Cap;
 use vmlet_memory::fork::ParentOnly;
-use vmlet_vcpu::{EngineError, Hypervisor, Limits, Vm, cpuid::CpuidTable};
+use vmlet_vcpu::{EngineError, Hypervisor, Limits, Vm, cpuid::CpuidTable, x86_64::msr};
 
 use crate::{convert, vm::KvmVm};
 
@@ -89,6 +89,15 @@ fn missing(has: impl Fn(Cap) -> bool) -> impl Iterator<Item = &'static str> {
         .map(|(_, name)| name)
 }
 
+/// The MSRs that make up a vCPU's state: those KVM lists, and the memory types, which it leaves out.
+fn saved_msrs(listed: &[u32]) -> Vec<u32> {
+    let memory_types = msr::MTRR_VARIABLE
+        .chain(msr::MTRR_FIXED)
+        .chain([msr::MTRR_DEF_TYPE])
+        .filter(|index| !listed.contains(index));
+    listed.iter().copied().chain(memory_types).collect()
+}
+
 fn open_error(source: io::Error) -> EngineError {
     let errno = source.raw_os_error().unwrap_or(0);
     let remedy = match errno {
@@ -146,7 +155,7 @@ impl Hypervisor for Kvm {
             fd,
             run_size,
             self.limits,
-            msrs.as_slice().to_vec(),
+            saved_msrs(msrs.as_slice()),
         )?))
     }
 }
@@ -159,6 +168,13 @@ pub(crate) fn call(name: &'static str) -> impl Fn(kvm_ioctls::Error) -> EngineEr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_types_are_saved_once() {
+        let saved = saved_msrs(&[0x10, 0x2ff]);
+        assert_eq!(saved.len(), 2 + 16 + 11);
+        assert_eq!(saved.iter().filter(|index| **index == 0x2ff).count(), 1);
+    }
 
     #[test]
     fn each_capability_that_is_lacking_is_named() {

@@ -267,3 +267,25 @@ fn the_guests_clock_is_set_and_goes_on() {
         assert!((5_000_000_000..10_000_000_000).contains(&now), "{now}");
     });
 }
+
+#[test]
+fn memory_types_move_along() {
+    each(|place| {
+        let mut guest = Guest::new(place);
+        guest.load(guest!("hlt"));
+        let set = [
+            (0x200, 0x8000_0006),
+            (0x201, 0xf_8000_0800),
+            (0x250, 6),
+            (0x2ff, 0xc06),
+        ];
+        for (index, value) in set {
+            guest.vcpu.set_msr(index, value).unwrap();
+        }
+        let twin = moved(&mut guest, false);
+        assert_eq!(
+            set.map(|(index, _)| (index, twin.vcpu.msr(index).unwrap())),
+            set
+        );
+    });
+}

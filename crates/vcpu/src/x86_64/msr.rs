@@ -7,6 +7,12 @@ pub const TSC: u32 = 0x10;
 pub const APIC_BASE: u32 = 0x1b;
 /// Memory type of addresses no MTRR covers.
 pub const MTRR_DEF_TYPE: u32 = 0x2ff;
+/// Base and mask of the eight variable memory-type ranges.
+pub const MTRR_VARIABLE: std::ops::RangeInclusive<u32> = 0x200..=0x20f;
+/// Memory types of the first MiB.
+pub const MTRR_FIXED: [u32; 11] = [
+    0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f,
+];
 /// TSC-deadline timer.
 pub const TSC_DEADLINE: u32 = 0x6e0;
 /// Extended features.
