@@ -230,7 +230,7 @@ fn tables_rewritten_by_the_host_between_two_runs() {
         guest.write(DATA + 0x1000, &0x2222u64.to_le_bytes());
         assert_eq!(guest.finish().rax, 0x1111);
         let entry = entry_of(&guest.memory, DATA);
-        guest.write(entry, &(DATA + 0x1000 | ALL).to_le_bytes());
+        guest.write(entry, &((DATA + 0x1000) | ALL).to_le_bytes());
         // A new root is the guest's word that tables have changed.
         guest.change_sregs(|_| ());
         guest.load(code);
