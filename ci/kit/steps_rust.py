@@ -1,4 +1,4 @@
-"""Steps of the Rust workspace: lints, documentation, tests here and in the lab."""
+"""Steps of the Rust workspace: lints, documentation, tests here and in the lab, fuzzing."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import json
 import subprocess
 from pathlib import Path
 
-from . import outcome
-from .paths import REPOSITORY
-from .process import Words, run
+from . import fuzz, outcome
+from .paths import LOGS, REPOSITORY
+from .process import Words, progress, run
 from .schedule import Report, Step, StepFailed
 from .steps_static import must_pass
 
 # One build of the workspace at a time: they would wait for each other's lock anyway.
 _CARGO = ("cargo",)
+_FUZZ_SECONDS = 20
 # A gibibyte in one piece is there right after L1 has started; later it may not be.
 _WITH_GIBIBYTE_PAGE = """
 echo 1 >/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages
@@ -67,9 +68,27 @@ def tiny_guests() -> Path:
     return Path(found[-1])
 
 
+def _fuzz(log: Path, report: Report) -> None:
+    fuzz.build()
+    tally = outcome.Tally()
+    executions = 0
+    for target in fuzz.targets():
+        done = fuzz.run(target, _FUZZ_SECONDS, LOGS / f"fuzz-{target}.log")
+        with log.open("a") as sink:
+            sink.write(f"{done.line(target)}\n")
+        progress(done.line(target))
+        executions += done.count
+        tally.add(outcome.Tally(failed=1) if done.crashed else outcome.Tally(passed=1))
+    report.count({"fuzz targets": tally}, "host")
+    report.remark = f"{executions} executions of {len(fuzz.targets())} targets"
+    if tally.failed:
+        raise StepFailed(f"{tally.failed} targets crashed")
+
+
 RUST = (
     Step("rust tests", _tests, holds=_CARGO),
     Step("clippy", _clippy, holds=_CARGO),
     Step("rustdoc", _rustdoc, holds=_CARGO),
     Step("tiny guests in the lab", _tiny_guests_in_lab, after=("rust tests",), holds=("lab",)),
+    Step("fuzz", _fuzz),
 )

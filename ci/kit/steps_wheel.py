@@ -15,6 +15,8 @@ from .schedule import Report, Step, StepFailed
 from .steps_static import must_pass
 from .tools import tool
 
+_ALLOWED = REPOSITORY / "ci" / "stubtest-allowlist"
+
 
 def _wheel(log: Path, report: Report) -> None:
     wheel = build.ensure()
