@@ -60,21 +60,26 @@ def script(command: Command, flavour: Flavour) -> str:
     return "\n".join(lines) + "\n"
 
 
-def settings(command: Command, plugged: int) -> str:
-    """Shell assignments for L1's init; `plugged` devices appear after it resumes."""
+def settings(command: Command, plugged: int, files: tuple[Path, ...] = ()) -> str:
+    """Shell assignments for L1's init; `plugged` devices appear after it resumes.
+
+    `files` are to be seen too, wherever they are.
+    """
     values = {
         "LAB_TIME": str(int(time.time())),
         "LAB_PLUGGED": str(plugged),
         "LAB_OUT": str(command.out),
-        "LAB_VISIBLE": "\n".join(str(path) for path in visible(command)),
+        "LAB_VISIBLE": "\n".join(str(path) for path in visible(command, files)),
     }
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
 
 
-def visible(command: Command) -> list[Path]:
-    """Folders of the host below covered ones that the command needs to see."""
+def visible(command: Command, files: tuple[Path, ...] = ()) -> list[Path]:
+    """Paths of the host below covered folders that the command needs to see."""
     wanted = {REPOSITORY, command.cwd, command.venv, cache_dir()}
     hidden = sorted(
-        path for path in wanted if path.is_dir() and any(c in path.parents for c in _COVERED)
+        path
+        for path in {*filter(Path.is_dir, wanted), *files}
+        if any(c in path.parents for c in _COVERED)
     )
     return [path for path in hidden if not any(other in path.parents for other in hidden)]

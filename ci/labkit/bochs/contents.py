@@ -35,6 +35,7 @@ _CACHES = re.compile(r"__pycache__|\..*")
 # Kernels that no test boots here, and the modules that guests load.
 _OTHER_KERNELS = {packages.L1_KERNEL}
 _GUEST_MODULES = ("pvpanic-mmio",)
+_PATH_MAX = 4096
 _BUSYBOX = Path("/bin/busybox")
 _ROOT_FOLDERS = ("/dev", "/proc", "/sys", "/run", "/tmp", "/root", "/etc", "/usr/bin", "/bin")
 
@@ -63,8 +64,8 @@ def interpreter(venv: Path) -> Interpreter:
     return Interpreter(Path(found[1].strip()), (venv / "bin" / "python").resolve().name)
 
 
-def gather(command: Command, more: tuple[Path, ...] = ()) -> Tree:
-    """The tree for a command; `more` are files that it needs and does not name."""
+def gather(command: Command, files: tuple[Path, ...]) -> Tree:
+    """The tree for a command and the `files` that it needs beside the project's."""
     tree = Tree()
     for folder in _ROOT_FOLDERS:
         tree.directory(Path(folder))
@@ -75,7 +76,7 @@ def gather(command: Command, more: tuple[Path, ...] = ()) -> Tree:
         _add_environment(tree, command.venv)
     _add_repository(tree)
     _add_kernels(tree)
-    for path in (*_named(command), *more):
+    for path in files:
         tree.add(path, source=programs.stripped(path))
     _add_libraries(tree)
     _add_system(tree)
@@ -142,10 +143,10 @@ def _add_modules(tree: Tree, folder: Path) -> None:
         tree.add(folder / name)
 
 
-def _named(command: Command) -> list[Path]:
+def named(command: Command) -> tuple[Path, ...]:
     """Files of the host among the command's words."""
-    paths = (command.cwd / word for word in command.arguments)
-    return [path for path in paths if len(str(path)) < 4096 and path.is_file()]
+    paths = (command.cwd / word for word in command.arguments if len(word) < _PATH_MAX)
+    return tuple(path for path in paths if path.is_file())
 
 
 def _add_libraries(tree: Tree) -> None:

@@ -33,10 +33,15 @@ for link in fd: stdin:/0 stdout:/1 stderr:/2; do
     ln -snf "/proc/self/fd${link#*:}" "/root/dev/${link%%:*}"
 done
 # What the image has below a folder that is covered by now is shown again.
-printf '%s\n' "$LAB_VISIBLE" | while IFS= read -r folder; do
-    [ -n "$folder" ] || continue
-    mkdir -p "/root$folder"
-    mount --bind "/host$folder" "/root$folder"
+printf '%s\n' "$LAB_VISIBLE" | while IFS= read -r path; do
+    [ -n "$path" ] || continue
+    if [ -d "/host$path" ]; then
+        mkdir -p "/root$path"
+    else
+        mkdir -p "/root${path%/*}"
+        touch "/root$path"
+    fi
+    mount --bind "/host$path" "/root$path"
 done
 mkdir -p "/root$LAB_OUT"
 mount -t tmpfs -o mode=755 tmpfs "/root$LAB_OUT"

@@ -28,11 +28,12 @@ def run(flavour: BochsFlavour, shape: Shape, command: guest.Command, options: Op
     bzimage = kernels[_L1_KERNEL]
     flat, address, entry = kernel.cached(bzimage)
     first = initrd.build(kernels[f"{_L1_KERNEL}-modules"], flavour.modules)
-    tree = contents.gather(command, options.add)
+    files = (*contents.named(command), *options.add)
+    tree = contents.gather(command, files)
     with image.packed(tree) as root, run_folder() as folder:
         whole = folder / "initrd"
-        script = guest.script(command, flavour)
-        whole.write_bytes(first.read_bytes() + initrd.of_run(script, guest.settings(command, 0)))
+        of_run = initrd.of_run(guest.script(command, flavour), guest.settings(command, 0, files))
+        whole.write_bytes(first.read_bytes() + of_run)
         layout = config.Layout(
             folder=folder, model=flavour.model.name, cpus=shape.cpus, memory=shape.memory,
             kernel=flat, kernel_address=address, initrd=whole,

@@ -15,6 +15,7 @@ from labkit.bochs.image import image_size
 from labkit.bochs.models import MODELS, by_name
 from labkit.bochs.tree import Entry, Tree
 from labkit.errors import LabError
+from labkit.guest import Command
 
 
 @pytest.fixture
@@ -132,6 +133,14 @@ def test_libraries_are_read_from_a_listing() -> None:
 )  # fmt: skip
 def test_the_library_comes_without_tests_and_other_levels(name: str, wanted: bool) -> None:
     assert contents.wanted_of_library(name) is wanted
+
+
+def test_files_among_the_words_are_named(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("")
+    (tmp_path / "folder").mkdir()
+    words = ("python3", "script.py", str(tmp_path / "script.py"), "folder", "x" * 5000)
+    command = Command(words, cwd=tmp_path, out=tmp_path, venv=tmp_path)
+    assert set(contents.named(command)) == {tmp_path / "script.py"}
 
 
 def test_folders_are_left_out_by_their_whole_name(tmp_path: Path) -> None:

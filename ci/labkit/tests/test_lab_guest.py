@@ -77,3 +77,10 @@ def test_folders_below_covered_ones_are_visible_once(tmp_path: Path) -> None:
     found = guest.visible(command)
     assert (tmp_path in found) == (Path("/tmp") in tmp_path.parents)
     assert inner not in found
+
+
+def test_a_file_below_a_covered_folder_is_visible(command: guest.Command) -> None:
+    asked = (Path("/tmp/of-the-host/script.py"), Path("/usr/bin/script"))
+    found = guest.visible(replace(command, cwd=Path("/"), venv=Path("/")), asked)
+    assert asked[0] in found
+    assert asked[1] not in found
