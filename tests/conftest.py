@@ -5,6 +5,7 @@ that ``VMLET_REQUIRE`` lists (comma-separated) turns the skip into a failure:
 
 * ``kvm``: VMs can be made.
 * ``linux``: the engine runs an operating system's kernel. Decided by a probe that runs a guest.
+* ``kernels`` and tools have no marker: a test that finds one missing calls `lacks`.
 
 Every timeout goes through `limit`, which multiplies by ``VMLET_TIME_FACTOR``: an emulated host is
 slower by that much.
@@ -14,10 +15,13 @@ from __future__ import annotations
 
 import functools
 import gc
+import json
 import os
-import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -50,54 +54,91 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if item.get_closest_marker(need) is None:
             continue
         reason = _missing(need)
-        if reason is None:
-            continue
-        if need in _REQUIRED:
-            pytest.fail(f"{need} is required here, and missing: {reason}")
-        pytest.skip(f"needs {need}: {reason}")
+        if reason is not None:
+            lacks(need, reason)
 
 
-def _descriptors() -> set[str]:
-    names = set()
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            names.add(f"{entry.name} {entry.readlink()}")
-        except OSError:
-            continue  # The descriptor of the listing itself.
-    return {name for name in names if "kvm" in name or "vmlet" in name}
+def lacks(need: str, reason: str) -> NoReturn:
+    """Skips the test for want of ``need``, or fails it where ``VMLET_REQUIRE`` lists that."""
+    if need in _REQUIRED:
+        pytest.fail(f"{need} is required here, and missing: {reason}")
+    pytest.skip(f"needs {need}: {reason}")
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """What this process has of the system."""
+
+    descriptors: int
+    #: Names of the threads that belong to VMs, but for the one that frees them.
+    threads: tuple[str, ...]
+    #: Bytes that are mapped to be written.
+    writable: int
+    #: Mappings of vCPUs.
+    vcpus: int
+
+    @classmethod
+    def now(cls) -> Holdings:
+        """As it is when everything that was dropped is gone."""
+        gc.collect()
+        vmlet._core.drain()
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        names = [(task / "comm").read_text().strip() for task in _tasks()]
+        return cls(
+            descriptors=len(list(Path("/proc/self/fd").iterdir())),
+            threads=tuple(sorted(name for name in names if name.startswith("vmlet-vcpu"))),
+            writable=sum(_length(line) for line in maps if line.split()[1].startswith("rw")),
+            vcpus=sum("kvm-vcpu" in line for line in maps),
+        )
+
+
+def _tasks() -> list[Path]:
+    """The threads that are not on their way out."""
+    return [task for task in Path("/proc/self/task").iterdir() if (task / "comm").exists()]
+
+
+def _length(line: str) -> int:
+    first, end = line.split()[0].split("-")
+    return int(end, 16) - int(first, 16)
+
+
+#: What the allocator and Python may keep, less than the smallest VM that a test makes.
+SLACK = 32 << 20
 
 
 @pytest.fixture
 def nothing_left() -> Iterator[None]:
-    """Descriptors of VMs and threads of vCPUs are as before when the test is over."""
+    """Descriptors, threads and memory are as before when the test is over."""
     vmlet._core.drain()
-    before = _descriptors()
+    before = Holdings.now()
     yield
-    gc.collect()
-    vmlet._core.drain()
-    assert _descriptors() <= before
-    assert not [name for name in _thread_names() if name.startswith("vmlet-vcpu")]
-
-
-def _thread_names() -> list[str]:
-    names = []
-    for task in Path("/proc/self/task").iterdir():
-        try:
-            names.append((task / "comm").read_text().strip())
-        except OSError:
-            continue
-    assert threading.main_thread().is_alive()
-    return names
+    deadline = time.monotonic() + limit(5)
+    while (after := Holdings.now()).threads and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert after.descriptors == before.descriptors
+    assert after.threads == before.threads == ()
+    assert after.vcpus == before.vcpus
+    assert after.writable <= before.writable + SLACK
 
 
 @functools.cache
 def kernels() -> dict[str, str]:
     """Names and paths of the kernels that ci/kernels has unpacked."""
-    text = os.environ.get("VMLET_KERNELS")
-    index = Path(text) if text else Path(__file__).parent.parent / "target" / "kernels.txt"
+    target = Path(__file__).parent.parent / "target"
+    if text := os.environ.get("VMLET_KERNELS"):
+        return _listed(Path(text))
+    if (listed := target / "kernels.txt").exists():
+        return _listed(listed)
+    # The index that ci/kernels keeps in its cache.
+    index = Path(os.environ.get("VMLET_CACHE", target / "lab")) / "kernels" / "index.json"
     if not index.exists():
-        pytest.skip("no kernels here: run ci/kernels first")
-    return dict(line.split("=", 1) for line in index.read_text().split())
+        lacks("linux", "no kernels here: run ci/kernels first")
+    found = {name: str(index.parent / path) for name, path in json.loads(index.read_text()).items()}
+    return {**found, "pvh32-module": found["linux-6.1-cloud"]}
+
+
+def _listed(index: Path) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in index.read_text().splitlines())
 
 
 @functools.cache

@@ -41,10 +41,11 @@ def shell(vm: vmlet.VM) -> None:
 
 def command(vm: vmlet.VM, line: str) -> str:
     """What ``line`` prints in the shell of ``vm``."""
-    vm.console.write(f"{line}; echo end-of-$((1+1))\n")
-    match = vm.console.expect(re.compile(rb"\n(.*?)\r?\n?end-of-2\r", re.DOTALL), timeout=limit(10))
+    vm.console.write(f"echo begin-$((1+1)); {line}; echo end-$((1+1))\n")
+    said = re.compile(rb"begin-2\r\n(.*?)end-2\r\n", re.DOTALL)
+    match = vm.console.expect(said, timeout=limit(10))
     vm.console.expect(PROMPT, timeout=limit(5))
-    return match[1].decode().replace("\r", "").split("\n", 1)[-1].strip()
+    return match[1].decode().replace("\r", "").strip()
 
 
 def test_pairwise_cases_hold_every_pair_of_values() -> None:
