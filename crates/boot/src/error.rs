@@ -48,8 +48,19 @@ pub enum BootError {
         /// The ELF header's machine number.
         machine: u16,
     },
+    /// A kernel image of another architecture's own format.
+    #[error(
+        "the kernel is for another architecture ({name}); this VM is x86-64. Give a kernel for \
+         x86-64"
+    )]
+    ForeignImage {
+        /// The architecture.
+        name: &'static str,
+    },
     /// The image cannot be booted by the protocol asked for.
-    #[error("the kernel cannot be booted by {protocol}: {reason}")]
+    #[error(
+        "the kernel cannot be booted by {protocol}: {reason}. Give protocol \"auto\" or another kernel"
+    )]
     Protocol {
         /// The protocol.
         protocol: &'static str,

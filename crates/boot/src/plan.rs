@@ -134,6 +134,9 @@ pub struct BootPlan<'a> {
     pub entry: Entry,
 }
 
+/// What an arm64 Image has at offset 56 (Linux, Documentation/arch/arm64/booting.rst, section 4).
+const ARM64_MAGIC: &[u8] = b"ARM\x64";
+
 /// Plans a boot.
 pub fn plan<'a>(request: &BootRequest<'a>) -> Result<BootPlan<'a>, BootError> {
     check_command_line(request.cmdline)?;
@@ -145,6 +148,9 @@ pub fn plan<'a>(request: &BootRequest<'a>) -> Result<BootPlan<'a>, BootError> {
         return plan_elf(request, Cow::Borrowed(kernel), None);
     }
     if !bzimage::is_bzimage(kernel) {
+        if kernel.get(56..60) == Some(ARM64_MAGIC) {
+            return Err(BootError::ForeignImage { name: "arm64" });
+        }
         let start = kernel.iter().take(4).copied().collect();
         return Err(BootError::UnknownFormat { start });
     }

@@ -197,6 +197,16 @@ fn images_of_no_known_format_are_refused() {
 }
 
 #[test]
+fn an_arm64_image_is_named() {
+    let mut image = [0; 4096];
+    image[56..60].copy_from_slice(b"ARM\x64");
+    assert_eq!(
+        plan(&request(&image)).unwrap_err(),
+        BootError::ForeignImage { name: "arm64" }
+    );
+}
+
+#[test]
 fn modules_with_a_bzimage_are_refused() {
     let image = bzimage32(&[0xf4; 32]);
     let modules = [&b"module"[..]];
