@@ -211,6 +211,18 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_of_64_mib_takes_no_more_memory_than_the_limit() {
+        let (console, piece) = (Console::new(4096), [b'x'; 1000]);
+        let total = 64 << 20;
+        for _ in 0..total / piece.len() {
+            feed(&console, &piece);
+        }
+        let sent = (total / piece.len() * piece.len()) as u64;
+        assert_eq!(console.dropped(), sent - 4096);
+        assert!(console.lock().bytes.capacity() <= 2 * 4096);
+    }
+
+    #[test]
     fn a_panic_is_seen_across_pieces_of_output() {
         let console = Console::new(4);
         feed(&console, b"[ 1.0] Kernel pa");

@@ -57,15 +57,25 @@ pub struct Machine {
 #[derive(Debug)]
 struct Inner {
     life: Arc<Life>,
+    cpus: usize,
+    /// Gone once the machine is closed: descriptors and memory go at once, or with the last call
+    /// or view that uses them, and do not wait for the owner to drop the machine.
+    parts: Mutex<Option<Arc<Parts>>>,
+    /// Held by who changes the state: two threads that start, pause and stop one machine take
+    /// turns, or its vCPUs and its state would part.
+    control: Mutex<()>,
+}
+
+/// What an open machine is made of.
+#[derive(Debug)]
+struct Parts {
+    life: Arc<Life>,
     vcpus: Vec<Arc<VcpuThread>>,
     board: Board,
     space: Arc<AddressSpace>,
     vm: Arc<dyn Vm>,
     physical_bits: u8,
     gibibyte_pages: bool,
-    /// Held by who changes the state: two threads that start, pause and stop one machine take
-    /// turns, or its vCPUs and its state would part.
-    control: Mutex<()>,
 }
 
 impl Machine {
@@ -100,14 +110,19 @@ impl Machine {
         let vcpus = start_threads(vcpus, &board, &life, spawn)?;
         let space = Arc::new(loaded.space);
         let cpuid = engine.supported_cpuid()?;
-        let inner = ParentOnly::new(Inner {
-            life,
+        let parts = Parts {
+            life: Arc::clone(&life),
             vcpus,
             board,
             space,
             vm,
             physical_bits: cpuid.physical_address_bits(),
             gibibyte_pages: cpuid.gibibyte_pages(),
+        };
+        let inner = ParentOnly::new(Inner {
+            life,
+            cpus: parts.vcpus.len(),
+            parts: Mutex::new(Some(Arc::new(parts))),
             control: Mutex::default(),
         });
         let (origin, engine) = (Origin::here(), engine.name());
@@ -124,13 +139,9 @@ impl Machine {
         Ok(&self.inner)
     }
 
-    fn open(&self) -> Result<&Inner, MachineError> {
-        let inner = self.inner()?;
-        if inner.life.state() == State::Closed {
-            Err(MachineError::Closed)
-        } else {
-            Ok(inner)
-        }
+    fn open(&self) -> Result<Arc<Parts>, MachineError> {
+        let parts = self.inner()?.parts();
+        parts.as_ref().cloned().ok_or(MachineError::Closed)
     }
 
     /// The engine that runs it.
@@ -145,7 +156,7 @@ impl Machine {
 
     /// vCPUs.
     pub fn cpus(&self) -> Result<usize, MachineError> {
-        Ok(self.inner()?.vcpus.len())
+        Ok(self.inner()?.cpus)
     }
 
     /// Where it is in its life.
@@ -164,8 +175,7 @@ impl Machine {
     }
 
     fn go(&self, action: &'static str, from: State, kind: EventKind) -> Result<(), MachineError> {
-        let inner = self.open()?;
-        let _turn = inner.take_turn();
+        let (inner, _turn) = (self.open()?, self.inner()?.take_turn());
         inner.expect(action, from)?;
         if inner.life.advance(State::Running, Event::by_user(kind)) {
             inner.vcpus.iter().try_for_each(|vcpu| vcpu.resume())?;
@@ -179,8 +189,7 @@ impl Machine {
 
     /// Stops guest code between two instructions, on every vCPU.
     pub fn pause(&self) -> Result<(), MachineError> {
-        let inner = self.open()?;
-        let _turn = inner.take_turn();
+        let (inner, _turn) = (self.open()?, self.inner()?.take_turn());
         inner.expect("pause", State::Running)?;
         inner.vcpus.iter().try_for_each(|vcpu| vcpu.pause())?;
         inner
@@ -191,8 +200,7 @@ impl Machine {
 
     /// Ends the run. Nothing happens if it has ended.
     pub fn stop(&self) -> Result<(), MachineError> {
-        let inner = self.open()?;
-        let _turn = inner.take_turn();
+        let (inner, _turn) = (self.open()?, self.inner()?.take_turn());
         inner.vcpus.iter().try_for_each(|vcpu| vcpu.pause())?;
         inner.life.end(Event::by_user(EventKind::Stopped));
         Ok(())
@@ -295,7 +303,8 @@ impl Machine {
 
     /// What no device claimed: ports, memory addresses.
     pub fn unclaimed(&self) -> Result<(Unclaimed, Unclaimed), MachineError> {
-        let dispatch = &self.open()?.board.dispatch;
+        let parts = self.open()?;
+        let dispatch = &parts.board.dispatch;
         Ok((dispatch.ports.unclaimed(), dispatch.mmio.unclaimed()))
     }
 
@@ -402,13 +411,11 @@ impl Machine {
         Ok(())
     }
 
-    fn vcpu(&self, id: usize) -> Result<&VcpuThread, MachineError> {
-        let vcpus = &self.open()?.vcpus;
-        let count = vcpus.len();
-        vcpus
-            .get(id)
-            .map(|vcpu| &**vcpu)
-            .ok_or(MachineError::NoVcpu { id, count })
+    fn vcpu(&self, id: usize) -> Result<Arc<VcpuThread>, MachineError> {
+        let parts = self.open()?;
+        let count = parts.vcpus.len();
+        let found = parts.vcpus.get(id).cloned();
+        found.ok_or(MachineError::NoVcpu { id, count })
     }
 
     fn still(&self, action: &'static str) -> Result<(), MachineError> {
@@ -428,30 +435,16 @@ impl Inner {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn expect(&self, action: &'static str, needed: State) -> Result<(), MachineError> {
-        let state = self.life.state();
-        if state == needed {
-            return Ok(());
-        }
-        Err(MachineError::State {
-            state: state.name(),
-            action,
-            needed: needed.name(),
-        })
-    }
-
-    fn collect_dirty(&self) -> Result<Vec<Extent>, MachineError> {
-        let vm = &self.vm;
-        let mut log = |slot, pages: u64| {
-            debug_assert!(pages.checked_mul(PAGE_SIZE).is_some());
-            vm.dirty_log(slot, pages).map_err(|error| error.to_string())
-        };
-        Ok(self.space.collect_dirty(&mut log)?)
+    fn parts(&self) -> MutexGuard<'_, Option<Arc<Parts>>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn close(&self) {
+        let parts = self.parts().take();
         self.life.close();
-        self.vcpus.iter().for_each(|vcpu| vcpu.ask_finish());
+        if let Some(parts) = parts {
+            parts.vcpus.iter().for_each(|vcpu| vcpu.ask_finish());
+        }
         self.life.join();
         self.life
             .vcpus
@@ -464,6 +457,29 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+impl Parts {
+    fn expect(&self, action: &'static str, needed: State) -> Result<(), MachineError> {
+        match self.life.state() {
+            state if state == needed => Ok(()),
+            State::Closed => Err(MachineError::Closed),
+            state => Err(MachineError::State {
+                state: state.name(),
+                action,
+                needed: needed.name(),
+            }),
+        }
+    }
+
+    fn collect_dirty(&self) -> Result<Vec<Extent>, MachineError> {
+        let vm = &self.vm;
+        let mut log = |slot, pages: u64| {
+            debug_assert!(pages.checked_mul(PAGE_SIZE).is_some());
+            vm.dirty_log(slot, pages).map_err(|error| error.to_string())
+        };
+        Ok(self.space.collect_dirty(&mut log)?)
     }
 }
 
