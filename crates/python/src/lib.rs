@@ -6,6 +6,7 @@
 //! * `registers.rs`: registers to and from dictionaries.
 //! * `host.rs`: what this host offers, as JSON; the initramfs builder.
 //! * `gateway.rs`: every call that can block goes through it.
+//! * `interpreter.rs`: the main interpreter alone may load it.
 //! * `errors.rs`: which exception an error becomes.
 
 use pyo3::prelude::*;
@@ -14,6 +15,7 @@ mod errors;
 mod gateway;
 mod host;
 mod inspect;
+mod interpreter;
 mod machine;
 mod registers;
 mod view;
@@ -21,6 +23,7 @@ mod view;
 /// The module's content.
 #[pymodule(gil_used = false)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    interpreter::check(module.py())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<machine::Machine>()?;
     module.add_class::<view::View>()?;
