@@ -108,15 +108,16 @@ class VM:
             raise ConfigError(f"memory cannot be {size} bytes", remedy="Give the VM less memory.")
         backing, huge_page = _backing(ram)
         limit = parse_size(console_limit)
-        for what, text in (("cmdline", cmdline), ("engine", engine), ("protocol", protocol)):
-            if text is not None and not isinstance(text, str):
+        command_line = DEFAULT_CMDLINE if cmdline is None else cmdline
+        for what, text in (("cmdline", command_line), ("engine", engine), ("protocol", protocol)):
+            if not isinstance(text, str):
                 raise ConfigError(f"{what} cannot be {text!r}", remedy="Give text.")
         try:
             self._machine = Machine(
                 kernel=_read(kernel, "kernel"),
                 initramfs=None if initramfs is None else _read_initramfs(initramfs),
                 modules=[_read(module, "module") for module in modules],
-                cmdline=DEFAULT_CMDLINE if cmdline is None else cmdline,
+                cmdline=command_line,
                 memory=size,
                 cpus=cpus,
                 engine=engine,
@@ -260,6 +261,8 @@ class VM:
         machine.close()
 
     def __repr__(self) -> str:
+        if not hasattr(self, "vcpus"):
+            return "<vmlet.VM that was not made>"
         if self._pid != os.getpid():
             return f"<vmlet.VM {self.name} of another process>"
         return f"<vmlet.VM {self.name} {self.engine} {self.state}>"
