@@ -147,6 +147,7 @@ fn sdm_5_3_address_bits_of_a_4_mib_entry_above_the_physical_width_are_reserved()
         cr4: CR4_PSE,
         efer: 0,
         physical_bits: 36,
+        gibibyte_pages: false,
     };
     let narrow = PagingContext {
         physical_bits: 32,
