@@ -1,8 +1,8 @@
 //! xz streams, with a limit on the dictionary that they make a decoder allocate.
 //!
-//! A block's header may ask for 4 GiB, whatever the stream holds. Where such an allocation fails the
-//! process aborts, so the headers of all blocks are read first: the framing of LZMA2 says where each
-//! begins without decompressing anything (The .xz File Format 1.2.1, sections 2 and 3; the LZMA2
+//! A block's header may ask for 4 GiB and the index for any number of records, whatever the stream
+//! holds. Where a dictionary cannot be had the process aborts, so the headers of all blocks and the
+//! index are read first: the framing of LZMA2 says where each begins without decompressing anything (The .xz File Format 1.2.1, sections 2 to 4; the LZMA2
 //! chunks as in the Linux kernel's lib/xz/xz_dec_lzma2.c).
 
 use std::io;
@@ -64,10 +64,13 @@ impl Walk<'_> {
     fn stream(&mut self) -> Option<io::Result<()>> {
         let flags = *self.skip(STREAM_HEADER)?.get(7)?;
         let check = *CHECK_SIZES.get(usize::from(flags & 15))?;
-        loop {
+        for blocks in 0.. {
             let size = self.byte()?;
+            if size == 0 && self.number()? == blocks {
+                break;
+            }
             if size == 0 {
-                return Some(Ok(()));
+                return Some(Err(damaged("an index of another number of blocks")));
             }
             let header = self.skip(usize::from(size) * 4 + 3)?;
             match dictionary(header) {
@@ -81,6 +84,7 @@ impl Walk<'_> {
             self.pad()?;
             self.skip(check)?;
         }
+        Some(Ok(()))
     }
 
     /// The chunks of a block, up to their end.
@@ -187,6 +191,15 @@ mod tests {
         stream[16] = 40;
         let error = reader(&stream).err().unwrap();
         assert!(error.to_string().contains("dictionary"), "{error}");
+    }
+
+    #[test]
+    fn an_index_of_more_blocks_than_there_are_is_refused_before_it_is_allocated() {
+        // A stream without blocks, and an index of 2^42 records.
+        let mut stream = packed(XzOptions::with_preset(0))[..12].to_vec();
+        stream.extend([0, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 1, 0, 0, 0, 0]);
+        let error = reader(&stream).err().unwrap();
+        assert!(error.to_string().contains("index"), "{error}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::{
 /// Longest part of a file that is read, in bytes: `/proc/cpuinfo` and `/proc/interrupts` of a
 /// machine with hundreds of processors are larger, and their beginning says all that is asked.
 const READ_LIMIT: u64 = 1 << 20;
+const FIRST_READ: usize = 8192;
 
 /// The directory that holds `proc`, `sys`, `dev` and `etc`: `/` or a copy of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +31,8 @@ impl HostRoot {
     /// The first megabyte of a file, as text; none where it is missing or unreadable.
     pub(crate) fn read(&self, name: impl AsRef<Path>) -> Option<String> {
         let file = File::open(self.path(name)).ok()?;
-        let mut bytes = Vec::new();
+        // These files tell no length; most fit into one read of this many bytes.
+        let mut bytes = Vec::with_capacity(FIRST_READ);
         file.take(READ_LIMIT).read_to_end(&mut bytes).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }

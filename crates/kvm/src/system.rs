@@ -1,6 +1,12 @@
 //! The open `/dev/kvm`.
 
-use std::{fs::OpenOptions, io, os::fd::IntoRawFd, os::unix::fs::OpenOptionsExt, sync::Arc};
+use std::{
+    fs::OpenOptions,
+    io,
+    os::fd::IntoRawFd,
+    os::unix::fs::OpenOptionsExt,
+    sync::{Arc, OnceLock},
+};
 
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::Cap;
@@ -30,6 +36,10 @@ const REQUIRED: [(Cap, &str); 13] = [
     (Cap::Debugregs, "KVM_CAP_DEBUGREGS"),
     (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
 ];
+
+/// What `KVM_GET_SUPPORTED_CPUID` says does not change while the module is loaded. To say it the
+/// kernel carries out CPUID for every leaf, which a hypervisor above makes half a millisecond.
+static SUPPORTED: OnceLock<CpuidTable> = OnceLock::new();
 
 /// The engine: an open `/dev/kvm`.
 #[derive(Debug)]
@@ -129,10 +139,12 @@ impl Hypervisor for Kvm {
     }
 
     fn supported_cpuid(&self) -> Result<CpuidTable, EngineError> {
+        if let Some(known) = SUPPORTED.get() {
+            return Ok(known.clone());
+        }
         let cpuid = self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
-        Ok(convert::cpuid_from_kvm(
-            &cpuid.map_err(call("KVM_GET_SUPPORTED_CPUID"))?,
-        ))
+        let cpuid = convert::cpuid_from_kvm(&cpuid.map_err(call("KVM_GET_SUPPORTED_CPUID"))?);
+        Ok(SUPPORTED.get_or_init(|| cpuid).clone())
     }
 
     fn create_vm(&self) -> Result<Arc<dyn Vm>, EngineError> {
