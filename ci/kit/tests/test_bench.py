@@ -1,0 +1,92 @@
+"""Ratios come from low percentiles, and a row is undecided while its control is off."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from kit.bench.result import Result, Row, to_json, to_table
+from kit.bench.rounds import Plan, measure
+from kit.bench.statistics import Verdict, is_off, low, percentile, ratio, verdict
+
+PLAN = Plan("create", "us", "bare ioctls", 1.2)
+KEYS = ["row", "unit", "vmlet", "reference", "reference_name", "ratio", "control", "rounds"]
+
+
+def test_a_percentile_lies_between_neighbours_in_proportion() -> None:
+    assert percentile([10, 20], 0.25) == 12.5
+    assert percentile([7], 0.1) == 7
+    with pytest.raises(ValueError, match="no values"):
+        percentile([], 0.5)
+
+
+def test_rare_slow_samples_do_not_move_the_low_percentile() -> None:
+    quiet = [10.0] * 50
+    assert low([*quiet, *[1000.0] * 40]) == 10
+    assert ratio([20.0] * 9, quiet) == 2
+
+
+def test_a_control_off_by_more_than_half_of_the_allowance_leaves_a_row_undecided() -> None:
+    assert not is_off(1.09, 1.2)
+    assert is_off(0.88, 1.2)
+    assert is_off(1.13, 0.75)
+    assert verdict(1.1, 1.2, 1.2) is Verdict.UNDECIDED
+    assert verdict(1.1, 1.0, 1.2) is Verdict.MET
+    assert verdict(1.3, 1.0, 1.2) is Verdict.NOT_MET
+    assert verdict(1.3, 5.0, None) is Verdict.NO_LIMIT
+
+
+def costs(*values: float) -> Iterator[Mapping[str, list[float]]]:
+    """One batch after the other, the last for ever."""
+    for value in values:
+        yield {"create": [value]}
+    while True:
+        yield {"create": [values[-1]]}
+
+
+def test_a_quiet_row_is_decided_after_the_least_rounds() -> None:
+    subject, reference = costs(11), costs(10)
+    (row,) = measure(
+        [PLAN],
+        lambda: next(subject),
+        lambda: next(reference),
+        least=3,
+        cap=9,
+        told=lambda _: None,
+    )
+    assert (row.ratio, row.control, row.rounds) == (1.1, 1.0, 3)
+    assert row.verdict is Verdict.MET
+
+
+def test_a_noisy_row_runs_more_rounds_up_to_the_cap_and_stays_undecided() -> None:
+    calls = iter(range(1000))
+    told: list[str] = []
+
+    def reference() -> Mapping[str, list[float]]:
+        # In each order of the parties the reference comes before its control.
+        return {"create": [10.0 if next(calls) % 2 else 20.0]}
+
+    (row,) = measure(
+        [PLAN], lambda: {"create": [10.0]}, reference, least=1, cap=2, told=told.append
+    )
+    assert (row.verdict, row.rounds) == (Verdict.UNDECIDED, 2)
+    assert told == ["1 rounds, at most 2: undecided: create"]
+
+
+def result() -> Result:
+    row = Row("create", "us", 11, 10, "bare ioctls", 1.1, 1.0, 20, 1.2, Verdict.MET)
+    return Result("create", "kvm", "a processor", [row])
+
+
+def test_the_object_has_the_keys_that_readers_count_on() -> None:
+    told = json.loads(to_json(result()))
+    assert list(told) == ["bench", "engine", "host", "rows"]
+    assert list(told["rows"][0]) == KEYS
+
+
+def test_the_table_shows_limit_and_verdict_in_columns() -> None:
+    head, line = to_table(result())[1:3]
+    assert line[head.index("verdict") :] == "met"
+    assert line[head.index("limit") :].startswith("1.20")
