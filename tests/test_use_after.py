@@ -155,7 +155,7 @@ def test_a_view_outlives_its_vm() -> None:
     del vm
     gc.collect()
     vmlet._core.drain()
-    assert view[:4] == b"abcd"
+    assert bytes(view[:4]) == b"abcd"
     view.release()
 
 
@@ -171,7 +171,9 @@ def test_a_view_is_read_only_unless_asked_for(make: Make) -> None:
 
 def test_numpy_shares_the_guests_memory_without_a_copy(make: Make) -> None:
     vm = make(kernel=guest("spin"), memory="64M")
-    array = numpy.frombuffer(vm.memory.view(0x20_0000, 1 << 20, writable=True), dtype="<u4")
+    array = numpy.frombuffer(
+        memoryview(vm.memory.view(0x20_0000, 1 << 20, writable=True)), dtype="<u4"
+    )
     array[3] = 0x0102_0304
     assert vm.memory[0x20_000C:0x20_0010] == bytes([4, 3, 2, 1])
     vm.memory[0x20_0000:0x20_0004] = b"\xff\0\0\0"
