@@ -56,13 +56,14 @@ FLOOD = """
 """
 
 
-def test_a_triple_fault_is_an_event_with_registers_to_look_at(make: Make) -> None:
+def test_a_triple_fault_is_an_event_with_a_remedy(make: Make) -> None:
     vm = make(kernel=guest(TRIPLE_FAULT), memory="64M")
     event = vm.run(timeout=limit(5))
     assert (event.kind, event.vcpu, event.source) == ("triple-fault", 0, "engine")
     assert "regs" in str(event.remedy)
     assert vm.state == "ended"
-    assert vm.vcpus[0].sregs.idt.limit == 0
+    # On AMD the processor is reset by the fault, elsewhere the registers are those of it.
+    assert vm.vcpus[0].sregs.idt.limit in (0, 0xFFFF)
 
 
 def test_accesses_outside_memory_read_ones_and_are_counted(make: Make) -> None:

@@ -10,7 +10,8 @@ FINAL = frozenset({"poweroff", "reset", "panic", "triple-fault", "halt", "stoppe
 
 _REMEDIES = {
     "panic": "detail has the kernel's words, the console what came before them.",
-    "triple-fault": "vm.vcpus[...].regs and sregs show where: a fault met no handler there.",
+    "triple-fault": "A fault met no handler. vm.vcpus[...].regs may show where; on AMD processors "
+    "they are those of a reset, and stepping there is the way.",
     "halt": "The guest halted with interrupts off: vm.vcpus[...].regs shows where.",
     "error": "vmlet doctor says what this host's engine runs; vm.vcpus[...].regs where it ended.",
 }
