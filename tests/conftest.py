@@ -27,6 +27,8 @@ import pytest
 
 import vmlet
 
+#: What kernels of guests leave out on a slow host, beside the default command line.
+_GUEST_CMDLINE = os.environ.get("VMLET_GUEST_CMDLINE", "")
 _FACTOR = float(os.environ.get("VMLET_TIME_FACTOR", "1"))
 _REQUIRED = set(filter(None, os.environ.get("VMLET_REQUIRE", "").split(",")))
 
@@ -169,6 +171,8 @@ def make() -> Iterator[Callable[..., vmlet.VM]]:
     made: list[vmlet.VM] = []
 
     def make(**settings: object) -> vmlet.VM:
+        if _GUEST_CMDLINE and "kernel" in settings and "cmdline" not in settings:
+            settings["cmdline"] = f"{vmlet.DEFAULT_CMDLINE} {_GUEST_CMDLINE}"
         vm = vmlet.VM(**settings)  # type: ignore[arg-type]
         made.append(vm)
         return vm

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .bochs.models import HASWELL, Model
 
@@ -20,6 +20,7 @@ class Flavour:
     memory_max: int
     kernel_cmdline: str
     modules: tuple[str, ...]  # loaded in L1 before the command runs
+    guest_cmdline: str = field(default="", kw_only=True)  # VMLET_GUEST_CMDLINE: for L2's kernels
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ def intel(model: Model) -> BochsFlavour:
             "console=ttyS0 quiet panic=-1 mitigations=off nokaslr audit=0 apparmor=0 "
             f"cryptomgr.notests=1 initcall_blacklist={','.join(_NOT_STARTED)}"
         ),
+        # Self-tests, page-table isolation and messages are most of what a kernel does at start.
+        guest_cmdline="quiet cryptomgr.notests mitigations=off",
         modules=("kvm-intel", "nd_e820", "nd_pmem", "ext4"),
     )
 

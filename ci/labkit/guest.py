@@ -39,6 +39,7 @@ def environment(command: Command, flavour: Flavour) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTEST_ADDOPTS": f"-p no:cacheprovider {os.environ.get('PYTEST_ADDOPTS', '')}".strip(),
         "VMLET_CACHE": str(cache_dir()),
+        "VMLET_GUEST_CMDLINE": flavour.guest_cmdline,
         "VMLET_LAB": flavour.name,
         "VMLET_OUT": str(command.out),
         "VMLET_REQUIRE": ",".join(flavour.provides),
