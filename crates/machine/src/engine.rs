@@ -1,21 +1,31 @@
 //! Which engine runs a machine.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use vmlet_kvm::{KernelMode, Kvm};
+use vmlet_softcpu::Soft;
 use vmlet_vcpu::{EngineError, Hypervisor};
 
 use crate::{EngineChoice, MachineError};
 
-/// Opens the engine asked for.
+/// Opens the engine asked for. `Auto` takes KVM where a probe ran supervisor code on the processor.
 pub(crate) fn open(choice: EngineChoice) -> Result<Arc<dyn Hypervisor>, MachineError> {
     match choice {
-        EngineChoice::Auto | EngineChoice::Kvm => Ok(Arc::new(Kvm::open()?)),
-        EngineChoice::Soft => Err(MachineError::Unsupported {
-            what: "the software engine",
-            remedy: "Use engine=\"kvm\" on a host with /dev/kvm.",
-        }),
+        EngineChoice::Kvm => Ok(Arc::new(Kvm::open()?)),
+        EngineChoice::Auto if kvm_runs_kernels() => Ok(Arc::new(Kvm::open()?)),
+        EngineChoice::Auto | EngineChoice::Soft => Ok(Arc::new(Soft::default())),
     }
+}
+
+/// The probe's answer, asked for once a process.
+fn kvm_runs_kernels() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| report().runs_kernels)
+}
+
+/// The name of the engine that `Auto` takes here.
+pub fn automatic() -> &'static str {
+    if kvm_runs_kernels() { "kvm" } else { "soft" }
 }
 
 /// What a probe of the engines found, as plain data.

@@ -11,7 +11,7 @@
 //!
 //! The public face takes and returns plain data, descriptors and leases only.
 //!
-//! Not supported yet: the software engine, snapshots, PCI, disks and networks, hot-plug.
+//! Not supported yet: snapshots, PCI, disks and networks, hot-plug.
 
 mod board;
 mod config;

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::{MemoryError, Ram};
+use crate::{MemoryError, Ram, foreign};
 
 /// What a lease is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,9 @@ pub(crate) struct LeaseTable {
 impl LeaseTable {
     fn add(&self, kind: LeaseKind, range: Range<u64>, holder: String) -> u64 {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if kind.writes_unseen() {
+            foreign::begin();
+        }
         entries.0 += 1;
         let number = entries.0;
         entries.1.push(Entry {
@@ -142,6 +145,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if self.kind.writes_unseen() {
             self.ram.mark_dirty(self.range.clone());
+            foreign::end();
         }
         self.ram.leases().remove(self.number);
     }

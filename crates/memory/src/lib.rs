@@ -9,6 +9,7 @@
 //!   of huge pages.
 //! * `lease.rs`: who holds a range of RAM (Python views, DMA maps) and thereby forbids its removal.
 //! * `dirty.rs`: which pages were written, by the guest, by us or behind everybody's back.
+//! * `foreign.rs`: a counter of this process's own writes, for who caches what memory holds.
 //! * `fork.rs`: what a forked child finds: zeros, no descriptors, and a generation that differs.
 //! * `paging/`: page tables: the guest's own formats, EPT and NPT, their walkers and a builder.
 //!
@@ -17,6 +18,7 @@
 mod address;
 mod dirty;
 mod error;
+mod foreign;
 pub mod fork;
 mod hugetlb;
 mod lease;
@@ -30,6 +32,7 @@ mod space;
 pub use address::{Gpa, Hpa, Hva, Iova, PAGE_SIZE};
 pub use dirty::{Extent, PageBitmap};
 pub use error::MemoryError;
+pub use foreign::foreign_writes;
 pub use hugetlb::{HugePool, size_name};
 pub use lease::{Lease, LeaseKind};
 pub use listener::{MapChange, MapListener, Refusal};

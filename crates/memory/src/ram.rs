@@ -23,7 +23,7 @@ use std::{
 use vm_memory::{Bytes, VolatileSlice};
 
 use crate::{
-    HugePool, Hva, Lease, LeaseKind, MemoryError, PAGE_SIZE, PageBitmap,
+    HugePool, Hva, Lease, LeaseKind, MemoryError, PAGE_SIZE, PageBitmap, foreign,
     fork::{self, Origin, Watch},
     lease::LeaseTable,
 };
@@ -166,6 +166,7 @@ impl Ram {
     /// Copies `data` to `offset` and marks its pages as written.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), MemoryError> {
         self.slice(offset, data.len() as u64)?.copy_from(data);
+        foreign::note();
         self.written.mark(offset, data.len() as u64);
         Ok(())
     }

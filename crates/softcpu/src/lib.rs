@@ -1,5 +1,85 @@
-//! The engine without hardware: an x86-64 interpreter.
+//! The engine of vmlet that needs no hardware: an x86-64 interpreter.
 //!
-//! So far its floating point and SIMD.
+//! Code is decoded once into blocks of operations, each with a pointer to what carries it out
+//! (`block.rs`, `decode/`, `exec/`); memory is reached through a soft TLB whose misses do the rest:
+//! devices, dirty log, write protection, code that changes (`tlb.rs`, `mmu.rs`). Flags are lazy
+//! (`flags.rs`), floating point and vectors are pure functions (`fp/`).
+//!
+//! One vCPU of a VM runs at a time, in a fixed order (`turns.rs`). The CPU model is `soft-v1`
+//! (`cpuid.rs`, `msr.rs`); the local APIC, with TSC-deadline timer and x2APIC, is `lapic.rs`.
+//!
+//! Not supported: task switches, virtual-8086 mode, 5-level paging, SMEP and SMAP,
+//! XSAVE and what needs it, data breakpoints, alignment checks (#AC), performance counters. An
+//! instruction that is not carried out ends the run with `FatalExit::Instruction`.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "values are cut to operand sizes everywhere; hosts are 64-bit"
+)]
+
+mod block;
+mod bus;
+mod clock;
+mod cpu;
+mod cpuid;
+mod decode;
+mod event;
+mod events;
+mod exec;
+mod flags;
 pub mod fp;
+mod int;
+mod lapic;
+mod memory;
+mod mmu;
+mod msr;
+mod op;
+mod run;
+mod save;
+mod signal;
+mod tlb;
+mod turns;
+mod vcpu;
+mod vm;
+
+use std::sync::Arc;
+
+pub use clock::ClockMode;
+use vmlet_vcpu::{EngineError, Hypervisor, Limits, Vm, cpuid::CpuidTable};
+
+/// vCPUs a VM: they take turns, so more would only be slower.
+const MAX_VCPUS: u32 = 64;
+const MAX_SLOTS: u32 = 512;
+
+/// What the default command line of a Linux guest should carry on this engine: no self-tests of
+/// cryptography, which are most of a boot's instructions, no mitigations of processor flaws, no
+/// check of a timer that is not there.
+pub const LINUX_CMDLINE: &str = "cryptomgr.notests=1 mitigations=off no_timer_check";
+
+/// The engine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Soft {
+    /// What guest time follows.
+    pub clock: ClockMode,
+}
+
+impl Hypervisor for Soft {
+    fn name(&self) -> &'static str {
+        "soft"
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            vcpus: MAX_VCPUS,
+            slots: MAX_SLOTS,
+        }
+    }
+
+    fn supported_cpuid(&self) -> Result<CpuidTable, EngineError> {
+        Ok(cpuid::table())
+    }
+
+    fn create_vm(&self) -> Result<Arc<dyn Vm>, EngineError> {
+        Ok(Arc::new(vm::SoftVm::new(self.clock)))
+    }
+}

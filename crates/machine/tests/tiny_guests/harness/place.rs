@@ -6,6 +6,7 @@ use std::{
 };
 
 use vmlet_kvm::{KernelMode, Kvm};
+use vmlet_softcpu::Soft;
 use vmlet_vcpu::Hypervisor;
 
 use super::skip::skip;
@@ -25,22 +26,32 @@ impl Place {
     }
 }
 
-/// Runs `test` on every engine that this host offers.
+/// Runs `test` on every engine that this host offers: the software CPU everywhere.
 pub(crate) fn each<F: Fn(&Place)>(test: F) {
-    match places() {
-        Ok(places) => places.iter().for_each(test),
-        Err(reason) => {
-            let name = std::any::type_name::<F>()
-                .trim_end_matches("::{{closure}}")
-                .trim_start_matches("tiny_guests::");
-            skip(name, "kvm", reason);
-        }
+    if let Err(reason) = kvm() {
+        let name = std::any::type_name::<F>()
+            .trim_end_matches("::{{closure}}")
+            .trim_start_matches("tiny_guests::");
+        skip(name, "kvm", reason);
     }
+    places().iter().for_each(test);
 }
 
-fn places() -> &'static Result<Vec<Place>, String> {
-    static PLACES: OnceLock<Result<Vec<Place>, String>> = OnceLock::new();
+fn places() -> &'static Vec<Place> {
+    static PLACES: OnceLock<Vec<Place>> = OnceLock::new();
     PLACES.get_or_init(|| {
+        let soft = Place {
+            engine: Arc::new(Soft::default()),
+            interpreted: false,
+        };
+        let kvm = kvm().as_ref().ok().cloned();
+        std::iter::once(soft).chain(kvm).collect()
+    })
+}
+
+fn kvm() -> &'static Result<Place, String> {
+    static KVM: OnceLock<Result<Place, String>> = OnceLock::new();
+    KVM.get_or_init(|| {
         let kvm = Kvm::open().map_err(|error| error.to_string())?;
         let probe = vmlet_kvm::probe().map_err(|error| error.to_string())?;
         let interpreted = match probe.kernel_mode {
@@ -49,10 +60,10 @@ fn places() -> &'static Result<Vec<Place>, String> {
             KernelMode::Broken { detail } => panic!("this KVM runs nothing: {detail}"),
         };
         let engine = Arc::new(kvm);
-        Ok(vec![Place {
+        Ok(Place {
             engine,
             interpreted,
-        }])
+        })
     })
 }
 

@@ -1,0 +1,109 @@
+//! Guest time.
+//!
+//! The time-stamp counter runs at 1 GHz, so its unit is the nanosecond. It follows the host's
+//! monotonic clock, or, counting instructions, the guest's own progress: then idle time is skipped
+//! and two runs see the same time.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+/// Kilohertz of the time-stamp counter.
+pub(crate) const TSC_KHZ: u32 = 1_000_000;
+/// Hertz of the local APIC's timer input (CPUID 0x15 ECX).
+pub(crate) const CRYSTAL_HZ: u32 = 25_000_000;
+/// Nanoseconds of one period of it.
+pub(crate) const CRYSTAL_NS: u64 = 40;
+
+/// What guest time follows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClockMode {
+    /// The host's monotonic clock.
+    #[default]
+    Realtime,
+    /// Instructions retired by all vCPUs, one nanosecond each; `hlt` skips to the next event.
+    Instructions,
+}
+
+/// The clock of a VM.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    mode: ClockMode,
+    start: Instant,
+    /// Added to the host's clock, or the whole time when counting.
+    nanoseconds: AtomicU64,
+}
+
+impl Clock {
+    pub(crate) fn new(mode: ClockMode) -> Clock {
+        Clock {
+            mode,
+            start: Instant::now(),
+            nanoseconds: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn counts(&self) -> bool {
+        self.mode == ClockMode::Instructions
+    }
+
+    /// Nanoseconds since the VM's start.
+    pub(crate) fn now(&self) -> u64 {
+        let base = self.nanoseconds.load(Ordering::Relaxed);
+        if self.counts() {
+            return base;
+        }
+        base.wrapping_add(self.start.elapsed().as_nanos() as u64)
+    }
+
+    /// Instructions were retired.
+    pub(crate) fn retired(&self, instructions: u64) {
+        if self.counts() {
+            self.nanoseconds.fetch_add(instructions, Ordering::Relaxed);
+        }
+    }
+
+    /// Counting: nothing happens until `deadline`.
+    pub(crate) fn skip_to(&self, deadline: u64) {
+        self.nanoseconds.fetch_max(deadline, Ordering::Relaxed);
+    }
+
+    /// Host time until `deadline`.
+    pub(crate) fn until(&self, deadline: u64) -> Duration {
+        Duration::from_nanos(deadline.saturating_sub(self.now()))
+    }
+
+    /// Sets the clock.
+    pub(crate) fn set(&self, nanoseconds: u64) {
+        let passed = if self.counts() {
+            0
+        } else {
+            self.start.elapsed().as_nanos() as u64
+        };
+        self.nanoseconds
+            .store(nanoseconds.wrapping_sub(passed), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counted_time_moves_by_instructions_only() {
+        let clock = Clock::new(ClockMode::Instructions);
+        clock.retired(7);
+        assert_eq!(clock.now(), 7);
+        clock.skip_to(100);
+        clock.skip_to(50);
+        assert_eq!(clock.now(), 100);
+    }
+
+    #[test]
+    fn the_hosts_clock_can_be_set() {
+        let clock = Clock::new(ClockMode::Realtime);
+        clock.set(1 << 40);
+        assert!((1 << 40..(1 << 40) + 10_000_000_000).contains(&clock.now()));
+    }
+}

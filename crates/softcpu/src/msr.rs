@@ -1,0 +1,244 @@
+//! Model-specific registers (Intel SDM volume 4).
+
+use vmlet_vcpu::x86_64::msr as number;
+
+use crate::{
+    cpu::{CR0_PG, Cpu, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE, Exec, FS, GS, Stop},
+    lapic::{BASE_ENABLED, BASE_X2APIC},
+    mmu::PHYSICAL_BITS,
+};
+
+const PLATFORM_ID: u32 = 0x17;
+const FEATURE_CONTROL: u32 = 0x3a;
+const MICROCODE_REVISION: u32 = 0x8b;
+const ARCH_CAPABILITIES: u32 = 0x10a;
+const SYSENTER_CS: u32 = 0x174;
+const SYSENTER_ESP: u32 = 0x175;
+const SYSENTER_EIP: u32 = 0x176;
+const MISC_ENABLE: u32 = 0x1a0;
+const CSTAR: u32 = 0xc000_0083;
+const X2APIC: u32 = 0x800;
+const X2APIC_LAST: u32 = 0x83f;
+const X2APIC_ICR: u32 = 0x830;
+
+/// RDCL_NO, SKIP_VMENTRY_L1DFLUSH, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO: nothing to mitigate.
+const NOT_VULNERABLE: u64 = 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8;
+
+/// The registers that a saved state lists, in the order they are to be set.
+pub(crate) const SAVED: [u32; 17] = [
+    number::TSC,
+    MICROCODE_REVISION,
+    SYSENTER_CS,
+    SYSENTER_ESP,
+    SYSENTER_EIP,
+    MISC_ENABLE,
+    number::EFER,
+    number::STAR,
+    number::LSTAR,
+    CSTAR,
+    number::SFMASK,
+    number::FS_BASE,
+    number::GS_BASE,
+    number::KERNEL_GS_BASE,
+    PLATFORM_ID,
+    ARCH_CAPABILITIES,
+    number::TSC_DEADLINE,
+];
+
+/// What has no other place in the vCPU's state.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Msrs {
+    pub(crate) star: u64,
+    pub(crate) lstar: u64,
+    pub(crate) cstar: u64,
+    pub(crate) sfmask: u64,
+    pub(crate) kernel_gs: u64,
+    pub(crate) sysenter_cs: u64,
+    pub(crate) sysenter_esp: u64,
+    pub(crate) sysenter_eip: u64,
+    pub(crate) misc_enable: u64,
+    /// Added to the clock for the time-stamp counter.
+    pub(crate) tsc_offset: u64,
+    /// The base register while there is no local APIC.
+    pub(crate) apic_base: u64,
+}
+
+impl Msrs {
+    pub(crate) fn new(first: bool) -> Msrs {
+        Msrs {
+            misc_enable: 1,
+            apic_base: 0xfee0_0000 | BASE_ENABLED | if first { 1 << 8 } else { 0 },
+            ..Msrs::default()
+        }
+    }
+}
+
+fn canonical(value: u64) -> bool {
+    let sign = (value.cast_signed() >> 47).cast_unsigned();
+    sign == 0 || sign == u64::MAX
+}
+
+impl Cpu {
+    /// The time-stamp counter.
+    pub(crate) fn tsc(&self) -> u64 {
+        self.clock.now().wrapping_add(self.msrs.tsc_offset)
+    }
+
+    /// `None`: there is no such register.
+    pub(crate) fn read_msr(&self, index: u32) -> Option<u64> {
+        let m = &self.msrs;
+        Some(match index {
+            number::TSC => self.tsc(),
+            number::APIC_BASE => self.lapic.as_ref().map_or(m.apic_base, |l| l.base()),
+            PLATFORM_ID | FEATURE_CONTROL | MICROCODE_REVISION => 0,
+            ARCH_CAPABILITIES => NOT_VULNERABLE,
+            SYSENTER_CS => m.sysenter_cs,
+            SYSENTER_ESP => m.sysenter_esp,
+            SYSENTER_EIP => m.sysenter_eip,
+            MISC_ENABLE => m.misc_enable,
+            number::TSC_DEADLINE => {
+                let at = self.lapic.as_ref()?.tsc_deadline();
+                at.map_or(0, |at| at.wrapping_add(m.tsc_offset))
+            }
+            number::EFER => self.efer,
+            number::STAR => m.star,
+            number::LSTAR => m.lstar,
+            CSTAR => m.cstar,
+            number::SFMASK => m.sfmask,
+            number::FS_BASE => self.seg(FS).base,
+            number::GS_BASE => self.seg(GS).base,
+            number::KERNEL_GS_BASE => m.kernel_gs,
+            X2APIC..=X2APIC_LAST => return self.read_x2apic(index),
+            _ => return None,
+        })
+    }
+
+    /// False: there is no such register, or the value is refused.
+    pub(crate) fn write_msr(&mut self, index: u32, value: u64) -> bool {
+        match index {
+            number::TSC => self.msrs.tsc_offset = value.wrapping_sub(self.clock.now()),
+            number::APIC_BASE => return self.write_apic_base(value),
+            MICROCODE_REVISION | PLATFORM_ID => {}
+            ARCH_CAPABILITIES => return value == NOT_VULNERABLE,
+            SYSENTER_CS => self.msrs.sysenter_cs = value,
+            SYSENTER_ESP if canonical(value) => self.msrs.sysenter_esp = value,
+            SYSENTER_EIP if canonical(value) => self.msrs.sysenter_eip = value,
+            MISC_ENABLE => self.msrs.misc_enable = value,
+            number::TSC_DEADLINE => self.write_deadline(value),
+            number::EFER => return self.write_efer(value),
+            number::STAR => self.msrs.star = value,
+            number::LSTAR if canonical(value) => self.msrs.lstar = value,
+            CSTAR if canonical(value) => self.msrs.cstar = value,
+            number::SFMASK => self.msrs.sfmask = value & 0xffff_ffff,
+            number::FS_BASE if canonical(value) => self.seg_mut(FS).base = value,
+            number::GS_BASE if canonical(value) => self.seg_mut(GS).base = value,
+            number::KERNEL_GS_BASE if canonical(value) => self.msrs.kernel_gs = value,
+            X2APIC..=X2APIC_LAST => return self.write_x2apic(index, value),
+            _ => return false,
+        }
+        true
+    }
+
+    fn write_deadline(&mut self, value: u64) {
+        let at = value.wrapping_sub(self.msrs.tsc_offset);
+        if let Some(lapic) = &self.lapic {
+            lapic.set_deadline((value != 0).then_some(at));
+        }
+        self.look = true;
+    }
+
+    fn write_efer(&mut self, value: u64) -> bool {
+        let known = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
+        let paging = self.cr0 & CR0_PG != 0;
+        if value & !known != 0 || (paging && (value ^ self.efer) & EFER_LME != 0) {
+            return false;
+        }
+        let flush = (value ^ self.efer) & EFER_NXE != 0;
+        self.efer = (value & !EFER_LMA) | (self.efer & EFER_LMA);
+        if flush {
+            self.flush_all();
+        }
+        true
+    }
+
+    fn write_apic_base(&mut self, value: u64) -> bool {
+        let reserved = !((1u64 << PHYSICAL_BITS) - 1) | 0x2ff;
+        let mode = value & (BASE_ENABLED | BASE_X2APIC);
+        let Some(lapic) = &self.lapic else {
+            self.msrs.apic_base = value;
+            return true;
+        };
+        let from_x2apic = lapic.base() & BASE_X2APIC != 0;
+        if value & reserved != 0 || mode == BASE_X2APIC || (from_x2apic && mode == BASE_ENABLED) {
+            return false;
+        }
+        lapic.set_base(value);
+        self.flush_all();
+        true
+    }
+
+    fn read_x2apic(&self, index: u32) -> Option<u64> {
+        let lapic = self.lapic.as_ref().filter(|l| l.in_x2apic_mode())?;
+        if index == X2APIC_ICR {
+            return Some(lapic.read_icr());
+        }
+        let offset = ((index - X2APIC) * 16) as usize;
+        Some(lapic.read(offset, self.clock.now()).into())
+    }
+
+    fn write_x2apic(&mut self, index: u32, value: u64) -> bool {
+        let Some(lapic) = self.lapic.clone().filter(|l| l.in_x2apic_mode()) else {
+            return false;
+        };
+        if index == X2APIC_ICR {
+            lapic.command(value as u32, (value >> 32) as u32);
+            return true;
+        }
+        if value >> 32 != 0 {
+            return false;
+        }
+        self.apic_write(((index - X2APIC) * 16) as usize, value as u32);
+        true
+    }
+
+    /// The offset of `gpa` in the local APIC's page.
+    pub(crate) fn apic_offset(&self, gpa: u64) -> Option<usize> {
+        self.lapic.as_ref()?.offset(gpa)
+    }
+
+    pub(crate) fn apic_read(&self, offset: usize) -> u64 {
+        let lapic = self.lapic.as_ref();
+        lapic.map_or(u64::MAX, |l| l.read(offset, self.clock.now()).into())
+    }
+
+    pub(crate) fn apic_write(&mut self, offset: usize, value: u32) {
+        let Some(lapic) = self.lapic.clone() else {
+            return;
+        };
+        if let Some(vector) = lapic.write(offset, value, self.clock.now()) {
+            self.bus_eoi(vector);
+        }
+        self.look = true;
+    }
+
+    /// `rdmsr`.
+    pub(crate) fn rdmsr(&mut self, index: u32) -> Result<u64, Stop> {
+        match self.read_msr(index) {
+            Some(value) => Ok(value),
+            None => {
+                self.unknown_msrs += 1;
+                self.gp(0)
+            }
+        }
+    }
+
+    /// `wrmsr`.
+    pub(crate) fn wrmsr(&mut self, index: u32, value: u64) -> Exec {
+        if self.write_msr(index, value) {
+            Ok(())
+        } else {
+            self.unknown_msrs += 1;
+            self.gp(0)
+        }
+    }
+}

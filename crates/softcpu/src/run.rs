@@ -1,0 +1,401 @@
+//! The loop that runs guest code.
+
+use vmlet_vcpu::{DebugStop, FatalExit, RunEnd, x86_64::MpState};
+
+use crate::{
+    block,
+    cpu::{CS, Cpu, DB, Ending, Fault, NMI, Stop, Width},
+    decode::LONGEST,
+    event::{Event, rip_mask},
+    flags,
+    lapic::Startup,
+    tlb,
+    vcpu::SoftVcpu,
+};
+
+/// Instructions between two looks at clock, turn and requests.
+const SLICE: i64 = 16_384;
+/// Slices of one turn when others wait.
+const SLICES_A_TURN: u32 = 8;
+const DR6_STEP: u64 = 1 << 14;
+
+impl SoftVcpu {
+    /// Runs until something ends the run.
+    pub(crate) fn run_guest(&mut self) -> RunEnd {
+        self.turns.take(self.cpu.id);
+        self.cpu.look = true;
+        let end = self.turn();
+        self.turns.leave();
+        end
+    }
+
+    fn turn(&mut self) -> RunEnd {
+        loop {
+            if (self.cpu.look || self.budget <= 0 || self.cpu.signal.wanted())
+                && let Some(end) = self.service()
+            {
+                return end;
+            }
+            if self.stepping() {
+                if let Some(end) = self.step() {
+                    return end;
+                }
+                continue;
+            }
+            let done = self.block();
+            if let Err(stop) = done
+                && let Some(end) = self.stopped(stop)
+            {
+                return end;
+            }
+        }
+    }
+
+    /// Runs one block.
+    #[inline(always)]
+    fn block(&mut self) -> Result<(), Stop> {
+        let cpu = &mut self.cpu;
+        cpu.block_rip = cpu.rip;
+        cpu.op_end = 0;
+        let block = self.cache.find(cpu)?;
+        let (done, count) = run_ops(cpu, block);
+        self.budget -= i64::from(count);
+        done
+    }
+
+    /// One instruction at a time: single steps, traps and breakpoints.
+    fn step(&mut self) -> Option<RunEnd> {
+        if let Some(end) = self.breakpoint() {
+            return end;
+        }
+        let trap = self.cpu.rflags & flags::TF != 0;
+        self.cpu.rflags &= !flags::RF;
+        let done = self.one();
+        if let Err(stop) = done {
+            if let Some(end) = self.stopped(stop) {
+                return Some(end);
+            }
+        } else if trap {
+            if let Some(dr6) = self.cpu.dr.get_mut(6) {
+                *dr6 |= DR6_STEP;
+            }
+            if let Some(end) = self.raise(Fault {
+                vector: DB,
+                code: None,
+            }) {
+                return Some(end);
+            }
+        }
+        self.cpu.look = true;
+        if self.debug.single_step {
+            if let Some(end) = self.ended() {
+                return Some(end);
+            }
+            return Some(self.debug_stop(DR6_STEP));
+        }
+        None
+    }
+
+    fn one(&mut self) -> Result<(), Stop> {
+        let cpu = &mut self.cpu;
+        cpu.block_rip = cpu.rip;
+        cpu.op_end = 0;
+        let linear = cpu.code_address(cpu.rip)?;
+        let gpa = cpu.fetch_address(linear)?;
+        let block = block::translate(cpu, linear, gpa, 1)?;
+        let (done, count) = run_ops(cpu, &block);
+        self.budget -= i64::from(count);
+        done
+    }
+
+    fn stepping(&self) -> bool {
+        self.cpu.rflags & flags::TF != 0
+            || self.debug.single_step
+            || self.debug.breakpoints.iter().any(Option::is_some)
+            || self.cpu.dr.get(7).is_some_and(|dr7| dr7 & 0xff != 0)
+    }
+
+    fn debug_stop(&self, dr6: u64) -> RunEnd {
+        let base = if self.cpu.is64() {
+            0
+        } else {
+            self.cpu.seg(CS).base
+        };
+        RunEnd::Debug(DebugStop {
+            rip: base.wrapping_add(self.cpu.rip),
+            exception: DB.into(),
+            dr6: 0xffff_0ff0 | dr6,
+        })
+    }
+
+    /// Whether a breakpoint at RIP ends the run (`Some(Some(..))`) or is the guest's own
+    /// (`Some(None)`).
+    fn breakpoint(&mut self) -> Option<Option<RunEnd>> {
+        if self.cpu.rflags & flags::RF != 0 {
+            return None;
+        }
+        let base = if self.cpu.is64() {
+            0
+        } else {
+            self.cpu.seg(CS).base
+        };
+        let at = base.wrapping_add(self.cpu.rip);
+        let users = self.debug.breakpoints.iter().position(|b| *b == Some(at));
+        if let Some(number) = users {
+            return Some(Some(self.debug_stop(1 << number)));
+        }
+        let dr7 = self.cpu.dr.get(7).copied().unwrap_or(0);
+        let hit = (0..4usize).find(|n| {
+            let enabled = dr7 >> (2 * n) & 3 != 0 && dr7 >> (16 + 4 * n) & 0xf == 0;
+            enabled && self.cpu.dr.get(*n) == Some(&at)
+        })?;
+        if let Some(dr6) = self.cpu.dr.get_mut(6) {
+            *dr6 = *dr6 & !0xf | 1 << hit;
+        }
+        self.cpu.rflags |= flags::RF;
+        Some(self.raise(Fault {
+            vector: DB,
+            code: None,
+        }))
+    }
+
+    /// An instruction was not completed.
+    #[cold]
+    fn stopped(&mut self, stop: Stop) -> Option<RunEnd> {
+        self.cpu.cut = false;
+        match stop {
+            Stop::Fault => {
+                let fault = self.cpu.fault;
+                self.raise(fault)
+            }
+            Stop::Lacking => Some(self.lacking()),
+        }
+    }
+
+    fn raise(&mut self, fault: Fault) -> Option<RunEnd> {
+        match self.cpu.deliver_fault(fault) {
+            Ok(true) => None,
+            Ok(false) => {
+                self.shut_down();
+                Some(RunEnd::Shutdown)
+            }
+            Err(_) => Some(self.lacking()),
+        }
+    }
+
+    fn shut_down(&mut self) {
+        self.cpu.ending = None;
+    }
+
+    /// The report of an instruction the engine lacks.
+    fn lacking(&mut self) -> RunEnd {
+        if let Some(Ending::Fatal(exit)) = self.cpu.ending.take() {
+            return RunEnd::Fatal(exit);
+        }
+        let rip = self.cpu.rip;
+        let linear = self.cpu.code_address(rip).unwrap_or(rip);
+        let mut bytes = Vec::new();
+        for at in 0..LONGEST as u64 {
+            let Some(gpa) = self.cpu.look_up(linear.wrapping_add(at)) else {
+                break;
+            };
+            let Some(host) = self.cpu.host(gpa) else {
+                break;
+            };
+            bytes.push(tlb::load::<u8>(host));
+        }
+        RunEnd::Fatal(FatalExit::Instruction { rip, bytes })
+    }
+
+    fn ended(&mut self) -> Option<RunEnd> {
+        Some(match self.cpu.ending.take()? {
+            Ending::Stopped(reason) => RunEnd::Stopped(reason),
+            Ending::Fatal(exit) => RunEnd::Fatal(exit),
+        })
+    }
+
+    /// Between two blocks: requests, time, interrupts.
+    #[cold]
+    #[inline(never)]
+    fn service(&mut self) -> Option<RunEnd> {
+        loop {
+            self.settle_time();
+            self.cpu.signal.take_attention();
+            if let Some(end) = self.ended() {
+                return Some(end);
+            }
+            if self.cpu.signal.take_kick() {
+                return Some(RunEnd::Kicked);
+            }
+            self.share();
+            self.cpu.renew();
+            self.start_up();
+            if self.waits_for_start() {
+                self.wait(None);
+                continue;
+            }
+            let shadowed = std::mem::take(&mut self.cpu.shadow) != 0;
+            self.cpu.look = shadowed;
+            if !shadowed && let Some(end) = self.interrupts() {
+                return Some(end);
+            }
+            if !self.cpu.halted {
+                return None;
+            }
+            if self.cpu.lapic.is_none() {
+                self.cpu.halted = false;
+                return Some(RunEnd::Halt);
+            }
+            let deadline = self.cpu.lapic.as_ref().and_then(|lapic| lapic.deadline());
+            self.wait(deadline);
+        }
+    }
+
+    fn settle_time(&mut self) {
+        let ran = SLICE - self.budget;
+        self.budget = SLICE;
+        self.cpu.instructions += ran.unsigned_abs();
+        self.cpu.clock.retired(ran.unsigned_abs());
+        if let Some(lapic) = &self.cpu.lapic
+            && lapic.deadline().is_some()
+        {
+            lapic.expire(self.cpu.clock.now());
+        }
+    }
+
+    /// Lets others have the turn, when it is time or this one has nothing to do.
+    fn share(&mut self) {
+        let yields = std::mem::take(&mut self.cpu.yields);
+        self.slices += 1;
+        if (yields || self.slices >= SLICES_A_TURN) && self.turns.wanted() {
+            self.slices = 0;
+            self.turns.leave();
+            self.turns.take(self.cpu.id);
+        }
+    }
+
+    /// Waits for a request or until `deadline`.
+    fn wait(&mut self, deadline: Option<u64>) {
+        self.turns.leave();
+        if self.cpu.clock.counts() && deadline.is_some() && !self.turns.wanted() {
+            if let Some(at) = deadline.filter(|_| !self.cpu.signal.wanted()) {
+                self.cpu.clock.skip_to(at);
+            }
+        } else {
+            let time = deadline.map(|at| self.cpu.clock.until(at));
+            self.cpu.signal.sleep(time);
+        }
+        self.turns.take(self.cpu.id);
+    }
+
+    fn waits_for_start(&self) -> bool {
+        matches!(self.mp, MpState::Uninitialized | MpState::InitReceived)
+    }
+
+    /// INIT and start-up messages (Intel SDM volume 3, section 10.4).
+    fn start_up(&mut self) {
+        let Some(lapic) = self.cpu.lapic.clone() else {
+            return;
+        };
+        let Startup { init, vector } = lapic.take_startup();
+        if init {
+            self.cpu.reset();
+            lapic.reset();
+            self.mp = if self.cpu.id == 0 {
+                MpState::Runnable
+            } else {
+                MpState::InitReceived
+            };
+        }
+        if let Some(vector) = vector
+            && self.waits_for_start()
+        {
+            let cs = self.cpu.seg_mut(CS);
+            cs.selector = u16::from(vector) << 8;
+            cs.base = u64::from(vector) << 12;
+            self.cpu.rip = 0;
+            self.cpu.mode_changed();
+            self.mp = MpState::Runnable;
+        }
+    }
+
+    /// Delivers what waits; `Some` when the run ends by it.
+    fn interrupts(&mut self) -> Option<RunEnd> {
+        if let Some(fault) = self.cpu.pending.take() {
+            return self.raise(fault);
+        }
+        if self.cpu.signal.nmi_waits() && !self.cpu.nmi_masked {
+            self.cpu.signal.set_nmi(false);
+            self.cpu.nmi_masked = true;
+            return self.inject(NMI);
+        }
+        if self.cpu.rflags & flags::IF == 0 {
+            return None;
+        }
+        if let Some(vector) = self.cpu.injected.take() {
+            return self.inject(vector);
+        }
+        let lapic = self.cpu.lapic.clone()?;
+        let vector = lapic.next()?;
+        lapic.take(vector);
+        self.inject(vector)
+    }
+
+    fn inject(&mut self, vector: u8) -> Option<RunEnd> {
+        self.cpu.look = true;
+        match self.cpu.deliver(Event::External(vector)) {
+            Ok(()) => None,
+            Err(Stop::Lacking) => Some(self.lacking()),
+            Err(Stop::Fault) => {
+                let fault = self.cpu.fault;
+                self.raise(fault)
+            }
+        }
+    }
+}
+
+/// Runs the instructions of a block; how many were retired.
+#[inline(always)]
+fn run_ops(cpu: &mut Cpu, block: &block::Block) -> (Result<(), Stop>, u32) {
+    cpu.rip = next(cpu.width, block.rip, block.len);
+    let mut count = 0;
+    for op in &block.ops {
+        cpu.op_end = op.end;
+        let done = (op.f)(cpu, op);
+        if done.is_err() {
+            cpu.rip = next(cpu.width, block.rip, op.end - u16::from(op.len()));
+            return (done, count);
+        }
+        count += 1;
+        if cpu.cut {
+            cpu.cut = false;
+            if op.end != block.len {
+                cpu.rip = next(cpu.width, block.rip, op.end);
+            }
+            break;
+        }
+    }
+    (Ok(()), count)
+}
+
+fn next(width: Width, rip: u64, by: u16) -> u64 {
+    rip.wrapping_add(by.into()) & rip_mask(width)
+}
+
+impl Cpu {
+    /// Takes up what changed in the shared memory.
+    pub(crate) fn renew(&mut self) {
+        let version = self.memory.version();
+        if version != self.map_version {
+            self.map_version = version;
+            self.map = self.memory.map();
+            self.flush_all();
+        }
+        let epoch = self.memory.code_epoch();
+        if epoch != self.code_epoch {
+            self.code_epoch = epoch;
+            self.tlb.protect_all();
+        }
+        self.foreign = vmlet_memory::foreign_writes();
+    }
+}

@@ -1,0 +1,151 @@
+//! A vCPU's whole state, in the terms both engines share.
+
+use vmlet_vcpu::{
+    EngineError, MissingFeature, Vcpu,
+    x86_64::{DebugRegs, Events, MpState, VcpuState, msr},
+};
+
+use crate::{
+    clock::TSC_KHZ,
+    cpu::Fault,
+    fp::{Fpu, IMAGE_BYTES},
+    msr::SAVED,
+    vcpu::SoftVcpu,
+};
+
+/// Bytes of the XSAVE header behind the legacy image.
+const HEADER: usize = 64;
+/// x87 and SSE in the header's XSTATE_BV.
+const X87_SSE: u8 = 3;
+
+pub(crate) fn save(vcpu: &mut SoftVcpu) -> VcpuState {
+    let cpu = &vcpu.cpu;
+    let mut xsave = cpu.fpu.save(true).to_vec();
+    xsave.push(X87_SSE);
+    xsave.resize(IMAGE_BYTES + HEADER, 0);
+    let [d0, d1, d2, d3, _, _, dr6, dr7] = cpu.dr;
+    let msrs = SAVED
+        .iter()
+        .filter_map(|index| Some((*index, cpu.read_msr(*index)?)));
+    VcpuState {
+        cpuid: cpu.cpuid.clone(),
+        tsc_khz: TSC_KHZ,
+        mp_state: if cpu.halted { MpState::Halted } else { vcpu.mp },
+        regs: cpu.all_regs(),
+        sregs: cpu.all_sregs(),
+        xsave,
+        xcrs: Vec::new(),
+        debug: DebugRegs {
+            db: [d0, d1, d2, d3],
+            dr6,
+            dr7,
+        },
+        lapic: cpu
+            .lapic
+            .as_ref()
+            .map(|l| l.save(cpu.clock.now()))
+            .unwrap_or_default(),
+        msrs: msrs.collect(),
+        events: Events {
+            exception: cpu.pending.map(|fault| (fault.vector, fault.code)),
+            exception_injected: cpu.pending.is_some(),
+            interrupt: cpu.injected,
+            shadow: cpu.shadow,
+            nmi_pending: cpu.signal.nmi_waits(),
+            nmi_masked: cpu.nmi_masked,
+            ..Events::default()
+        },
+    }
+}
+
+/// What of `state` this engine lacks.
+fn missing(vcpu: &SoftVcpu, state: &VcpuState) -> Vec<MissingFeature> {
+    let mut names = Vec::new();
+    if state.tsc_khz != 0 && state.tsc_khz != TSC_KHZ {
+        names.push(format!("a time-stamp counter of {} kHz", state.tsc_khz));
+    }
+    let model = crate::cpuid::table();
+    for (leaf, registers) in [
+        (1, "features"),
+        (7, "extended features"),
+        (0x8000_0001, "AMD features"),
+    ] {
+        let have = model.get(leaf, 0).map_or([0; 3], |e| [e.ebx, e.ecx, e.edx]);
+        let want = state
+            .cpuid
+            .get(leaf, 0)
+            .map_or([0; 3], |e| [e.ebx, e.ecx, e.edx]);
+        let mut more: Vec<u32> = want.iter().zip(have).map(|(w, h)| w & !h).collect();
+        if leaf == 1 {
+            // EBX holds ids; x2APIC, deadline timer, hypervisor bit and HTT are the policy's.
+            more = vec![
+                0,
+                more.get(1).map_or(0, |m| m & !0x8120_0000),
+                more.get(2).map_or(0, |m| m & !(1 << 28)),
+            ];
+        }
+        if more.iter().any(|m| *m != 0) {
+            names.push(format!("CPUID {leaf:#x} {registers} {more:x?}"));
+        }
+    }
+    for (index, _) in &state.msrs {
+        if *index != msr::TSC_DEADLINE && vcpu.cpu.read_msr(*index).is_none() {
+            names.push(format!("MSR {index:#x}"));
+        }
+    }
+    if state
+        .xsave
+        .iter()
+        .skip(IMAGE_BYTES + HEADER)
+        .any(|byte| *byte != 0)
+    {
+        names.push(format!("an xsave area of {} bytes", state.xsave.len()));
+    }
+    names
+        .into_iter()
+        .map(|name| MissingFeature { name })
+        .collect()
+}
+
+pub(crate) fn restore(vcpu: &mut SoftVcpu, state: &VcpuState) -> Result<(), EngineError> {
+    let missing = missing(vcpu, state);
+    if !missing.is_empty() {
+        return Err(EngineError::State { missing });
+    }
+    vcpu.set_mp_state(state.mp_state)?;
+    let cpu = &mut vcpu.cpu;
+    cpu.cpuid = state.cpuid.clone();
+    cpu.set_all_sregs(&state.sregs);
+    cpu.set_all_regs(&state.regs);
+    let mut fpu = Fpu::default();
+    if let Some(image) = state.xsave.first_chunk::<IMAGE_BYTES>()
+        && fpu.restore(image, true, 16).is_err()
+    {
+        let name = "reserved bits of MXCSR".to_owned();
+        let missing = vec![MissingFeature { name }];
+        return Err(EngineError::State { missing });
+    }
+    cpu.fpu = fpu;
+    let [d0, d1, d2, d3] = state.debug.db;
+    cpu.dr = [d0, d1, d2, d3, 0, 0, state.debug.dr6, state.debug.dr7];
+    if let Some(lapic) = cpu.lapic.clone().filter(|_| !state.lapic.is_empty()) {
+        lapic.restore(&state.lapic, cpu.clock.now());
+    }
+    for (index, value) in &state.msrs {
+        // EFER with its LMA bit came with the segments.
+        if *index != msr::EFER && !cpu.write_msr(*index, *value) {
+            return Err(EngineError::Msr { index: *index });
+        }
+    }
+    let events = &state.events;
+    cpu.pending = events
+        .exception
+        .map(|(vector, code)| Fault { vector, code });
+    cpu.injected = events.interrupt;
+    cpu.shadow = events.shadow;
+    cpu.nmi_masked = events.nmi_masked;
+    cpu.signal
+        .set_nmi(events.nmi_pending || events.nmi_injected);
+    cpu.look = true;
+    Ok(())
+}

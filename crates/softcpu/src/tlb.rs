@@ -1,0 +1,264 @@
+//! The soft TLB, and the only file that reads and writes guest memory.
+//!
+//! Invariant: an entry of a data set is made of a page of a memory slot of the current map, and all
+//! entries go when the map changes, before the slot's host memory does (`Vm::change_slot` waits for
+//! every vCPU to leave guest code; a vCPU that enters again compares the map's version first). So
+//! the page behind a matching tag is mapped, readable and writable. The guest, other threads and
+//! devices change its bytes at any time: no reference to them is ever formed, every access is a
+//! volatile or atomic one.
+
+#![expect(unsafe_code, reason = "reads and writes guest memory")]
+#![expect(
+    clippy::indexing_slicing,
+    reason = "indices are cut to the arrays' sizes, powers of two"
+)]
+
+use std::{
+    ptr,
+    sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering},
+};
+
+use crate::int::Int;
+
+const ENTRIES: usize = 512;
+const SETS: usize = 8;
+/// Offset of the sets for code at CPL 3.
+pub(crate) const USER: usize = 4;
+pub(crate) const READ: usize = 0;
+pub(crate) const WRITE: usize = 1;
+/// Entries of this set lead to guest-physical addresses.
+pub(crate) const FETCH: usize = 2;
+/// Past this many filled entries everything is dropped.
+const FILLED_MAX: usize = 8192;
+const NO_TAG: u64 = 1;
+const OFFSET: u64 = 0xfff;
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// The page's linear address, or [`NO_TAG`].
+    tag: u64,
+    /// What leads from a linear address to the host's.
+    addend: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Filled {
+    set: u8,
+    slot: u16,
+    global: bool,
+    large: bool,
+}
+
+/// Cached translations.
+#[derive(Debug)]
+pub(crate) struct Tlb {
+    entries: Box<[[Entry; ENTRIES]; SETS]>,
+    filled: Vec<Filled>,
+}
+
+/// A page the TLB takes up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fill {
+    pub(crate) linear: u64,
+    /// Host address, or guest-physical in [`FETCH`].
+    pub(crate) target: u64,
+    pub(crate) global: bool,
+    pub(crate) large: bool,
+}
+
+fn slot(addr: u64) -> usize {
+    (addr >> 12) as usize & (ENTRIES - 1)
+}
+
+impl Tlb {
+    pub(crate) fn new() -> Tlb {
+        let empty = Entry {
+            tag: NO_TAG,
+            addend: 0,
+        };
+        Tlb {
+            entries: Box::new([[empty; ENTRIES]; SETS]),
+            filled: Vec::new(),
+        }
+    }
+
+    /// Where the `bytes` bytes at `addr` lead to, if they lie in one known page.
+    #[inline(always)]
+    pub(crate) fn find(&self, set: usize, addr: u64, bytes: u64) -> Option<u64> {
+        let entry = &self.entries[set & (SETS - 1)][slot(addr)];
+        (entry.tag == addr.wrapping_add(bytes - 1) & !OFFSET)
+            .then(|| addr.wrapping_add(entry.addend))
+    }
+
+    pub(crate) fn fill(&mut self, set: usize, fill: Fill) {
+        if self.filled.len() >= FILLED_MAX {
+            self.flush();
+        }
+        let linear = fill.linear & !OFFSET;
+        let addend = (fill.target & !OFFSET).wrapping_sub(linear);
+        self.entries[set & (SETS - 1)][slot(linear)] = Entry {
+            tag: linear,
+            addend,
+        };
+        self.filled.push(Filled {
+            set: set as u8,
+            slot: slot(linear) as u16,
+            global: fill.global,
+            large: fill.large,
+        });
+    }
+
+    /// Drops everything.
+    pub(crate) fn flush(&mut self) {
+        self.drop_if(|_, _| true);
+    }
+
+    /// Drops what is not global.
+    pub(crate) fn flush_local(&mut self) {
+        self.drop_if(|filled, _| !filled.global);
+    }
+
+    /// Drops the page at `addr`, a large one with all its parts.
+    pub(crate) fn flush_page(&mut self, addr: u64) {
+        self.drop_if(|filled, tag| {
+            tag == addr & !OFFSET || (filled.large && tag >> 30 == addr >> 30)
+        });
+    }
+
+    /// Drops what allows writing to the host page at `host`.
+    pub(crate) fn protect(&mut self, host: u64) {
+        for set in [WRITE, WRITE + USER] {
+            for entry in &mut self.entries[set] {
+                if entry.tag.wrapping_add(entry.addend) == host {
+                    entry.tag = NO_TAG;
+                }
+            }
+        }
+    }
+
+    /// Drops all that allows writing.
+    pub(crate) fn protect_all(&mut self) {
+        for set in [WRITE, WRITE + USER] {
+            for entry in &mut self.entries[set] {
+                entry.tag = NO_TAG;
+            }
+        }
+    }
+
+    fn drop_if(&mut self, gone: impl Fn(&Filled, u64) -> bool) {
+        let entries = &mut self.entries;
+        self.filled.retain(|filled| {
+            let entry = &mut entries[filled.set as usize & (SETS - 1)][filled.slot as usize];
+            let goes = gone(filled, entry.tag);
+            if goes {
+                entry.tag = NO_TAG;
+            }
+            !goes
+        });
+    }
+}
+
+/// A host address the TLB gave, or one in a slot of the current map; valid until the map changes.
+pub(crate) fn load<T: Int>(host: u64) -> T {
+    let at = ptr::with_exposed_provenance::<T>(host as usize);
+    if host.is_multiple_of(T::BYTES) {
+        // SAFETY: the module's invariant; aligned, in one page.
+        unsafe { at.read_volatile() }
+    } else {
+        // SAFETY: the module's invariant; the bytes lie in one page.
+        unsafe { at.read_unaligned() }
+    }
+}
+
+/// See [`load`].
+pub(crate) fn store<T: Int>(host: u64, value: T) {
+    let at = ptr::with_exposed_provenance_mut::<T>(host as usize);
+    if host.is_multiple_of(T::BYTES) {
+        // SAFETY: the module's invariant; aligned, in one page.
+        unsafe { at.write_volatile(value) }
+    } else {
+        // SAFETY: the module's invariant; the bytes lie in one page.
+        unsafe { at.write_unaligned(value) }
+    }
+}
+
+/// Replaces `old` by `new` if it is still there: page-table entries, and locked instructions
+/// towards other threads of the process. Unaligned operands are compared without atomicity.
+pub(crate) fn exchange<T: Int>(host: u64, old: T, new: T) -> bool {
+    let at = host as usize;
+    let order = Ordering::SeqCst;
+    if !host.is_multiple_of(T::BYTES) {
+        let same = load::<T>(host) == old;
+        if same {
+            store(host, new);
+        }
+        return same;
+    }
+    macro_rules! swap {
+        ($atomic:ty, $int:ty) => {{
+            // SAFETY: the module's invariant; aligned to the operand's size.
+            let cell = unsafe { <$atomic>::from_ptr(ptr::with_exposed_provenance_mut(at)) };
+            cell.compare_exchange(old.u() as $int, new.u() as $int, order, order)
+                .is_ok()
+        }};
+    }
+    match T::BYTES {
+        1 => swap!(AtomicU8, u8),
+        2 => swap!(AtomicU16, u16),
+        4 => swap!(AtomicU32, u32),
+        _ => swap!(AtomicU64, u64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(set: usize, linear: u64, global: bool, large: bool) -> Tlb {
+        let mut tlb = Tlb::new();
+        tlb.fill(
+            set,
+            Fill {
+                linear,
+                target: 0x7000_0000,
+                global,
+                large,
+            },
+        );
+        tlb
+    }
+
+    #[test]
+    fn an_access_that_leaves_the_page_is_not_found() {
+        let tlb = filled(READ, 0x5000, false, false);
+        assert_eq!(tlb.find(READ, 0x5ff8, 8), Some(0x7000_0ff8));
+        assert_eq!(tlb.find(READ, 0x5ff9, 8), None);
+        assert_eq!(tlb.find(WRITE, 0x5000, 1), None);
+        assert_eq!(tlb.find(READ, 0x4fff, 2), None);
+    }
+
+    #[test]
+    fn global_pages_outlive_a_change_of_tables() {
+        let mut tlb = filled(READ, 0x5000, true, false);
+        tlb.flush_local();
+        assert!(tlb.find(READ, 0x5000, 1).is_some());
+        tlb.flush();
+        assert!(tlb.find(READ, 0x5000, 1).is_none());
+    }
+
+    #[test]
+    fn a_large_page_goes_with_all_its_parts() {
+        let mut tlb = filled(READ, 0x5000, true, true);
+        tlb.flush_page(0x10_0000);
+        assert!(tlb.find(READ, 0x5000, 1).is_none());
+    }
+
+    #[test]
+    fn protecting_a_host_page_takes_the_right_to_write() {
+        let mut tlb = filled(WRITE, 0x5000, false, false);
+        tlb.protect(0x7000_1000);
+        assert!(tlb.find(WRITE, 0x5000, 1).is_some());
+        tlb.protect(0x7000_0000);
+        assert!(tlb.find(WRITE, 0x5000, 1).is_none());
+    }
+}

@@ -1,0 +1,276 @@
+//! A vCPU behind the engine contract.
+
+use std::sync::Arc;
+
+use vmlet_memory::fork::Origin;
+use vmlet_vcpu::{
+    DebugControl, EngineError, GuestBus, Kicker, RunEnd, Vcpu,
+    x86_64::{MpState, Regs, Sregs, VcpuState},
+};
+
+use crate::{
+    block::Cache,
+    bus,
+    cpu::{CS, Cpu, DS, ES, FS, GS, SS, Shared},
+    save,
+    turns::Turns,
+};
+
+/// A vCPU of the software engine.
+#[derive(Debug)]
+pub(crate) struct SoftVcpu {
+    pub(crate) cpu: Cpu,
+    pub(crate) cache: Cache,
+    pub(crate) turns: Arc<Turns>,
+    pub(crate) mp: MpState,
+    pub(crate) debug: DebugControl,
+    /// Instructions left in this slice.
+    pub(crate) budget: i64,
+    pub(crate) slices: u32,
+    origin: Origin,
+    bound: bool,
+}
+
+impl SoftVcpu {
+    pub(crate) fn new(
+        id: u32,
+        cpuid: vmlet_vcpu::cpuid::CpuidTable,
+        shared: Shared,
+        turns: Arc<Turns>,
+    ) -> SoftVcpu {
+        SoftVcpu {
+            cpu: Cpu::new(id, cpuid, shared),
+            cache: Cache::new(),
+            turns,
+            mp: MpState::Runnable,
+            debug: DebugControl::default(),
+            budget: 0,
+            slices: 0,
+            origin: Origin::here(),
+            bound: false,
+        }
+    }
+
+    fn here(&self) -> Result<(), EngineError> {
+        self.origin.check().map_err(|_| EngineError::Forked)
+    }
+}
+
+impl Cpu {
+    pub(crate) fn all_regs(&self) -> Regs {
+        let r = |number| self.reg(number);
+        Regs {
+            rax: r(0),
+            rcx: r(1),
+            rdx: r(2),
+            rbx: r(3),
+            rsp: r(4),
+            rbp: r(5),
+            rsi: r(6),
+            rdi: r(7),
+            r8: r(8),
+            r9: r(9),
+            r10: r(10),
+            r11: r(11),
+            r12: r(12),
+            r13: r(13),
+            r14: r(14),
+            r15: r(15),
+            rip: self.rip,
+            rflags: self.flags(),
+        }
+    }
+
+    pub(crate) fn set_all_regs(&mut self, regs: &Regs) {
+        let Regs {
+            rax,
+            rbx,
+            rcx,
+            rdx,
+            rsi,
+            rdi,
+            rsp,
+            rbp,
+            r8,
+            r9,
+            r10,
+            r11,
+            r12,
+            r13,
+            r14,
+            r15,
+            ..
+        } = *regs;
+        let all = [
+            rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15,
+        ];
+        for (number, value) in (0..).zip(all) {
+            self.set_reg(number, value);
+        }
+        self.rip = regs.rip;
+        self.set_flags(regs.rflags);
+        self.mode_changed();
+    }
+
+    pub(crate) fn all_sregs(&self) -> Sregs {
+        let s = |number| *self.seg(number);
+        Sregs {
+            cs: s(CS),
+            ds: s(DS),
+            es: s(ES),
+            fs: s(FS),
+            gs: s(GS),
+            ss: s(SS),
+            tr: self.tr,
+            ldt: self.ldt,
+            gdt: self.gdt,
+            idt: self.idt,
+            cr0: self.cr0,
+            cr2: self.cr2,
+            cr3: self.cr3,
+            cr4: self.cr4,
+            cr8: self.cr8(),
+            efer: self.efer,
+            apic_base: self
+                .read_msr(vmlet_vcpu::x86_64::msr::APIC_BASE)
+                .unwrap_or(0),
+        }
+    }
+
+    pub(crate) fn set_all_sregs(&mut self, sregs: &Sregs) {
+        let pairs = [
+            (CS, sregs.cs),
+            (DS, sregs.ds),
+            (ES, sregs.es),
+            (FS, sregs.fs),
+            (GS, sregs.gs),
+            (SS, sregs.ss),
+        ];
+        for (number, segment) in pairs {
+            *self.seg_mut(number) = segment;
+        }
+        (self.tr, self.ldt, self.gdt, self.idt) = (sregs.tr, sregs.ldt, sregs.gdt, sregs.idt);
+        (self.cr0, self.cr2, self.cr3, self.cr4) = (sregs.cr0, sregs.cr2, sregs.cr3, sregs.cr4);
+        self.efer = sregs.efer;
+        if let Some(lapic) = &self.lapic {
+            lapic.set_base(sregs.apic_base);
+            lapic.set_tpr((sregs.cr8 as u8) << 4);
+        } else {
+            self.msrs.apic_base = sregs.apic_base;
+        }
+        self.mode_changed();
+        self.flush_all();
+    }
+}
+
+impl Vcpu for SoftVcpu {
+    fn id(&self) -> u32 {
+        self.cpu.id
+    }
+
+    fn kicker(&self) -> Arc<dyn Kicker> {
+        Arc::clone(&self.cpu.signal) as Arc<dyn Kicker>
+    }
+
+    fn bind(&mut self) -> Result<(), EngineError> {
+        self.here()?;
+        self.bound = true;
+        Ok(())
+    }
+
+    fn unbind(&mut self) {
+        self.bound = false;
+    }
+
+    fn run(&mut self, bus: &mut dyn GuestBus) -> Result<RunEnd, EngineError> {
+        self.here()?;
+        Ok(bus::with_bus(
+            self,
+            |vcpu| &mut vcpu.cpu,
+            bus,
+            SoftVcpu::run_guest,
+        ))
+    }
+
+    fn set_debug(&mut self, control: &DebugControl) -> Result<(), EngineError> {
+        self.debug = *control;
+        Ok(())
+    }
+
+    fn regs(&self) -> Result<Regs, EngineError> {
+        self.here()?;
+        Ok(self.cpu.all_regs())
+    }
+
+    fn set_regs(&mut self, regs: &Regs) -> Result<(), EngineError> {
+        self.here()?;
+        self.cpu.set_all_regs(regs);
+        Ok(())
+    }
+
+    fn sregs(&self) -> Result<Sregs, EngineError> {
+        self.here()?;
+        Ok(self.cpu.all_sregs())
+    }
+
+    fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), EngineError> {
+        self.here()?;
+        self.cpu.set_all_sregs(sregs);
+        Ok(())
+    }
+
+    fn mp_state(&self) -> Result<MpState, EngineError> {
+        Ok(if self.cpu.halted {
+            MpState::Halted
+        } else {
+            self.mp
+        })
+    }
+
+    fn set_mp_state(&mut self, state: MpState) -> Result<(), EngineError> {
+        self.cpu.halted = state == MpState::Halted;
+        self.mp = if self.cpu.halted {
+            MpState::Runnable
+        } else {
+            state
+        };
+        Ok(())
+    }
+
+    fn msr(&self, index: u32) -> Result<u64, EngineError> {
+        self.cpu.read_msr(index).ok_or(EngineError::Msr { index })
+    }
+
+    fn set_msr(&mut self, index: u32, value: u64) -> Result<(), EngineError> {
+        if self.cpu.write_msr(index, value) {
+            Ok(())
+        } else {
+            Err(EngineError::Msr { index })
+        }
+    }
+
+    fn inject_nmi(&mut self) -> Result<(), EngineError> {
+        self.cpu.signal.set_nmi(true);
+        Ok(())
+    }
+
+    fn inject_interrupt(&mut self, vector: u8) -> Result<(), EngineError> {
+        self.cpu.injected = Some(vector);
+        Ok(())
+    }
+
+    fn translate(&self, linear: u64) -> Result<Option<u64>, EngineError> {
+        self.here()?;
+        Ok(self.cpu.look_up(linear))
+    }
+
+    fn save(&mut self) -> Result<VcpuState, EngineError> {
+        self.here()?;
+        Ok(save::save(self))
+    }
+
+    fn restore(&mut self, state: &VcpuState) -> Result<(), EngineError> {
+        self.here()?;
+        save::restore(self, state)
+    }
+}

@@ -1,0 +1,150 @@
+//! A VM of the software engine.
+
+use std::{
+    os::fd::BorrowedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use vmlet_memory::{SlotId, fork::Origin};
+use vmlet_vcpu::{
+    EngineError, IoEvent, MsiMessage, MsiRoute, SlotChange, Vcpu, Vm, cpuid::CpuidTable,
+};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::{
+    MAX_VCPUS,
+    clock::{Clock, ClockMode},
+    cpu::Shared,
+    events::{IoEvents, Irqs},
+    lapic::{Apics, Lapic},
+    memory::Memory,
+    signal::Signal,
+    turns::Turns,
+    vcpu::SoftVcpu,
+};
+
+/// Memory, interrupts and clock that vCPUs share.
+#[derive(Debug)]
+pub(crate) struct SoftVm {
+    memory: Arc<Memory>,
+    clock: Arc<Clock>,
+    turns: Arc<Turns>,
+    apics: Arc<Apics>,
+    irqs: Arc<Irqs>,
+    io_events: Arc<IoEvents>,
+    has_apics: AtomicBool,
+    origin: Origin,
+}
+
+impl SoftVm {
+    pub(crate) fn new(mode: ClockMode) -> SoftVm {
+        let apics = Arc::new(Apics::default());
+        SoftVm {
+            memory: Arc::default(),
+            clock: Arc::new(Clock::new(mode)),
+            turns: Arc::default(),
+            irqs: Arc::new(Irqs::new(Arc::clone(&apics))),
+            apics,
+            io_events: Arc::default(),
+            has_apics: AtomicBool::new(false),
+            origin: Origin::here(),
+        }
+    }
+
+    fn here(&self) -> Result<(), EngineError> {
+        self.origin.check().map_err(|_| EngineError::Forked)
+    }
+}
+
+impl Vm for SoftVm {
+    fn change_slot(&self, change: SlotChange<'_>) -> Result<(), EngineError> {
+        self.here()?;
+        self.turns.still(|| match change {
+            SlotChange::Set(slot) => self.memory.set(slot),
+            SlotChange::Remove(slot) => self.memory.remove(slot.id),
+        });
+        Ok(())
+    }
+
+    fn create_irqchip(&self, _: u32) -> Result<(), EngineError> {
+        self.here()?;
+        self.has_apics.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn create_vcpu(&self, id: u32, cpuid: &CpuidTable) -> Result<Box<dyn Vcpu>, EngineError> {
+        self.here()?;
+        if id >= MAX_VCPUS {
+            return Err(EngineError::TooManyVcpus { id, max: MAX_VCPUS });
+        }
+        let signal = Arc::new(Signal::default());
+        let lapic = self.has_apics.load(Ordering::SeqCst).then(|| {
+            let lapic = Arc::new(Lapic::new(id, Arc::clone(&signal)));
+            self.apics.add(Arc::clone(&lapic));
+            lapic
+        });
+        let shared = Shared {
+            memory: Arc::clone(&self.memory),
+            clock: Arc::clone(&self.clock),
+            lapic,
+            signal,
+            io_events: Arc::clone(&self.io_events),
+        };
+        let turns = Arc::clone(&self.turns);
+        Ok(Box::new(SoftVcpu::new(id, cpuid.clone(), shared, turns)))
+    }
+
+    fn set_routes(&self, routes: &[MsiRoute]) -> Result<(), EngineError> {
+        self.here()?;
+        self.irqs.set_routes(routes);
+        Ok(())
+    }
+
+    fn signal_msi(&self, message: MsiMessage) -> Result<bool, EngineError> {
+        self.here()?;
+        Ok(self.apics.message(message))
+    }
+
+    fn attach_irqfd(&self, fd: &EventFd, gsi: u32) -> Result<(), EngineError> {
+        self.here()?;
+        self.irqs.attach(fd, gsi)
+    }
+
+    fn detach_irqfd(&self, fd: &EventFd, _: u32) -> Result<(), EngineError> {
+        self.here()?;
+        self.irqs.detach(fd)
+    }
+
+    fn attach_ioevent(&self, fd: &EventFd, event: &IoEvent) -> Result<(), EngineError> {
+        self.here()?;
+        self.io_events.add(event, fd)
+    }
+
+    fn detach_ioevent(&self, _: &EventFd, event: &IoEvent) -> Result<(), EngineError> {
+        self.here()?;
+        self.io_events.remove(event);
+        Ok(())
+    }
+
+    fn dirty_log(&self, slot: SlotId, pages: u64) -> Result<Vec<u64>, EngineError> {
+        self.here()?;
+        Ok(self.turns.still(|| self.memory.take_dirty(slot, pages)))
+    }
+
+    fn clock(&self) -> Result<u64, EngineError> {
+        Ok(self.clock.now())
+    }
+
+    fn set_clock(&self, nanoseconds: u64) -> Result<(), EngineError> {
+        self.clock.set(nanoseconds);
+        Ok(())
+    }
+
+    /// Device memory is never cached here: there is nothing to honour.
+    fn attach_vfio_fd(&self, _: BorrowedFd<'_>) -> Result<(), EngineError> {
+        self.here()
+    }
+}
