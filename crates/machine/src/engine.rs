@@ -1,6 +1,6 @@
 //! Which engine runs a machine.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use vmlet_kvm::{KernelMode, Kvm};
 use vmlet_softcpu::Soft;
@@ -8,24 +8,12 @@ use vmlet_vcpu::{EngineError, Hypervisor};
 
 use crate::{EngineChoice, MachineError};
 
-/// Opens the engine asked for. `Auto` takes KVM where a probe ran supervisor code on the processor.
+/// Opens the engine asked for. `Auto` is KVM: the software engine runs where it is asked for.
 pub(crate) fn open(choice: EngineChoice) -> Result<Arc<dyn Hypervisor>, MachineError> {
     match choice {
-        EngineChoice::Kvm => Ok(Arc::new(Kvm::open()?)),
-        EngineChoice::Auto if kvm_runs_kernels() => Ok(Arc::new(Kvm::open()?)),
-        EngineChoice::Auto | EngineChoice::Soft => Ok(Arc::new(Soft::default())),
+        EngineChoice::Auto | EngineChoice::Kvm => Ok(Arc::new(Kvm::open()?)),
+        EngineChoice::Soft => Ok(Arc::new(Soft::default())),
     }
-}
-
-/// The probe's answer, asked for once a process.
-fn kvm_runs_kernels() -> bool {
-    static ANSWER: OnceLock<bool> = OnceLock::new();
-    *ANSWER.get_or_init(|| report().runs_kernels)
-}
-
-/// The name of the engine that `Auto` takes here.
-pub fn automatic() -> &'static str {
-    if kvm_runs_kernels() { "kvm" } else { "soft" }
 }
 
 /// What a probe of the engines found, as plain data.

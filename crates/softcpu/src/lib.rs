@@ -17,6 +17,7 @@
     reason = "values are cut to operand sizes everywhere; hosts are 64-bit"
 )]
 
+mod address;
 mod block;
 mod bus;
 mod clock;

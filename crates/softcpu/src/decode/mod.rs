@@ -174,10 +174,12 @@ impl Decoder<'_> {
         self.bytes
             .iter()
             .position(|b| {
-                !matches!(
+                let legacy = matches!(
                     b,
                     0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3
-                ) && !(long && matches!(b, 0x40..=0x4f))
+                );
+                let rex = long && matches!(b, 0x40..=0x4f);
+                !(legacy || rex)
             })
             .unwrap_or(0)
     }

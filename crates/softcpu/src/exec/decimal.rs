@@ -48,7 +48,7 @@ pub(crate) fn aam(cpu: &mut Cpu, op: &Op) -> Exec {
     if by == 0 {
         return cpu.raise(DE);
     }
-    cpu.put(RAX, (al / by << 8 | al % by) as u16);
+    cpu.put(RAX, (((al / by) << 8) | (al % by)) as u16);
     set(cpu, al % by, false, false);
     Ok(())
 }
