@@ -26,32 +26,31 @@ impl Place {
     }
 }
 
-/// Runs `test` on every engine that this host offers: the software CPU everywhere.
+/// Runs `test` on every engine that this host offers.
 pub(crate) fn each<F: Fn(&Place)>(test: F) {
-    if let Err(reason) = kvm() {
-        let name = std::any::type_name::<F>()
-            .trim_end_matches("::{{closure}}")
-            .trim_start_matches("tiny_guests::");
-        skip(name, "kvm", reason);
+    match places() {
+        Ok(places) => places.iter().for_each(test),
+        Err(reason) => {
+            let name = std::any::type_name::<F>()
+                .trim_end_matches("::{{closure}}")
+                .trim_start_matches("tiny_guests::");
+            skip(name, "kvm", reason);
+        }
     }
-    places().iter().for_each(test);
 }
 
-fn places() -> &'static Vec<Place> {
-    static PLACES: OnceLock<Vec<Place>> = OnceLock::new();
+/// As [`each`], and on the software engine, which every host offers.
+pub(crate) fn everywhere<F: Fn(&Place)>(test: F) {
+    test(&Place {
+        engine: Arc::new(Soft::default()),
+        interpreted: false,
+    });
+    each(test);
+}
+
+fn places() -> &'static Result<Vec<Place>, String> {
+    static PLACES: OnceLock<Result<Vec<Place>, String>> = OnceLock::new();
     PLACES.get_or_init(|| {
-        let soft = Place {
-            engine: Arc::new(Soft::default()),
-            interpreted: false,
-        };
-        let kvm = kvm().as_ref().ok().cloned();
-        std::iter::once(soft).chain(kvm).collect()
-    })
-}
-
-fn kvm() -> &'static Result<Place, String> {
-    static KVM: OnceLock<Result<Place, String>> = OnceLock::new();
-    KVM.get_or_init(|| {
         let kvm = Kvm::open().map_err(|error| error.to_string())?;
         let probe = vmlet_kvm::probe().map_err(|error| error.to_string())?;
         let interpreted = match probe.kernel_mode {
@@ -60,10 +59,10 @@ fn kvm() -> &'static Result<Place, String> {
             KernelMode::Broken { detail } => panic!("this KVM runs nothing: {detail}"),
         };
         let engine = Arc::new(kvm);
-        Ok(Place {
+        Ok(vec![Place {
             engine,
             interpreted,
-        })
+        }])
     })
 }
 
