@@ -48,8 +48,8 @@ def _sdist(log: Path, report: Report) -> None:
             packed.extractall(folder, filter="data")
         (source,) = Path(folder).glob("vmlet-*/Cargo.toml")
         # The archive's dates are all the same: cargo would take an older build for this one.
-        for path in source.parent.rglob("*"):
-            path.touch()
+        for unpacked in source.parent.rglob("*"):
+            unpacked.touch()
         command: Words = [tool("maturin"), "build", "--profile", "dev", "--out", folder]
         command = [*command, "--compatibility", "linux", "--interpreter", tool("python")]
         manifest = source.parent / "crates" / "python" / "Cargo.toml"
