@@ -24,6 +24,9 @@ mod clock;
 mod cpu;
 mod cpuid;
 mod decode;
+#[cfg(test)]
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod differential;
 mod event;
 mod events;
 mod exec;

@@ -13,4 +13,4 @@ pub use unit::{Fpu, IMAGE_BYTES, WRITTEN_BYTES, WRITTEN_BYTES_32};
 
 #[cfg(test)]
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-mod native_tests;
+pub(crate) mod native_tests;

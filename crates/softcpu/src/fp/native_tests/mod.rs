@@ -4,7 +4,7 @@
     reason = "test values are cut on purpose"
 )]
 
-mod host;
-mod random;
+pub(crate) mod host;
+pub(crate) mod random;
 mod sse;
 mod x87;
