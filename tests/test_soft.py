@@ -1,0 +1,67 @@
+"""The software CPU: a VM with no /dev/kvm at all, where it is asked for."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+
+import pytest
+
+import vmlet
+from conftest import initramfs, kernels, limit
+from guests import guest
+
+pytestmark = [
+    pytest.mark.usefixtures("nothing_left"),
+    pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab"),
+]
+
+MIB = 1 << 20
+Make = Callable[..., vmlet.VM]
+
+#: Without what costs an interpreter seconds: self-tests of ciphers, and a timer to calibrate with.
+CMDLINE = f"{vmlet.DEFAULT_CMDLINE} quiet cryptomgr.notests=1 mitigations=off no_timer_check"
+
+# 64 times the mebibyte from 1 MiB on, in one instruction each.
+FLOOD = """
+    mov $64, %ebx
+1:  mov $0x100000, %esi
+    mov $0x100000, %ecx
+    mov $0x3f8, %dx
+    rep outsb
+    dec %ebx
+    jnz 1b
+    poweroff
+    spin
+"""
+
+
+def test_debian_boots_to_a_shell_that_takes_commands_and_powers_off(make: Make) -> None:
+    vm = make(
+        kernel=kernels()["linux-6.1-cloud"],
+        initramfs=initramfs(),
+        cmdline=CMDLINE,
+        engine="soft",
+    )
+    assert vm.engine == "soft"
+    vm.start()
+    vm.console.expect("# ", timeout=limit(60))
+    vm.console.write("uname -r; grep -c GenuineIntel /proc/cpuinfo; echo end-$((1+1))\n")
+    answer = vm.console.expect(re.compile(rb"\n(6\.1\..*?)\r\n(\d)\r\nend-2"), timeout=limit(20))
+    assert answer[2] == b"1"
+    vm.console.write("poweroff -f\n")
+    assert vm.wait(timeout=limit(20)).kind == "poweroff"
+
+
+def test_a_flood_of_64_mib_is_bounded_and_counted(make: Make) -> None:
+    vm = make(kernel=guest(FLOOD), memory="64M", console_limit="1M", engine="soft")
+    assert vm.run(timeout=limit(60)).kind == "poweroff"
+    assert vm.console.dropped == 63 * MIB
+    assert len(vm.console.read()) == MIB
+
+
+def test_a_triple_fault_ends_the_run(make: Make) -> None:
+    # An interrupt table of no entries: no exception finds a handler.
+    vm = make(kernel=guest("push $0; push $0; lidt (%esp); ud2"), memory="4M", engine="soft")
+    assert vm.run(timeout=limit(5)).kind == "triple-fault"
