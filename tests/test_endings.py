@@ -156,8 +156,18 @@ def test_ctrl_c_interrupts_whatever_waits(tmp_path: Path, wait: str) -> None:
     assert ending.seconds < limit(1) + 0.2
 
 
+# CPython before 3.14 ends a daemon thread that comes back to it at the end in the middle of our
+# call: one that comes back all the time was seen to crash, in three of fourteen runs on 3.11.
+SPINNING = pytest.param(
+    "spin(vm)",
+    marks=pytest.mark.xfail(
+        strict=False, reason="known defect: may crash at the end on CPython 3.11"
+    ),
+)
+
+
 @pytest.mark.parametrize(
-    "wait", ["vm.wait()", "vm.console.read(timeout=None)", "list(vm.events())", "spin(vm)"]
+    "wait", ["vm.wait()", "vm.console.read(timeout=None)", "list(vm.events())", SPINNING]
 )
 def test_a_daemon_thread_that_waits_does_not_hold_the_end(tmp_path: Path, wait: str) -> None:
     body = f"""
