@@ -72,7 +72,8 @@ def _fuzz(log: Path, report: Report) -> None:
     fuzz.build()
     tally = outcome.Tally()
     executions = 0
-    for target in fuzz.targets():
+    targets = fuzz.targets()
+    for target in targets:
         done = fuzz.run(target, _FUZZ_SECONDS, LOGS / f"fuzz-{target}.log")
         with log.open("a") as sink:
             sink.write(f"{done.line(target)}\n")
@@ -80,7 +81,7 @@ def _fuzz(log: Path, report: Report) -> None:
         executions += done.count
         tally.add(outcome.Tally(failed=1) if done.crashed else outcome.Tally(passed=1))
     report.count({"fuzz targets": tally}, "host")
-    report.remark = f"{executions} executions of {len(fuzz.targets())} targets"
+    report.remark = f"{executions} executions of {len(targets)} targets"
     if tally.failed:
         raise StepFailed(f"{tally.failed} targets crashed")
 
