@@ -18,7 +18,7 @@ pub(crate) struct BusSlot {
     bus: Option<NonNull<dyn GuestBus>>,
 }
 
-// SAFETY: the pointer is there only during a run, on the thread of that run.
+// SAFETY: a board may go to another thread, and the pointer is there only during a run.
 unsafe impl Send for BusSlot {}
 
 impl BusSlot {

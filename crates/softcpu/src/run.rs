@@ -10,6 +10,7 @@ use crate::{
     flags,
     lapic::Startup,
     tlb,
+    turns::Turn,
     vcpu::SoftVcpu,
 };
 
@@ -20,25 +21,19 @@ const SLICES_A_TURN: u32 = 8;
 const DR6_STEP: u64 = 1 << 14;
 
 impl SoftVcpu {
-    /// Runs until something ends the run.
-    pub(crate) fn run_guest(&mut self) -> RunEnd {
-        self.turns.take(self.cpu.id);
+    /// Runs guest code until others may go first, nothing is left to do or the run ends.
+    pub(crate) fn turn(&mut self) -> Turn {
         self.cpu.look = true;
-        let end = self.turn();
-        self.turns.leave();
-        end
-    }
-
-    fn turn(&mut self) -> RunEnd {
+        self.slices = 0;
         loop {
             if (self.cpu.look || self.budget <= 0 || self.cpu.signal.wanted())
-                && let Some(end) = self.service()
+                && let Some(turn) = self.service()
             {
-                return end;
+                return turn;
             }
             if self.stepping() {
                 if let Some(end) = self.step() {
-                    return end;
+                    return Turn::End(end);
                 }
                 continue;
             }
@@ -46,7 +41,7 @@ impl SoftVcpu {
             if let Err(stop) = done
                 && let Some(end) = self.stopped(stop)
             {
-                return end;
+                return Turn::End(end);
             }
         }
     }
@@ -214,41 +209,39 @@ impl SoftVcpu {
         })
     }
 
-    /// Between two blocks: requests, time, interrupts.
+    /// Between two blocks: requests, time, interrupts. `Some` ends the turn.
     #[cold]
     #[inline(never)]
-    fn service(&mut self) -> Option<RunEnd> {
-        loop {
-            self.settle_time();
-            self.cpu.signal.take_attention();
-            if let Some(end) = self.ended() {
-                return Some(end);
-            }
-            if self.cpu.signal.take_kick() {
-                return Some(RunEnd::Kicked);
-            }
-            self.share();
-            self.cpu.renew();
-            self.start_up();
-            if self.waits_for_start() {
-                self.wait(None);
-                continue;
-            }
-            let shadowed = std::mem::take(&mut self.cpu.shadow) != 0;
-            self.cpu.look = shadowed;
-            if !shadowed && let Some(end) = self.interrupts() {
-                return Some(end);
-            }
-            if !self.cpu.halted {
-                return None;
-            }
-            if self.cpu.lapic.is_none() {
-                self.cpu.halted = false;
-                return Some(RunEnd::Halt);
-            }
-            let deadline = self.cpu.lapic.as_ref().and_then(|lapic| lapic.deadline());
-            self.wait(deadline);
+    fn service(&mut self) -> Option<Turn> {
+        self.settle_time();
+        self.cpu.signal.take_attention();
+        if let Some(end) = self.ended() {
+            return Some(Turn::End(end));
         }
+        if self.cpu.signal.take_kick() {
+            return Some(Turn::End(RunEnd::Kicked));
+        }
+        if self.is_over() {
+            return Some(Turn::Over);
+        }
+        self.cpu.renew();
+        self.start_up();
+        if self.waits_for_start() {
+            return Some(Turn::Idle(None));
+        }
+        let shadowed = std::mem::take(&mut self.cpu.shadow) != 0;
+        self.cpu.look = shadowed;
+        if !shadowed && let Some(end) = self.interrupts() {
+            return Some(Turn::End(end));
+        }
+        if !self.cpu.halted {
+            return None;
+        }
+        let Some(lapic) = &self.cpu.lapic else {
+            self.cpu.halted = false;
+            return Some(Turn::End(RunEnd::Halt));
+        };
+        Some(Turn::Idle(lapic.deadline()))
     }
 
     fn settle_time(&mut self) {
@@ -263,29 +256,11 @@ impl SoftVcpu {
         }
     }
 
-    /// Lets others have the turn, when it is time or this one has nothing to do.
-    fn share(&mut self) {
+    /// Whether others may have the turn: it is time, or this one waits for them.
+    fn is_over(&mut self) -> bool {
         let yields = std::mem::take(&mut self.cpu.yields);
         self.slices += 1;
-        if (yields || self.slices >= SLICES_A_TURN) && self.turns.wanted() {
-            self.slices = 0;
-            self.turns.leave();
-            self.turns.take(self.cpu.id);
-        }
-    }
-
-    /// Waits for a request or until `deadline`.
-    fn wait(&mut self, deadline: Option<u64>) {
-        self.turns.leave();
-        if self.cpu.clock.counts() && deadline.is_some() && !self.turns.wanted() {
-            if let Some(at) = deadline.filter(|_| !self.cpu.signal.wanted()) {
-                self.cpu.clock.skip_to(at);
-            }
-        } else {
-            let time = deadline.map(|at| self.cpu.clock.until(at));
-            self.cpu.signal.sleep(time);
-        }
-        self.turns.take(self.cpu.id);
+        (yields || self.slices > SLICES_A_TURN) && self.turns.wanted()
     }
 
     fn waits_for_start(&self) -> bool {

@@ -1,14 +1,62 @@
-//! What other threads tell a vCPU, and how it waits for it.
+//! What other threads tell a vCPU, and how the vCPUs of a VM wait for it.
 
 use std::{
     sync::{
-        Condvar, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering, fence},
     },
     time::Duration,
 };
 
 use vmlet_vcpu::Kicker;
+
+/// Wakes the thread that runs a VM's vCPUs when none of them has anything to do.
+#[derive(Debug, Default)]
+pub(crate) struct Bell {
+    asleep: AtomicBool,
+    /// It was rung since the last sleep.
+    rung: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Bell {
+    /// Ends a sleep: the one that is, or the next one at its start.
+    pub(crate) fn ring(&self) {
+        *self.rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    /// Ends a sleep that is. Who calls has made true what the sleeper looks at before it sleeps:
+    /// one of the two sees the other.
+    fn tell(&self) {
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::SeqCst) {
+            self.ring();
+        }
+    }
+
+    /// Waits until somebody rings or `wanted` holds, at most `time`.
+    pub(crate) fn sleep(&self, time: Option<Duration>, wanted: impl Fn() -> bool) {
+        let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        self.asleep.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        if !wanted() {
+            let quiet = |rung: &mut bool| !*rung;
+            rung = match time {
+                Some(time) => {
+                    let waited = self.changed.wait_timeout_while(rung, time, quiet);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => {
+                    let waited = self.changed.wait_while(rung, quiet);
+                    waited.unwrap_or_else(PoisonError::into_inner)
+                }
+            };
+        }
+        self.asleep.store(false, Ordering::SeqCst);
+        *rung = false;
+    }
+}
 
 /// Requests to one vCPU.
 #[derive(Debug, Default)]
@@ -17,11 +65,17 @@ pub(crate) struct Signal {
     attention: AtomicBool,
     kick: AtomicBool,
     nmi: AtomicBool,
-    sleeping: Mutex<()>,
-    woken: Condvar,
+    bell: Arc<Bell>,
 }
 
 impl Signal {
+    pub(crate) fn new(bell: Arc<Bell>) -> Signal {
+        Signal {
+            bell,
+            ..Signal::default()
+        }
+    }
+
     #[inline(always)]
     pub(crate) fn wanted(&self) -> bool {
         self.attention.load(Ordering::Relaxed)
@@ -50,18 +104,7 @@ impl Signal {
     /// Makes the vCPU look at what waits.
     pub(crate) fn wake(&self) {
         self.attention.store(true, Ordering::SeqCst);
-        let _held = self.sleeping.lock().unwrap_or_else(PoisonError::into_inner);
-        self.woken.notify_all();
-    }
-
-    /// Waits until [`Signal::wake`], at most `time`.
-    pub(crate) fn sleep(&self, time: Option<Duration>) {
-        let held = self.sleeping.lock().unwrap_or_else(PoisonError::into_inner);
-        let asleep = |_: &mut ()| !self.attention.load(Ordering::SeqCst);
-        match time {
-            Some(time) => drop(self.woken.wait_timeout_while(held, time, asleep)),
-            None => drop(self.woken.wait_while(held, asleep)),
-        }
+        self.bell.tell();
     }
 }
 
@@ -80,8 +123,33 @@ mod tests {
     fn a_kick_before_the_sleep_ends_it() {
         let signal = Signal::default();
         signal.kick();
-        signal.sleep(None);
+        signal.bell.sleep(None, || signal.wanted());
         assert!(signal.take_kick());
         assert!(!signal.take_kick());
+    }
+
+    #[test]
+    fn a_bell_rung_before_the_sleep_ends_it_once() {
+        let bell = Bell::default();
+        bell.ring();
+        bell.sleep(None, || false);
+        let began = std::time::Instant::now();
+        bell.sleep(Some(Duration::from_millis(20)), || false);
+        assert!(began.elapsed() >= Duration::from_millis(20));
+    }
+
+    #[test]
+    fn a_request_ends_a_sleep() {
+        let signal = Arc::new(Signal::default());
+        let other = Arc::clone(&signal);
+        let waker = std::thread::spawn(move || {
+            while !other.bell.asleep.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            other.kick();
+        });
+        signal.bell.sleep(None, || signal.wanted());
+        assert!(signal.take_kick());
+        waker.join().unwrap();
     }
 }

@@ -1,72 +1,248 @@
 //! Whose turn it is: one vCPU of a VM runs guest code at a time, in a fixed order.
 //!
-//! That makes locked instructions atomic for free and runs repeatable. A change of the memory map
-//! waits until nobody has the turn.
+//! That makes locked instructions atomic for free and runs repeatable. Every vCPU has a thread, as
+//! the engine contract wants it, but one of those threads runs them all: the others lend their
+//! vCPUs to it and wait. Handing a turn from thread to thread would cost the host's scheduler tens
+//! of microseconds, and guests that wait for each other do it millions of times.
+//!
+//! A change of the memory map waits until nobody has the turn.
+//!
+//! Invariant: an [`Entry`] stands in the table while the owner of its vCPU waits in
+//! [`Turns::run`], which holds the only reference to it; one thread at a time, the one in
+//! [`State::holder`], uses the pointer, and no entry is removed meanwhile but by its owner.
+
+#![expect(unsafe_code, reason = "lends vCPUs to the thread that runs them all")]
 
 use std::{
-    collections::BTreeSet,
+    any::Any,
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    ptr::NonNull,
     sync::{
-        Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     thread::{self, ThreadId},
 };
 
+use vmlet_vcpu::RunEnd;
+
+use crate::{
+    clock::Clock,
+    signal::{Bell, Signal},
+    vcpu::SoftVcpu,
+};
+
+/// What a turn comes to.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// The vCPU's run has ended.
+    End(RunEnd),
+    /// Others may go first.
+    Over,
+    /// Nothing to do until a request or this time of the guest's clock.
+    Idle(Option<u64>),
+}
+
+/// How a vCPU's run ended: a panic goes on where the vCPU belongs.
+type End = Result<RunEnd, Box<dyn Any + Send>>;
+
+/// A lent vCPU.
+#[derive(Debug)]
+struct Entry {
+    vcpu: NonNull<SoftVcpu>,
+    signal: Arc<Signal>,
+    state: Seat,
+}
+
+// SAFETY: a `SoftVcpu` may go to another thread, and only one at a time uses the pointer.
+unsafe impl Send for Entry {}
+
+#[derive(Debug)]
+enum Seat {
+    Ready,
+    Idle(Option<u64>),
+    Ended(End),
+}
+
+impl Entry {
+    fn is_due(&self, now: u64) -> bool {
+        match self.state {
+            Seat::Ready => true,
+            Seat::Idle(deadline) => self.signal.wanted() || deadline.is_some_and(|at| at <= now),
+            Seat::Ended(_) => false,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
+    entries: BTreeMap<u32, Entry>,
+    /// Some thread runs the vCPUs of all.
+    driven: bool,
+    /// The thread that is in guest code.
     holder: Option<ThreadId>,
-    waiting: BTreeSet<u32>,
     last: u32,
     changers: usize,
 }
 
 impl State {
-    /// The vCPU after the last one, round and round.
-    fn next(&self) -> Option<u32> {
-        let after = self.waiting.range(self.last + 1..).next();
-        after.or_else(|| self.waiting.first()).copied()
+    /// The vCPU after the last one that has something to do, round and round.
+    fn next(&self, now: u64) -> Option<u32> {
+        let due = |(id, entry): (&u32, &Entry)| entry.is_due(now).then_some(*id);
+        let mut after = self.entries.range(self.last.saturating_add(1)..);
+        after
+            .find_map(due)
+            .or_else(|| self.entries.iter().find_map(due))
+    }
+
+    fn deadline(&self) -> Option<u64> {
+        let deadline = |entry: &Entry| match entry.state {
+            Seat::Idle(deadline) => deadline,
+            _ => None,
+        };
+        self.entries.values().filter_map(deadline).min()
+    }
+
+    fn has_ended(&self, id: u32) -> bool {
+        let entry = self.entries.get(&id);
+        entry.is_none_or(|entry| matches!(entry.state, Seat::Ended(_)))
+    }
+
+    fn take_end(&mut self, id: u32) -> Option<End> {
+        if !self.has_ended(id) {
+            return None;
+        }
+        match self.entries.remove(&id)?.state {
+            Seat::Ended(end) => Some(end),
+            _ => None,
+        }
     }
 }
 
 /// See the module's text.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Turns {
     state: Mutex<State>,
     changed: Condvar,
-    wanted: AtomicUsize,
+    clock: Arc<Clock>,
+    bell: Arc<Bell>,
+    /// vCPUs in the table and changers.
+    present: AtomicUsize,
 }
 
 impl Turns {
+    pub(crate) fn new(clock: Arc<Clock>, bell: Arc<Bell>) -> Turns {
+        Turns {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            clock,
+            bell,
+            present: AtomicUsize::new(0),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the turn of vCPU `id`.
-    pub(crate) fn take(&self, id: u32) {
-        let mut state = self.lock();
-        state.waiting.insert(id);
-        self.wanted.fetch_add(1, Ordering::SeqCst);
-        while state.holder.is_some() || state.changers > 0 || state.next() != Some(id) {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        self.wanted.fetch_sub(1, Ordering::SeqCst);
-        state.waiting.remove(&id);
-        state.holder = Some(thread::current().id());
-        state.last = id;
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let waited = self.changed.wait(state);
+        waited.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the turn away.
-    pub(crate) fn leave(&self) {
-        self.lock().holder = None;
-        self.changed.notify_all();
-    }
-
-    /// Somebody waits for the turn.
+    /// Somebody else may want the turn.
     pub(crate) fn wanted(&self) -> bool {
-        self.wanted.load(Ordering::Relaxed) > 0
+        self.present.load(Ordering::Relaxed) > 1
+    }
+
+    /// Runs `vcpu` in its turns until its run ends; meanwhile this thread may run the others too.
+    pub(crate) fn run(&self, vcpu: &mut SoftVcpu) -> RunEnd {
+        let id = vcpu.cpu.id;
+        let entry = Entry {
+            signal: Arc::clone(&vcpu.cpu.signal),
+            vcpu: NonNull::from(vcpu),
+            state: Seat::Ready,
+        };
+        let mut state = self.lock();
+        state.entries.insert(id, entry);
+        self.present.fetch_add(1, Ordering::SeqCst);
+        self.bell.ring();
+        let end = loop {
+            if let Some(end) = state.take_end(id) {
+                break end;
+            }
+            if state.driven {
+                state = self.wait(state);
+                continue;
+            }
+            state.driven = true;
+            state = self.drive(state, id);
+            state.driven = false;
+            self.changed.notify_all();
+        };
+        self.present.fetch_sub(1, Ordering::SeqCst);
+        drop(state);
+        end.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// Runs all vCPUs until the run of `id` has ended.
+    fn drive<'a>(&'a self, mut state: MutexGuard<'a, State>, id: u32) -> MutexGuard<'a, State> {
+        while !state.has_ended(id) {
+            if state.changers > 0 {
+                state = self.wait(state);
+                continue;
+            }
+            let Some(next) = state.next(self.clock.now()) else {
+                state = self.idle(state);
+                continue;
+            };
+            state.last = next;
+            let Some(entry) = state.entries.get(&next) else {
+                continue;
+            };
+            let mut vcpu = entry.vcpu;
+            state.holder = Some(thread::current().id());
+            drop(state);
+            // SAFETY: the module's invariant.
+            let turn = catch_unwind(AssertUnwindSafe(|| unsafe { vcpu.as_mut() }.turn()));
+            state = self.lock();
+            state.holder = None;
+            let ended = !matches!(turn, Ok(Turn::Over | Turn::Idle(_)));
+            if let Some(entry) = state.entries.get_mut(&next) {
+                entry.state = match turn {
+                    Ok(Turn::Over) => Seat::Ready,
+                    Ok(Turn::Idle(deadline)) => Seat::Idle(deadline),
+                    Ok(Turn::End(end)) => Seat::Ended(Ok(end)),
+                    Err(panic) => Seat::Ended(Err(panic)),
+                };
+            }
+            if ended || state.changers > 0 {
+                self.changed.notify_all();
+            }
+        }
+        state
+    }
+
+    /// No vCPU has anything to do: waits, or lets counted time jump.
+    fn idle<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let deadline = state.deadline();
+        if self.clock.counts()
+            && let Some(at) = deadline
+        {
+            self.clock.skip_to(at);
+            return state;
+        }
+        let signals: Vec<_> = state
+            .entries
+            .values()
+            .map(|entry| Arc::clone(&entry.signal))
+            .collect();
+        drop(state);
+        let time = deadline.map(|at| self.clock.until(at));
+        self.bell
+            .sleep(time, || signals.iter().any(|signal| signal.wanted()));
+        self.lock()
     }
 
     /// Runs `change` while no vCPU runs guest code; within a callback of the vCPU that has the
@@ -78,16 +254,13 @@ impl Turns {
             return change();
         }
         state.changers += 1;
-        self.wanted.fetch_add(1, Ordering::SeqCst);
+        self.present.fetch_add(1, Ordering::SeqCst);
         while state.holder.is_some() {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.wait(state);
         }
         let result = change();
         state.changers -= 1;
-        self.wanted.fetch_sub(1, Ordering::SeqCst);
+        self.present.fetch_sub(1, Ordering::SeqCst);
         drop(state);
         self.changed.notify_all();
         result
@@ -98,24 +271,47 @@ impl Turns {
 mod tests {
     use super::*;
 
-    #[test]
-    fn turns_go_round() {
-        let mut state = State {
-            waiting: BTreeSet::from([0, 2, 5]),
-            last: 2,
-            ..State::default()
-        };
-        assert_eq!(state.next(), Some(5));
-        state.last = 5;
-        assert_eq!(state.next(), Some(0));
+    fn entry(state: Seat) -> Entry {
+        Entry {
+            vcpu: NonNull::dangling(),
+            signal: Arc::default(),
+            state,
+        }
     }
 
     #[test]
-    fn a_change_within_the_turn_does_not_wait_for_itself() {
-        let turns = Turns::default();
-        turns.take(0);
+    fn turns_go_round_among_those_that_have_something_to_do() {
+        let idle = || entry(Seat::Idle(Some(100)));
+        let entries = [
+            (0, entry(Seat::Ready)),
+            (2, idle()),
+            (5, entry(Seat::Ready)),
+        ];
+        let mut state = State {
+            entries: BTreeMap::from(entries),
+            ..State::default()
+        };
+        assert_eq!(state.next(0), Some(5));
+        state.last = 5;
+        assert_eq!(state.next(0), Some(0));
+        assert_eq!(state.next(100), Some(0));
+        state.last = 0;
+        assert_eq!(state.next(100), Some(2));
+        assert_eq!(state.deadline(), Some(100));
+    }
+
+    #[test]
+    fn a_request_makes_an_idle_vcpu_due() {
+        let idle = entry(Seat::Idle(None));
+        assert!(!idle.is_due(u64::MAX));
+        idle.signal.wake();
+        assert!(idle.is_due(0));
+    }
+
+    #[test]
+    fn a_change_without_vcpus_is_carried_out_at_once() {
+        let turns = Turns::new(Arc::new(Clock::new(Default::default())), Arc::default());
         assert_eq!(turns.still(|| 7), 7);
-        turns.leave();
-        assert_eq!(turns.still(|| 8), 8);
+        assert!(!turns.wanted());
     }
 }

@@ -184,11 +184,12 @@ impl Vcpu for SoftVcpu {
 
     fn run(&mut self, bus: &mut dyn GuestBus) -> Result<RunEnd, EngineError> {
         self.here()?;
+        let turns = Arc::clone(&self.turns);
         Ok(bus::with_bus(
             self,
             |vcpu| &mut vcpu.cpu,
             bus,
-            SoftVcpu::run_guest,
+            |vcpu| turns.run(vcpu),
         ))
     }
 

@@ -21,7 +21,7 @@ use crate::{
     events::{IoEvents, Irqs},
     lapic::{Apics, Lapic},
     memory::Memory,
-    signal::Signal,
+    signal::{Bell, Signal},
     turns::Turns,
     vcpu::SoftVcpu,
 };
@@ -32,6 +32,7 @@ pub(crate) struct SoftVm {
     memory: Arc<Memory>,
     clock: Arc<Clock>,
     turns: Arc<Turns>,
+    bell: Arc<Bell>,
     apics: Arc<Apics>,
     irqs: Arc<Irqs>,
     io_events: Arc<IoEvents>,
@@ -41,11 +42,13 @@ pub(crate) struct SoftVm {
 
 impl SoftVm {
     pub(crate) fn new(mode: ClockMode) -> SoftVm {
-        let apics = Arc::new(Apics::default());
+        let (apics, bell) = (Arc::new(Apics::default()), Arc::<Bell>::default());
+        let clock = Arc::new(Clock::new(mode));
         SoftVm {
             memory: Arc::default(),
-            clock: Arc::new(Clock::new(mode)),
-            turns: Arc::default(),
+            turns: Arc::new(Turns::new(Arc::clone(&clock), Arc::clone(&bell))),
+            clock,
+            bell,
             irqs: Arc::new(Irqs::new(Arc::clone(&apics))),
             apics,
             io_events: Arc::default(),
@@ -80,7 +83,7 @@ impl Vm for SoftVm {
         if id >= MAX_VCPUS {
             return Err(EngineError::TooManyVcpus { id, max: MAX_VCPUS });
         }
-        let signal = Arc::new(Signal::default());
+        let signal = Arc::new(Signal::new(Arc::clone(&self.bell)));
         let lapic = self.has_apics.load(Ordering::SeqCst).then(|| {
             let lapic = Arc::new(Lapic::new(id, Arc::clone(&signal)));
             self.apics.add(Arc::clone(&lapic));

@@ -72,7 +72,8 @@ pub enum Flow {
 
 /// The board as a vCPU sees it.
 ///
-/// Calls come from the vCPU's own thread. `data` is the bytes of one access in guest order (1, 2,
+/// Calls come from the vCPU's own thread, or from another of the VM's vCPU threads while this one is
+/// in [`crate::Vcpu::run`]: an engine may run all vCPUs on one of them. `data` is the bytes of one access in guest order (1, 2,
 /// 4 or 8 of them, or another length where the guest's instruction has it). A read fills all of
 /// `data`; an address nobody claims reads as all ones.
 pub trait GuestBus: Send {
