@@ -442,10 +442,12 @@ impl Inner {
     fn close(&self) {
         let parts = self.parts().take();
         self.life.close();
-        if let Some(parts) = parts {
+        if let Some(parts) = &parts {
             parts.vcpus.iter().for_each(|vcpu| vcpu.ask_finish());
         }
         self.life.join();
+        // Guest memory goes with them, and the software CPU runs on it until its threads have ended.
+        drop(parts);
         self.life
             .vcpus
             .lock()
