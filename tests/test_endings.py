@@ -25,7 +25,9 @@ pytestmark = pytest.mark.kvm
 COUNTER = "1: incl 0x200000; jmp 1b"
 
 _BEGIN = """
-import gc, os, signal, sys, threading, time
+import atexit, gc, os, signal, sys, threading, time
+LAST = []
+atexit.register(lambda: [work() for work in LAST])
 import vmlet
 image = open(sys.argv[1], "rb").read()
 
@@ -94,8 +96,20 @@ def run_script(
         ("vm.close(); done()", 0, ""),
         ("view = memoryview(vm.memory.view(0, 4096)); done()", 0, ""),
         ("vms = [running() for _ in range(5)]; done()", 0, ""),
+        ("LAST.append(lambda: running().close()); done()", 0, ""),
     ],
-    ids=["normal", "exit", "exception", "_exit", "collected", "cycle", "closed", "view", "many"],
+    ids=[
+        "normal",
+        "exit",
+        "exception",
+        "_exit",
+        "collected",
+        "cycle",
+        "closed",
+        "view",
+        "many",
+        "used at the very end",
+    ],
 )
 def test_a_script_ends_at_once_with_its_own_status(
     tmp_path: Path, end: str, status: int, said: str
@@ -156,18 +170,8 @@ def test_ctrl_c_interrupts_whatever_waits(tmp_path: Path, wait: str) -> None:
     assert ending.seconds < limit(1) + 0.2
 
 
-# CPython before 3.14 ends a daemon thread that comes back to it at the end in the middle of our
-# call: one that comes back all the time was seen to crash, in three of fourteen runs on 3.11.
-SPINNING = pytest.param(
-    "spin(vm)",
-    marks=pytest.mark.xfail(
-        strict=False, reason="known defect: may crash at the end on CPython 3.11"
-    ),
-)
-
-
 @pytest.mark.parametrize(
-    "wait", ["vm.wait()", "vm.console.read(timeout=None)", "list(vm.events())", SPINNING]
+    "wait", ["vm.wait()", "vm.console.read(timeout=None)", "list(vm.events())", "spin(vm)"]
 )
 def test_a_daemon_thread_that_waits_does_not_hold_the_end(tmp_path: Path, wait: str) -> None:
     body = f"""
@@ -182,7 +186,8 @@ def test_a_daemon_thread_that_waits_does_not_hold_the_end(tmp_path: Path, wait: 
                 pass
 
         vm = running()
-        threading.Thread(target=work, daemon=True).start()
+        for _ in range(3):
+            threading.Thread(target=work, daemon=True).start()
         time.sleep(0.1); done()
     """
     ending = run_script(body, tmp_path)

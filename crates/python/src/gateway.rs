@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 use vmlet_machine::MachineError;
 
-use crate::errors;
+use crate::{errors, finalization};
 
 /// How long a signal may wait for the interpreter while we wait for a guest.
 const SLICE: Duration = Duration::from_millis(50);
@@ -16,7 +16,7 @@ pub(crate) fn call<T: Send>(
     py: Python<'_>,
     work: impl FnOnce() -> Result<T, MachineError> + Send,
 ) -> PyResult<T> {
-    let result = py.detach(work);
+    let result = finalization::detach(py, work);
     errors::raise(py, result)
 }
 

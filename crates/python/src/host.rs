@@ -10,12 +10,14 @@ use vmlet_machine::{
     initramfs::{Archive, Node, add_directory, select},
 };
 
-use crate::gateway;
+use crate::{finalization, gateway};
 
 /// What procfs and sysfs say of this host: a JSON list of findings.
 #[pyfunction]
 pub(crate) fn host_findings(py: Python<'_>) -> String {
-    py.detach(|| json!(vmlet_host::findings(&HostRoot::default())).to_string())
+    finalization::detach(py, || {
+        json!(vmlet_host::findings(&HostRoot::default())).to_string()
+    })
 }
 
 /// What a small guest on /dev/kvm found out: a JSON object.
@@ -28,7 +30,7 @@ pub(crate) fn kvm_probe(py: Python<'_>) -> String {
         detail,
         remedy,
         vendor,
-    } = py.detach(vmlet_machine::report);
+    } = finalization::detach(py, vmlet_machine::report);
     json!({
         "engine": engine,
         "usable": usable,
@@ -107,5 +109,5 @@ fn add_modules(
 /// Waits until the kernel has freed what closed VMs held.
 #[pyfunction]
 pub(crate) fn drain(py: Python<'_>) {
-    py.detach(vmlet_machine::drain);
+    finalization::detach(py, vmlet_machine::drain);
 }

@@ -6,12 +6,14 @@
 //! * `registers.rs`: registers to and from dictionaries.
 //! * `host.rs`: what this host offers, as JSON; the initramfs builder.
 //! * `gateway.rs`: every call that can block goes through it.
+//! * `finalization.rs`: no thread comes back to an interpreter that is ending.
 //! * `interpreter.rs`: the main interpreter alone may load it.
 //! * `errors.rs`: which exception an error becomes.
 
 use pyo3::prelude::*;
 
 mod errors;
+mod finalization;
 mod gateway;
 mod host;
 mod inspect;
@@ -24,6 +26,7 @@ mod view;
 #[pymodule(gil_used = false)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     interpreter::check(module.py())?;
+    finalization::install(module.py())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<machine::Machine>()?;
     module.add_class::<view::View>()?;

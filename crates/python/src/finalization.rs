@@ -1,0 +1,87 @@
+//! The interpreter's end: a thread that comes back from a call by then does not attach again.
+//!
+//! CPython before 3.14 ends a daemon thread that attaches while the interpreter finalizes by
+//! unwinding its stack, and ours may not be unwound that way. So the gate here is shut before
+//! finalization begins, by `atexit`: whoever is not through by then sleeps until the process ends,
+//! as CPython 3.14 itself has it.
+
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::{self, ThreadId},
+    time::{Duration, Instant},
+};
+
+use pyo3::prelude::*;
+
+/// Threads on their way through the gate.
+static ATTACHING: AtomicUsize = AtomicUsize::new(0);
+/// The thread that ends the interpreter: set when the gate is shut.
+static ENDING: OnceLock<ThreadId> = OnceLock::new();
+/// A thread attaches as soon as the others let it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A thread that may attach.
+struct Passage;
+
+impl Passage {
+    fn enter() -> Passage {
+        // Either `shut` sees this count or this thread sees the gate shut.
+        ATTACHING.fetch_add(1, Ordering::SeqCst);
+        if ENDING.get().is_some_and(|id| *id != thread::current().id()) {
+            ATTACHING.fetch_sub(1, Ordering::SeqCst);
+            loop {
+                thread::park();
+            }
+        }
+        Passage
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        ATTACHING.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Runs `work` detached from the interpreter. Does not return once the interpreter is ending, but
+/// on the thread that ends it.
+pub(crate) fn detach<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
+    let (passage, result) = py.detach(|| {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        (Passage::enter(), result)
+    });
+    drop(passage);
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Shuts the gate and waits for those within it.
+#[pyfunction]
+fn shut(py: Python<'_>) {
+    let _ = ENDING.set(thread::current().id());
+    let deadline = Instant::now() + PATIENCE;
+    py.detach(|| {
+        while ATTACHING.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+}
+
+/// A forked child has one thread, which is in no call.
+#[pyfunction]
+fn forked() {
+    ATTACHING.store(0, Ordering::SeqCst);
+}
+
+/// Has the interpreter call this file when it ends and when it forks.
+pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
+    let shut = wrap_pyfunction!(shut, py)?;
+    py.import("atexit")?.call_method1("register", (shut,))?;
+    let hooks = pyo3::types::PyDict::new(py);
+    hooks.set_item("after_in_child", wrap_pyfunction!(forked, py)?)?;
+    py.import("os")?
+        .call_method("register_at_fork", (), Some(&hooks))?;
+    Ok(())
+}
