@@ -15,6 +15,7 @@ use vmlet_vcpu::{
 use crate::{
     bus::BusSlot,
     clock::Clock,
+    debug::{DR6_NONE, Watch},
     events::IoEvents,
     flags::{self, Lazy},
     fp::Fpu,
@@ -165,6 +166,7 @@ pub(crate) struct Cpu {
     /// The process's own writes to guest memory seen so far.
     pub(crate) foreign: u64,
     pub(crate) io_events: Arc<IoEvents>,
+    pub(crate) watch: Watch,
     cs_base: u64,
 }
 
@@ -237,6 +239,7 @@ impl Cpu {
             unknown_msrs: 0,
             foreign: vmlet_memory::foreign_writes(),
             io_events: shared.io_events,
+            watch: Watch::default(),
             cs_base: 0,
         };
         cpu.reset();
@@ -267,7 +270,8 @@ impl Cpu {
         self.idt = self.gdt;
         self.cr0 = 0x10 | (self.cr0 & (CR0_CD | CR0_NW));
         (self.cr2, self.cr3, self.cr4, self.efer) = (0, 0, 0, 0);
-        self.dr = [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400];
+        self.dr = [0, 0, 0, 0, 0, 0, DR6_NONE, 0x400];
+        self.debug_changed();
         (self.halted, self.shadow, self.nmi_masked) = (false, 0, false);
         (self.pending, self.injected) = (None, None);
         self.mode_changed();

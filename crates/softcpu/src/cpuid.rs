@@ -83,9 +83,10 @@ pub(crate) fn table() -> CpuidTable {
     CpuidTable { entries }
 }
 
-/// What `cpuid` answers: leaves out of range as the highest basic one, like the vendor's CPUs.
+/// What `cpuid` answers: leaves out of range as the highest basic one, like the vendor's CPUs. The
+/// hypervisor's range, from 0x40000000 on, is there if the table has it.
 pub(crate) fn answer(table: &CpuidTable, number: u32, subleaf: u32) -> [u32; 4] {
-    let range = number & 0x8000_0000;
+    let range = number & 0xc000_0000;
     let highest = table.get(range, 0).map_or(0, |e| e.eax);
     let inside = number <= highest && (range == 0 || highest >= range);
     let entry = if inside {
@@ -107,6 +108,15 @@ mod tests {
         assert_eq!(answer(&table, 0x4000_0000, 0), answer(&table, HIGHEST, 0));
         assert_eq!(answer(&table, 0x8000_0009, 0), answer(&table, HIGHEST, 0));
         assert_eq!(answer(&table, 3, 0), [0; 4]);
+    }
+
+    #[test]
+    fn a_hypervisors_leaves_answer_if_the_table_has_them() {
+        let mut table = table();
+        table.replace(0x4000_0000, [leaf(0x4000_0000, [0x4000_0001, 1, 2, 3])]);
+        assert_eq!(answer(&table, 0x4000_0000, 0), [0x4000_0001, 1, 2, 3]);
+        assert_eq!(answer(&table, 0x4000_0001, 0), [0; 4]);
+        assert_eq!(answer(&table, 0x4000_0002, 0), answer(&table, HIGHEST, 0));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use vmlet_vcpu::x86_64::Segment;
 
 use crate::{
-    cpu::{CS, Cpu, DF, Exec, Fault, GP, NP, PF, RSP, SS, Stop, TS, Width},
+    cpu::{CS, Cpu, DB, DF, Exec, Fault, GP, NP, PF, RSP, SS, Stop, TS, Width},
     exec::segment::{CODE, CODE_OR_DATA, CONFORMING, LONG, PRESENT, code, null_stack},
     flags,
     int::mask,
@@ -103,6 +103,9 @@ impl Cpu {
     /// Delivers an event with RIP as the return address.
     pub(crate) fn deliver(&mut self, event: Event) -> Exec {
         self.halted = false;
+        if event.vector() == DB && !matches!(event, Event::Software(_)) {
+            self.open_debug_registers();
+        }
         if self.cr0 & crate::cpu::CR0_PE == 0 {
             self.deliver_real(event)
         } else {

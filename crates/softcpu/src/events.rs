@@ -26,6 +26,13 @@ pub(crate) struct IoEvents {
     list: RwLock<Vec<(IoEvent, EventFd)>>,
 }
 
+/// Whether some write would fit both.
+fn both_take(a: &IoEvent, b: &IoEvent) -> bool {
+    let widths = a.len == b.len || a.len == 0 || b.len == 0;
+    let values = a.value == b.value || a.value.is_none() || b.value.is_none();
+    (a.space, a.addr) == (b.space, b.addr) && widths && values
+}
+
 impl IoEvents {
     pub(crate) fn add(&self, event: &IoEvent, fd: &EventFd) -> Result<(), EngineError> {
         let fits = match event.len {
@@ -39,6 +46,10 @@ impl IoEvents {
         }
         let fd = fd.try_clone().map_err(|e| EngineError::call("dup", e))?;
         let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
+        if list.iter().any(|(known, _)| both_take(known, event)) {
+            let exists = io::Error::from_raw_os_error(libc::EEXIST);
+            return Err(EngineError::call("attaching an I/O event", exists));
+        }
         list.push((*event, fd));
         self.any.store(true, Ordering::Release);
         Ok(())

@@ -12,6 +12,8 @@ use vmlet_vcpu::MsiMessage;
 
 use crate::{clock::CRYSTAL_NS, signal::Signal};
 
+mod saved;
+
 pub(crate) const PAGE: usize = 1024;
 const ID: usize = 0x20;
 const VERSION: usize = 0x30;
@@ -193,23 +195,28 @@ impl State {
         self.base & BASE_X2APIC != 0
     }
 
-    fn period(&self) -> u64 {
+    /// Nanoseconds of one count of the timer.
+    fn tick(&self) -> u64 {
         let divide = self.get(DIVIDE);
         let code = (divide & 3) | ((divide >> 1) & 4);
         let by = if code == 7 { 1 } else { 2u64 << code };
-        u64::from(self.get(COUNT)) * by * CRYSTAL_NS
+        by * CRYSTAL_NS
     }
 
+    fn period(&self) -> u64 {
+        u64::from(self.get(COUNT)) * self.tick()
+    }
+
+    /// What is left of the count: 0 only where the timer does not run.
     fn current(&self, now: u64) -> u32 {
-        let total = self.period();
-        let (Some(end), false) = (self.deadline, total == 0) else {
+        let Some(end) = self.deadline else {
             return 0;
         };
         if self.get(LVT_TIMER) & TIMER_MODE == TIMER_DEADLINE {
             return 0;
         }
-        let left = end.saturating_sub(now).min(total);
-        (left * u64::from(self.get(COUNT)) / total) as u32
+        let left = end.saturating_sub(now).div_ceil(self.tick());
+        left.clamp(1, u64::from(self.get(COUNT)).max(1)) as u32
     }
 
     fn start_timer(&mut self, now: u64) {
@@ -406,7 +413,8 @@ impl Lapic {
         state.deadline = None;
         if lvt & TIMER_MODE == TIMER_PERIODIC && period != 0 {
             let missed = (now - end) / period;
-            state.deadline = Some(end + (missed + 1) * period);
+            let later = (missed + 1).saturating_mul(period);
+            state.deadline = Some(end.saturating_add(later));
         }
         drop(state);
         if lvt & MASKED == 0 {
@@ -552,43 +560,6 @@ impl Lapic {
         if let Some(peers) = self.peers.get().and_then(std::sync::Weak::upgrade) {
             peers.send(&request, Some(self.id), (low >> 18) & 3);
         }
-    }
-
-    /// The register page.
-    pub(crate) fn save(&self, now: u64) -> Vec<u8> {
-        let state = self.lock();
-        let mut page = vec![0; PAGE];
-        for (chunk, word) in page.chunks_mut(16).zip(state.words) {
-            if let Some(bytes) = chunk.get_mut(..4) {
-                bytes.copy_from_slice(&word.to_le_bytes());
-            }
-        }
-        let current = state.current(now);
-        if let Some(bytes) = page.get_mut(CURRENT..CURRENT + 4) {
-            bytes.copy_from_slice(&current.to_le_bytes());
-        }
-        page
-    }
-
-    /// Takes over a register page.
-    pub(crate) fn restore(&self, page: &[u8], now: u64) {
-        let mut state = self.lock();
-        for (word, chunk) in state.words.iter_mut().zip(page.chunks(16)) {
-            if let Some(Ok(bytes)) = chunk.get(..4).map(TryInto::try_into) {
-                *word = u32::from_le_bytes(bytes);
-            }
-        }
-        state.deadline = None;
-        let counts = state.get(LVT_TIMER) & TIMER_MODE != TIMER_DEADLINE;
-        let (count, current) = (u64::from(state.get(COUNT)), u64::from(state.get(CURRENT)));
-        if counts && count != 0 && current != 0 {
-            let left = state.period() / count * current;
-            state.deadline = Some(now.saturating_add(left));
-        }
-        self.waits
-            .store(state.highest(IRR).is_some(), Ordering::SeqCst);
-        drop(state);
-        self.signal.wake();
     }
 }
 

@@ -9,7 +9,7 @@
 //! (`cpuid.rs`, `msr.rs`); the local APIC, with TSC-deadline timer and x2APIC, is `lapic.rs`.
 //!
 //! Not supported: task switches, virtual-8086 mode, 5-level paging, SMEP and SMAP,
-//! XSAVE and what needs it, data breakpoints, alignment checks (#AC), performance counters. An
+//! XSAVE and what needs it, alignment checks (#AC), performance counters. An
 //! instruction that is not carried out ends the run with `FatalExit::Instruction`.
 
 #![expect(
@@ -23,10 +23,12 @@ mod bus;
 mod clock;
 mod cpu;
 mod cpuid;
+mod debug;
 mod decode;
 #[cfg(test)]
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod differential;
+mod entry;
 mod event;
 mod events;
 mod exec;

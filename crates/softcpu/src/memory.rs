@@ -1,12 +1,16 @@
 //! Guest-physical memory as the vCPUs of a VM share it: the slots, which pages hold decoded code,
 //! and the log of dirty pages.
 
-use std::sync::{
-    Arc, PoisonError, RwLock,
-    atomic::{AtomicU32, AtomicU64, Ordering},
+use std::{
+    io,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
 };
 
 use vmlet_memory::{Memslot, PAGE_SIZE, PageBitmap, SlotId};
+use vmlet_vcpu::EngineError;
 
 /// Bit 0 of a page's word: code decoded from it is cached. The other bits count how often that
 /// code was given up.
@@ -80,8 +84,9 @@ impl Memory {
         self.code_epoch.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    /// Adds a slot or changes one's flags.
-    pub(crate) fn set(&self, slot: &Memslot) {
+    /// Adds a slot or changes one's flags; refused where another slot lies.
+    pub(crate) fn set(&self, slot: &Memslot) -> Result<(), EngineError> {
+        self.check(slot)?;
         self.change(|slots| {
             let old = slots.iter().position(|s| s.slot.id == slot.id);
             let old = old.map(|at| slots.remove(at));
@@ -101,6 +106,34 @@ impl Memory {
                 },
             });
         });
+        Ok(())
+    }
+
+    fn check(&self, new: &Memslot) -> Result<(), EngineError> {
+        let end = new.gpa.0.checked_add(new.len);
+        let pages = (new.gpa.0 | new.len | new.hva.0).is_multiple_of(PAGE_SIZE) && new.len != 0;
+        let errno = match end {
+            Some(end) if pages => {
+                let map = self.map();
+                let overlaps = |s: &Slot| {
+                    s.slot.id != new.id
+                        && s.slot.gpa.0 < end
+                        && new.gpa.0 < s.slot.gpa.0 + s.slot.len
+                };
+                if !map.slots.iter().any(overlaps) {
+                    return Ok(());
+                }
+                libc::EEXIST
+            }
+            _ => libc::EINVAL,
+        };
+        Err(EngineError::Slot {
+            slot: new.id.0,
+            gpa: new.gpa.0,
+            size: new.len,
+            errno,
+            source: io::Error::from_raw_os_error(errno),
+        })
     }
 
     pub(crate) fn remove(&self, id: SlotId) {
@@ -146,8 +179,8 @@ mod tests {
     #[test]
     fn an_address_is_found_in_its_slot_only() {
         let memory = Memory::default();
-        memory.set(&slot(0, 0x10_0000, 0x2000));
-        memory.set(&slot(1, 0, 0x1000));
+        memory.set(&slot(0, 0x10_0000, 0x2000)).unwrap();
+        memory.set(&slot(1, 0, 0x1000)).unwrap();
         let map = memory.map();
         assert_eq!(map.find(0xfff).unwrap().slot.id, SlotId(1));
         assert!(map.find(0x1000).is_none());
@@ -158,7 +191,7 @@ mod tests {
     #[test]
     fn the_dirty_log_is_taken_once_and_makes_a_new_version() {
         let memory = Memory::default();
-        memory.set(&slot(0, 0x10_0000, 0x2000));
+        memory.set(&slot(0, 0x10_0000, 0x2000)).unwrap();
         memory.map().find(0x10_1000).unwrap().touch(0x10_1000);
         let version = memory.version();
         assert_eq!(memory.take_dirty(SlotId(0), 2), [2]);

@@ -349,28 +349,42 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn load_slow<T: Int>(&mut self, addr: u64, mode: usize) -> Result<T, Stop> {
-        if addr & OFFSET > 0x1000 - T::BYTES {
-            let mut value = 0;
-            for at in 0..T::BYTES {
-                let byte = self.load_slow::<u8>(self.wrap(addr.wrapping_add(at)), mode)?;
-                value |= byte.u() << (8 * at);
-            }
-            return Ok(T::of(value));
+        let head = 0x1000 - (addr & OFFSET);
+        if head < T::BYTES {
+            let next = self.wrap(addr.wrapping_add(head));
+            let low = self.load_part(addr, head, mode)?;
+            let high = self.load_part(next, T::BYTES - head, mode)?;
+            return Ok(T::of(low | high << (8 * head)));
         }
         let Page { gpa, global, large } = self.translate(addr, Want::Read, mode == USER)?;
+        self.watch_data(self.wrap(addr), T::BYTES, false);
         if let Some(target) = self.host(gpa) {
-            self.tlb.fill(
-                READ + mode,
-                Fill {
-                    linear: self.wrap(addr),
-                    target,
-                    global,
-                    large,
-                },
-            );
+            if !self.watch.keeps_out(self.wrap(addr)) {
+                self.tlb.fill(
+                    READ + mode,
+                    Fill {
+                        linear: self.wrap(addr),
+                        target,
+                        global,
+                        large,
+                    },
+                );
+            }
             return Ok(tlb::load(target));
         }
         Ok(T::of(self.device_read(gpa, T::BYTES as usize)))
+    }
+
+    /// Reads `bytes` bytes, fewer than 8, in one page.
+    fn load_part(&mut self, addr: u64, bytes: u64, mode: usize) -> Result<u64, Stop> {
+        let gpa = self.translate(addr, Want::Read, mode == USER)?.gpa;
+        self.watch_data(self.wrap(addr), bytes, false);
+        let Some(host) = self.host(gpa) else {
+            let value = self.device_read(gpa, bytes as usize);
+            return Ok(value & ((1 << (8 * bytes)) - 1));
+        };
+        let byte = |at| u64::from(tlb::load::<u8>(host + at)) << (8 * at);
+        Ok((0..bytes).fold(0, |value, at| value | byte(at)))
     }
 
     fn wrap(&self, addr: u64) -> u64 {
@@ -407,17 +421,17 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn store_slow<T: Int>(&mut self, addr: u64, value: T, mode: usize) -> Exec {
-        if addr & OFFSET > 0x1000 - T::BYTES {
-            let last = self.wrap(addr.wrapping_add(T::BYTES - 1));
+        let head = 0x1000 - (addr & OFFSET);
+        if head < T::BYTES {
+            let next = self.wrap(addr.wrapping_add(head));
             self.translate(addr, Want::Write, mode == USER)?;
-            self.translate(last, Want::Write, mode == USER)?;
-            for at in 0..T::BYTES {
-                let byte = (value.u() >> (8 * at)) as u8;
-                self.store_slow(self.wrap(addr.wrapping_add(at)), byte, mode)?;
-            }
-            return Ok(());
+            self.translate(next, Want::Write, mode == USER)?;
+            self.store_part(addr, value.u(), head, mode)?;
+            return self.store_part(next, value.u() >> (8 * head), T::BYTES - head, mode);
         }
-        match self.write_target(addr, mode)? {
+        let target = self.write_target(addr, mode)?;
+        self.watch_data(self.wrap(addr), T::BYTES, true);
+        match target {
             Target::Host(host) => tlb::store(host, value),
             Target::Device(gpa) => {
                 self.device_write(gpa, &value.u().to_le_bytes(), T::BYTES as usize)
@@ -426,10 +440,28 @@ impl Cpu {
         Ok(())
     }
 
+    /// Writes the low `bytes` bytes of `value`, fewer than 8, in one page.
+    fn store_part(&mut self, addr: u64, value: u64, bytes: u64, mode: usize) -> Exec {
+        let target = self.write_target(addr, mode)?;
+        self.watch_data(self.wrap(addr), bytes, true);
+        match target {
+            Target::Host(host) => {
+                for (at, byte) in (0..bytes).zip(value.to_le_bytes()) {
+                    tlb::store(host + at, byte);
+                }
+            }
+            Target::Device(gpa) => self.device_write(gpa, &value.to_le_bytes(), bytes as usize),
+        }
+        Ok(())
+    }
+
     fn write_target(&mut self, addr: u64, mode: usize) -> Result<Target, Stop> {
         let Page { gpa, global, large } = self.translate(addr, Want::Write, mode == USER)?;
         let target = self.writable(gpa).unwrap_or(Target::Device(gpa));
-        if let Target::Host(target) = target {
+        let watched = self.watch.keeps_out(self.wrap(addr));
+        if let Target::Host(target) = target
+            && !watched
+        {
             self.tlb.fill(
                 WRITE + mode,
                 Fill {

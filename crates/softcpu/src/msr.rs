@@ -24,8 +24,9 @@ const X2APIC_ICR: u32 = 0x830;
 /// RDCL_NO, SKIP_VMENTRY_L1DFLUSH, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO: nothing to mitigate.
 const NOT_VULNERABLE: u64 = 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8;
 
-/// The registers that a saved state lists, in the order they are to be set.
-pub(crate) const SAVED: [u32; 17] = [
+/// The registers that a saved state lists, in the order they are to be set; the bases of FS and GS
+/// are with the segments.
+pub(crate) const SAVED: [u32; 15] = [
     number::TSC,
     MICROCODE_REVISION,
     SYSENTER_CS,
@@ -37,8 +38,6 @@ pub(crate) const SAVED: [u32; 17] = [
     number::LSTAR,
     CSTAR,
     number::SFMASK,
-    number::FS_BASE,
-    number::GS_BASE,
     number::KERNEL_GS_BASE,
     PLATFORM_ID,
     ARCH_CAPABILITIES,
@@ -61,6 +60,8 @@ pub(crate) struct Msrs {
     pub(crate) tsc_offset: u64,
     /// The base register while there is no local APIC.
     pub(crate) apic_base: u64,
+    /// CR8 while there is no local APIC.
+    pub(crate) cr8: u64,
 }
 
 impl Msrs {

@@ -1,10 +1,10 @@
 //! The loop that runs guest code.
 
-use vmlet_vcpu::{DebugStop, FatalExit, RunEnd, x86_64::MpState};
+use vmlet_vcpu::{FatalExit, RunEnd, x86_64::MpState};
 
 use crate::{
     block,
-    cpu::{CS, Cpu, DB, Ending, Fault, NMI, Stop, Width},
+    cpu::{CS, Cpu, Ending, Fault, NMI, Stop, Width},
     decode::LONGEST,
     event::{Event, rip_mask},
     flags,
@@ -18,7 +18,8 @@ use crate::{
 const SLICE: i64 = 16_384;
 /// Slices of one turn when others wait.
 const SLICES_A_TURN: u32 = 8;
-const DR6_STEP: u64 = 1 << 14;
+/// The interrupt shadow of `mov ss`, which delays debug traps too.
+const SHADOW_STACK: u8 = 1;
 
 impl SoftVcpu {
     /// Runs guest code until others may go first, nothing is left to do or the run ends.
@@ -58,40 +59,8 @@ impl SoftVcpu {
         done
     }
 
-    /// One instruction at a time: single steps, traps and breakpoints.
-    fn step(&mut self) -> Option<RunEnd> {
-        if let Some(end) = self.breakpoint() {
-            return end;
-        }
-        let trap = self.cpu.rflags & flags::TF != 0;
-        self.cpu.rflags &= !flags::RF;
-        let done = self.one();
-        if let Err(stop) = done {
-            if let Some(end) = self.stopped(stop) {
-                return Some(end);
-            }
-        } else if trap {
-            if let Some(dr6) = self.cpu.dr.get_mut(6) {
-                *dr6 |= DR6_STEP;
-            }
-            if let Some(end) = self.raise(Fault {
-                vector: DB,
-                code: None,
-            }) {
-                return Some(end);
-            }
-        }
-        self.cpu.look = true;
-        if self.debug.single_step {
-            if let Some(end) = self.ended() {
-                return Some(end);
-            }
-            return Some(self.debug_stop(DR6_STEP));
-        }
-        None
-    }
-
-    fn one(&mut self) -> Result<(), Stop> {
+    /// Runs one instruction.
+    pub(crate) fn one(&mut self) -> Result<(), Stop> {
         let cpu = &mut self.cpu;
         cpu.block_rip = cpu.rip;
         cpu.op_end = 0;
@@ -103,61 +72,13 @@ impl SoftVcpu {
         done
     }
 
-    fn stepping(&self) -> bool {
-        self.cpu.rflags & flags::TF != 0
-            || self.debug.single_step
-            || self.debug.breakpoints.iter().any(Option::is_some)
-            || self.cpu.dr.get(7).is_some_and(|dr7| dr7 & 0xff != 0)
-    }
-
-    fn debug_stop(&self, dr6: u64) -> RunEnd {
-        let base = if self.cpu.is64() {
-            0
-        } else {
-            self.cpu.seg(CS).base
-        };
-        RunEnd::Debug(DebugStop {
-            rip: base.wrapping_add(self.cpu.rip),
-            exception: DB.into(),
-            dr6: 0xffff_0ff0 | dr6,
-        })
-    }
-
-    /// Whether a breakpoint at RIP ends the run (`Some(Some(..))`) or is the guest's own
-    /// (`Some(None)`).
-    fn breakpoint(&mut self) -> Option<Option<RunEnd>> {
-        if self.cpu.rflags & flags::RF != 0 {
-            return None;
-        }
-        let base = if self.cpu.is64() {
-            0
-        } else {
-            self.cpu.seg(CS).base
-        };
-        let at = base.wrapping_add(self.cpu.rip);
-        let users = self.debug.breakpoints.iter().position(|b| *b == Some(at));
-        if let Some(number) = users {
-            return Some(Some(self.debug_stop(1 << number)));
-        }
-        let dr7 = self.cpu.dr.get(7).copied().unwrap_or(0);
-        let hit = (0..4usize).find(|n| {
-            let enabled = dr7 >> (2 * n) & 3 != 0 && dr7 >> (16 + 4 * n) & 0xf == 0;
-            enabled && self.cpu.dr.get(*n) == Some(&at)
-        })?;
-        if let Some(dr6) = self.cpu.dr.get_mut(6) {
-            *dr6 = *dr6 & !0xf | 1 << hit;
-        }
-        self.cpu.rflags |= flags::RF;
-        Some(self.raise(Fault {
-            vector: DB,
-            code: None,
-        }))
-    }
-
     /// An instruction was not completed.
     #[cold]
-    fn stopped(&mut self, stop: Stop) -> Option<RunEnd> {
+    pub(crate) fn stopped(&mut self, stop: Stop) -> Option<RunEnd> {
         self.cpu.cut = false;
+        self.cpu.watch.forget();
+        // Faults take time, or a guest that does nothing else would stand still.
+        self.budget -= 1;
         match stop {
             Stop::Fault => {
                 let fault = self.cpu.fault;
@@ -167,7 +88,7 @@ impl SoftVcpu {
         }
     }
 
-    fn raise(&mut self, fault: Fault) -> Option<RunEnd> {
+    pub(crate) fn raise(&mut self, fault: Fault) -> Option<RunEnd> {
         match self.cpu.deliver_fault(fault) {
             Ok(true) => None,
             Ok(false) => {
@@ -202,7 +123,7 @@ impl SoftVcpu {
         RunEnd::Fatal(FatalExit::Instruction { rip, bytes })
     }
 
-    fn ended(&mut self) -> Option<RunEnd> {
+    pub(crate) fn ended(&mut self) -> Option<RunEnd> {
         Some(match self.cpu.ending.take()? {
             Ending::Stopped(reason) => RunEnd::Stopped(reason),
             Ending::Fatal(exit) => RunEnd::Fatal(exit),
@@ -229,12 +150,22 @@ impl SoftVcpu {
         if self.waits_for_start() {
             return Some(Turn::Idle(None));
         }
-        let shadowed = std::mem::take(&mut self.cpu.shadow) != 0;
+        let shadow = std::mem::take(&mut self.cpu.shadow);
+        let shadowed = shadow != 0;
         self.cpu.look = shadowed;
+        if shadow & SHADOW_STACK == 0
+            && let Some(end) = self.traps()
+        {
+            return Some(Turn::End(end));
+        }
         if !shadowed && let Some(end) = self.interrupts() {
             return Some(Turn::End(end));
         }
         if !self.cpu.halted {
+            if !self.stepping() {
+                // It counts for the next instruction only, and there is nothing to suppress.
+                self.cpu.rflags &= !flags::RF;
+            }
             return None;
         }
         let Some(lapic) = &self.cpu.lapic else {

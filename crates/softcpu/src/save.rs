@@ -128,12 +128,14 @@ pub(crate) fn restore(vcpu: &mut SoftVcpu, state: &VcpuState) -> Result<(), Engi
     cpu.fpu = fpu;
     let [d0, d1, d2, d3] = state.debug.db;
     cpu.dr = [d0, d1, d2, d3, 0, 0, state.debug.dr6, state.debug.dr7];
+    cpu.debug_changed();
     if let Some(lapic) = cpu.lapic.clone().filter(|_| !state.lapic.is_empty()) {
         lapic.restore(&state.lapic, cpu.clock.now());
     }
     for (index, value) in &state.msrs {
-        // EFER with its LMA bit came with the segments.
-        if *index != msr::EFER && !cpu.write_msr(*index, *value) {
+        // These came with the segments.
+        let known = matches!(*index, msr::EFER | msr::FS_BASE | msr::GS_BASE);
+        if !known && !cpu.write_msr(*index, *value) {
             return Err(EngineError::Msr { index: *index });
         }
     }

@@ -23,7 +23,6 @@ pub(crate) struct SoftVcpu {
     pub(crate) cache: Cache,
     pub(crate) turns: Arc<Turns>,
     pub(crate) mp: MpState,
-    pub(crate) debug: DebugControl,
     /// Instructions left in this slice.
     pub(crate) budget: i64,
     pub(crate) slices: u32,
@@ -38,12 +37,17 @@ impl SoftVcpu {
         shared: Shared,
         turns: Arc<Turns>,
     ) -> SoftVcpu {
+        // Without local APICs nobody could start the others.
+        let waits = id != 0 && shared.lapic.is_some();
         SoftVcpu {
             cpu: Cpu::new(id, cpuid, shared),
             cache: Cache::new(),
             turns,
-            mp: MpState::Runnable,
-            debug: DebugControl::default(),
+            mp: if waits {
+                MpState::Uninitialized
+            } else {
+                MpState::Runnable
+            },
             budget: 0,
             slices: 0,
             origin: Origin::here(),
@@ -157,6 +161,7 @@ impl Cpu {
             lapic.set_tpr((sregs.cr8 as u8) << 4);
         } else {
             self.msrs.apic_base = sregs.apic_base;
+            self.msrs.cr8 = sregs.cr8 & 0xf;
         }
         self.mode_changed();
         self.flush_all();
@@ -184,6 +189,9 @@ impl Vcpu for SoftVcpu {
 
     fn run(&mut self, bus: &mut dyn GuestBus) -> Result<RunEnd, EngineError> {
         self.here()?;
+        if let Some(exit) = self.cpu.refused() {
+            return Ok(RunEnd::Fatal(exit));
+        }
         let turns = Arc::clone(&self.turns);
         Ok(bus::with_bus(
             self,
@@ -194,7 +202,7 @@ impl Vcpu for SoftVcpu {
     }
 
     fn set_debug(&mut self, control: &DebugControl) -> Result<(), EngineError> {
-        self.debug = *control;
+        self.control(control);
         Ok(())
     }
 

@@ -67,9 +67,11 @@ impl Vm for SoftVm {
         self.here()?;
         self.turns.still(|| match change {
             SlotChange::Set(slot) => self.memory.set(slot),
-            SlotChange::Remove(slot) => self.memory.remove(slot.id),
-        });
-        Ok(())
+            SlotChange::Remove(slot) => {
+                self.memory.remove(slot.id);
+                Ok(())
+            }
+        })
     }
 
     fn create_irqchip(&self, _: u32) -> Result<(), EngineError> {

@@ -1,6 +1,6 @@
 //! Rows: stops for a debugger.
 
-use vmlet_vcpu::{DebugControl, RunEnd, WatchLen, Watchpoint};
+use vmlet_vcpu::{DebugControl, RunEnd, WatchLen, Watchpoint, x86_64::Regs};
 
 use crate::harness::{
     CODE, DATA, Guest, Place,
@@ -175,5 +175,100 @@ fn data_watchpoints() {
             }
             guest.finish();
         }
+    });
+}
+
+/// DR0 and DR7 from RAX and RDX, then the lines given.
+macro_rules! with_dr0 {
+    ($($line:expr),+ $(,)?) => {
+        guest!("mov dr0, rax", "mov dr7, rdx", $($line,)+)
+    };
+}
+
+fn with_registers(place: &Place, code: &[u8], dr0: u64, dr7: u64) -> Guest {
+    let mut guest = Guest::new(place);
+    let regs = Regs {
+        rax: dr0,
+        rdx: dr7,
+        ..Regs::default()
+    };
+    guest.load_with(code, regs);
+    guest
+}
+
+fn hits(guest: &mut Guest) -> u64 {
+    guest.vcpu.save().unwrap().debug.dr6 & 0xf
+}
+
+/// Intel SDM volume 3, section 19.3.1.2: a trap behind the access.
+#[test]
+fn the_guests_own_data_breakpoint() {
+    each(|place| {
+        let code = with_dr0!(
+            "mov ecx, [0x20000]",
+            "mov byte ptr [0x20002], 1",
+            "nop",
+            "out 0xf4, al"
+        );
+        // Four bytes: on writes, then on reads too.
+        for (dr7, behind) in [(0xd_0401, 21), (0xf_0401, 13)] {
+            let mut guest = with_registers(place, code, DATA, dr7);
+            if place.interpreted {
+                guest.finish();
+                continue;
+            }
+            let taken = guest.exception();
+            assert_eq!((taken.vector, taken.rip), (1, CODE + behind));
+            assert_eq!(hits(&mut guest), 1);
+        }
+    });
+}
+
+/// Intel SDM volume 3, section 19.3.1.1: a fault before the instruction, which RF suppresses once.
+#[test]
+fn the_guests_own_instruction_breakpoint() {
+    each(|place| {
+        let code = with_dr0!("nop", "out 0xf4, al");
+        let mut guest = with_registers(place, code, CODE + 6, 0x401);
+        let taken = guest.exception();
+        assert_eq!((taken.vector, taken.rip), (1, CODE + 6));
+        assert_eq!(hits(&mut guest), 1);
+        guest.load_with(
+            code,
+            Regs {
+                rflags: 1 << 16,
+                ..Regs::default()
+            },
+        );
+        let mut regs = guest.vcpu.regs().unwrap();
+        regs.rip = CODE + 6;
+        guest.vcpu.set_regs(&regs).unwrap();
+        guest.finish();
+    });
+}
+
+/// Intel SDM volume 3, section 19.2.4: DR7.GD guards the registers, and opens in the handler.
+#[test]
+fn guarded_debug_registers_fault_at_a_move() {
+    each(|place| {
+        let code = with_dr0!("mov rcx, dr6", "out 0xf4, al");
+        let mut guest = with_registers(place, code, 0, 0x2400);
+        let taken = guest.exception();
+        assert_eq!((taken.vector, taken.rip), (1, CODE + 6));
+        let debug = guest.vcpu.save().unwrap().debug;
+        assert_eq!((debug.dr6 >> 13 & 1, debug.dr7 >> 13 & 1), (1, 0));
+    });
+}
+
+/// Intel SDM volume 3, section 19.2.2: CR4.DE and the kind "I/O".
+#[test]
+fn the_guests_own_port_breakpoint() {
+    each(|place| {
+        let code = with_dr0!("out 0x80, al", "nop", "out 0xf4, al");
+        let mut guest = with_registers(place, code, 0x80, 0x2_0401);
+        guest.change_sregs(|sregs| sregs.cr4 |= 1 << 3);
+        let taken = guest.exception();
+        assert_eq!((taken.vector, taken.rip), (1, CODE + 8));
+        assert_eq!(guest.bus.seen.len(), 1);
     });
 }

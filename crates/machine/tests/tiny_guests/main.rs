@@ -3,9 +3,10 @@
 //! A guest is written in assembly inside its test, runs on every engine that this host offers and
 //! ends by a write to a stop address; the test then looks at its registers, its memory and the
 //! accesses it made. What a KVM that interprets supervisor code cannot do is asserted as what it
-//! does instead; only [`vmlet_kvm::probe`] and CPUID decide which outcome is expected.
+//! does instead; only [`vmlet_kvm::probe`], CPUID and the table in `harness/differences.rs` decide
+//! which outcome is expected. With `--show-output` each test says how it went on which engine.
 //!
-//! The binary needs nothing but `/dev/kvm` at run time. `VMLET_REQUIRE=kvm` makes a missing engine
+//! The software engine needs nothing at run time, KVM `/dev/kvm`. `VMLET_REQUIRE=kvm` makes a missing engine
 //! a failure, `VMLET_TIME_FACTOR` multiplies every time limit.
 
 #[cfg(test)]

@@ -274,6 +274,10 @@ fn a_jump_to_where_no_memory_is() {
             RunEnd::Fatal(FatalExit::Instruction { rip, bytes }) => {
                 assert_eq!((rip, bytes), (MMIO, Vec::new()));
             }
+            RunEnd::Fatal(FatalExit::Memory { gpa }) => {
+                assert!(place.differs());
+                assert_eq!(gpa, MMIO);
+            }
             RunEnd::Stopped(EXCEPTION) => {
                 assert!(place.native());
                 let regs = guest.vcpu.regs().unwrap();

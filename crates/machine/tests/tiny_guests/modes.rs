@@ -9,7 +9,7 @@ use vmlet_vcpu::{
 use crate::harness::{
     CODE, DATA, Guest, USER_STACK,
     bus::Seen,
-    everywhere,
+    each,
     memory::GDT,
     paging::{ALL, Tables},
     segments,
@@ -39,7 +39,7 @@ fn real_mode(guest: &mut Guest, code: &[u8]) {
 
 #[test]
 fn real_mode_out_rep_stos_cpuid() {
-    everywhere(|place| {
+    each(|place| {
         let mut guest = Guest::new(place);
         let code = guest!(
             ".code16",
@@ -68,7 +68,7 @@ fn real_mode_out_rep_stos_cpuid() {
 
 #[test]
 fn real_mode_int_n_through_the_vector_table() {
-    everywhere(|place| {
+    each(|place| {
         let mut guest = Guest::new(place);
         // Vector 0x21 leads to 0000:7100, which doubles AX and returns.
         guest.write(0x21 * 4, &[0x00, 0x71, 0, 0]);
@@ -94,7 +94,7 @@ fn flat32(guest: &mut Guest, code: &[u8]) {
 
 #[test]
 fn flat32_without_paging() {
-    everywhere(|place| {
+    each(|place| {
         let mut guest = Guest::new(place);
         let code = guest!(
             ".code32",
@@ -115,7 +115,7 @@ fn flat32_without_paging() {
 
 #[test]
 fn flat32_int3() {
-    everywhere(|place| {
+    each(|place| {
         let mut guest = Guest::new(place);
         // A 32-bit interrupt gate for vector 3, in a table of its own.
         let gate = 0x1000 | u64::from(segments::KERNEL_CS32) << 16 | 0x8e << 40 | 2 << 48;
@@ -142,7 +142,7 @@ fn flat32_int3() {
 /// Turns paging on in 32-bit mode (`pae`: three-level tables) and reads through a page that is
 /// mapped elsewhere.
 fn flat32_with_paging_reads_its_page(pae: bool) {
-    everywhere(|place| {
+    each(|place| {
         let mut guest = Guest::new(place);
         // 0x20_0000 linear leads to 0x2_0000 physical.
         let entry = |at: u64, value: u64, size: usize| {
@@ -197,7 +197,7 @@ fn flat32_with_pae_paging() {
 
 #[test]
 fn guest_driven_switch_from_flat32_to_64_bit() {
-    everywhere(|place| {
+    each(|place| {
         let mut guest = Guest::new(place);
         let cr3 = guest.vcpu.sregs().unwrap().cr3;
         assert_eq!(cr3, 0x10_0000);
@@ -235,7 +235,7 @@ fn guest_driven_switch_from_flat32_to_64_bit() {
 
 #[test]
 fn cpl0_64_bit_with_identity_tables() {
-    everywhere(|place| {
+    each(|place| {
         let mut guest = Guest::new(place);
         let code = guest!(
             "lea rax, [rip]",
@@ -253,7 +253,7 @@ fn cpl0_64_bit_with_identity_tables() {
 
 #[test]
 fn cpl0_64_bit_in_the_high_half() {
-    everywhere(|place| {
+    each(|place| {
         for index in [256u64, 272] {
             let high = 0xffff_0000_0000_0000 | index << 39;
             let mut guest = Guest::new(place);
@@ -287,7 +287,7 @@ fn user_code() -> &'static [u8] {
 
 #[test]
 fn cpl3_64_bit_entered_by_set_sregs() {
-    everywhere(|place| {
+    each(|place| {
         let mut guest = Guest::new(place);
         guest.enter_user();
         guest.load(user_code());
@@ -299,7 +299,7 @@ fn cpl3_64_bit_entered_by_set_sregs() {
 
 #[test]
 fn cpl3_64_bit_entered_by_iretq() {
-    everywhere(|place| {
+    each(|place| {
         let mut guest = Guest::new(place);
         guest.write(DATA, user_code());
         let code = guest!(
@@ -318,7 +318,7 @@ fn cpl3_64_bit_entered_by_iretq() {
 
 #[test]
 fn cpl3_64_bit_entered_by_sysretq() {
-    everywhere(|place| {
+    each(|place| {
         let mut guest = Guest::new(place);
         guest.change_sregs(|sregs| sregs.efer |= 1);
         guest.vcpu.set_msr(msr::STAR, 0x0023_0010 << 32).unwrap();
@@ -332,7 +332,7 @@ fn cpl3_64_bit_entered_by_sysretq() {
 
 #[test]
 fn cpl3_32_bit_compatibility_mode() {
-    everywhere(|place| {
+    each(|place| {
         let mut guest = Guest::new(place);
         guest.change_sregs(|sregs| *sregs = segments::user32(*sregs));
         // In 64-bit mode 0x48 would be a prefix and EAX would stay.

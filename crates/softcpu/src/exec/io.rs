@@ -50,6 +50,7 @@ pub(crate) fn read(cpu: &mut Cpu, op: &Op) -> Exec {
     if let Some(data) = data.get_mut(..1 << size) {
         cpu.bus_read(SpaceId::PORT, port.into(), data);
     }
+    cpu.watch_port(port, 1 << size);
     cpu.put_sized(RAX, size, u64::from_le_bytes(data));
     Ok(())
 }
@@ -58,6 +59,7 @@ pub(crate) fn read(cpu: &mut Cpu, op: &Op) -> Exec {
 pub(crate) fn write(cpu: &mut Cpu, op: &Op) -> Exec {
     let (size, port) = (op.size(), cpu.port(op));
     cpu.check_port(port, 1 << size)?;
+    cpu.watch_port(port, 1 << size);
     let data = cpu.reg(RAX).to_le_bytes();
     if let Some(data) = data.get(..1 << size)
         && !cpu.io_event(SpaceId::PORT, port.into(), data)

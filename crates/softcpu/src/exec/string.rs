@@ -167,6 +167,7 @@ pub(crate) fn ins(cpu: &mut Cpu, op: &Op) -> Exec {
         if let Some(data) = data.get_mut(..1 << op.size()) {
             cpu.bus_read(SpaceId::PORT, port.into(), data);
         }
+        cpu.watch_port(port, 1 << op.size());
         cpu.store_sized(to, op.size(), u64::from_le_bytes(data))?;
         advance(cpu, op, RDI);
         Ok(true)
@@ -182,6 +183,7 @@ pub(crate) fn outs(cpu: &mut Cpu, op: &Op) -> Exec {
     let done = repeated(cpu, op, |cpu| {
         let from = source(cpu, op)?;
         let value = cpu.load_sized(from, op.size())?;
+        cpu.watch_port(port, 1 << op.size());
         advance(cpu, op, RSI);
         let data = value.to_le_bytes();
         collected.borrow_mut().extend(data.iter().take(bytes));

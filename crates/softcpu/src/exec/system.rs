@@ -26,7 +26,7 @@ const CR0_KNOWN: u64 = CR0_PE
     | CR0_NW
     | CR0_CD
     | CR0_PG;
-const CR4_KNOWN: u64 =
+pub(crate) const CR4_KNOWN: u64 =
     CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT;
 const R11: u8 = 11;
 
@@ -88,13 +88,18 @@ impl Cpu {
         if (value ^ self.cr4) & (CR4_PAE | CR4_PGE | CR4_PSE) != 0 {
             self.flush_all();
         }
+        let debug = (value ^ self.cr4) & CR4_DE != 0;
         self.cr4 = value;
+        if debug {
+            self.debug_changed();
+        }
         Ok(())
     }
 
     /// The task priority as CR8 shows it.
     pub(crate) fn cr8(&self) -> u64 {
-        self.lapic.as_ref().map_or(0, |l| u64::from(l.tpr() >> 4))
+        let lapic = self.lapic.as_ref();
+        lapic.map_or(self.msrs.cr8, |l| u64::from(l.tpr() >> 4))
     }
 }
 
@@ -134,6 +139,8 @@ pub(crate) fn to_cr(cpu: &mut Cpu, op: &Op) -> Exec {
         8 if value < 16 => {
             if let Some(lapic) = &cpu.lapic {
                 lapic.set_tpr((value as u8) << 4);
+            } else {
+                cpu.msrs.cr8 = value;
             }
             Ok(())
         }
@@ -145,12 +152,14 @@ pub(crate) fn to_cr(cpu: &mut Cpu, op: &Op) -> Exec {
 /// DR4 and DR5 are other names of DR6 and DR7 unless CR4.DE is set.
 fn debug_number(cpu: &mut Cpu, number: u8) -> Result<usize, Stop> {
     cpu.supervisor()?;
-    match number {
-        4 | 5 if cpu.cr4 & CR4_DE != 0 => cpu.ud(),
-        4 | 5 => Ok(usize::from(number) + 2),
-        0..=7 => Ok(number.into()),
-        _ => cpu.ud(),
-    }
+    let number = match number {
+        4 | 5 if cpu.cr4 & CR4_DE != 0 => return cpu.ud(),
+        4 | 5 => number + 2,
+        0..=7 => number,
+        _ => return cpu.ud(),
+    };
+    cpu.check_debug_access()?;
+    Ok(number.into())
 }
 
 /// `mov` reg, DRn.
@@ -177,6 +186,7 @@ pub(crate) fn to_dr(cpu: &mut Cpu, op: &Op) -> Exec {
     if let Some(dr) = cpu.dr.get_mut(number) {
         *dr = value;
     }
+    cpu.debug_changed();
     Ok(())
 }
 

@@ -97,3 +97,27 @@ fn the_page_survives_saving() {
         (0x0200_0000, Some(0x71))
     );
 }
+
+#[test]
+fn the_longest_period_does_not_overflow() {
+    let lapic = lapic();
+    lapic.write(DIVIDE, 0xa, 0);
+    lapic.write(LVT_TIMER, 0x66 | TIMER_PERIODIC, 0);
+    lapic.write(COUNT, u32::MAX, 0);
+    assert_eq!(lapic.read(CURRENT, 0), u32::MAX);
+    lapic.expire(u64::MAX);
+    assert!(lapic.deadline().is_some());
+}
+
+#[test]
+fn a_timer_saved_in_its_last_moment_goes_on_elsewhere() {
+    let lapic = lapic();
+    lapic.write(DIVIDE, 0xb, 0);
+    lapic.write(LVT_TIMER, 0x66 | TIMER_PERIODIC, 0);
+    lapic.write(COUNT, 100, 0);
+    for late in [100 * CRYSTAL_NS - 1, 100 * CRYSTAL_NS, 101 * CRYSTAL_NS] {
+        let other = Lapic::new(0, Arc::default());
+        other.restore(&lapic.save(late), 0);
+        assert_eq!(other.deadline(), Some(CRYSTAL_NS), "{late}");
+    }
+}

@@ -3,6 +3,7 @@
 #[macro_use]
 pub(crate) mod code;
 pub(crate) mod bus;
+mod differences;
 pub(crate) mod guest;
 pub(crate) mod memory;
 pub(crate) mod paging;
@@ -15,5 +16,5 @@ pub(crate) use bus::Recorder;
 pub(crate) use code::{bytes, divide_unmasked};
 pub(crate) use guest::{Guest, Taken};
 pub(crate) use memory::{CODE, DATA, MMIO, STACK, STOP, USER_STACK};
-pub(crate) use place::{Place, each, everywhere, limit};
+pub(crate) use place::{Place, each, limit};
 pub(crate) use thread::Thread;

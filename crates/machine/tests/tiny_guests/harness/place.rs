@@ -1,6 +1,7 @@
 //! Where a test runs: an engine and what a probe found of it.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -9,12 +10,16 @@ use vmlet_kvm::{KernelMode, Kvm};
 use vmlet_softcpu::Soft;
 use vmlet_vcpu::Hypervisor;
 
-use super::skip::skip;
+use super::{
+    differences::{Difference, difference},
+    skip::skip,
+};
 
-/// An engine to test.
+/// An engine, and the test that runs there.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) engine: Arc<dyn Hypervisor>,
+    test: &'static str,
     /// Supervisor code runs in an interpreter that lacks instructions.
     pub(crate) interpreted: bool,
 }
@@ -24,33 +29,79 @@ impl Place {
     pub(crate) fn native(&self) -> bool {
         !self.interpreted
     }
-}
 
-/// Runs `test` on every engine that this host offers.
-pub(crate) fn each<F: Fn(&Place)>(test: F) {
-    match places() {
-        Ok(places) => places.iter().for_each(test),
-        Err(reason) => {
-            let name = std::any::type_name::<F>()
-                .trim_end_matches("::{{closure}}")
-                .trim_start_matches("tiny_guests::");
-            skip(name, "kvm", reason);
+    /// What the table of differences says of this test here.
+    pub(crate) fn differs(&self) -> bool {
+        self.difference().is_some()
+    }
+
+    fn difference(&self) -> Option<&'static Difference> {
+        difference(self.engine.name(), self.test)
+    }
+
+    /// Runs `test` and says how it went; whether it passed.
+    fn run(&self, test: impl Fn(&Place)) -> bool {
+        let name = format!("{} on {}", self.test, self.engine.name());
+        let difference = self.difference();
+        if let Some(Difference {
+            runs: false,
+            reason,
+            ..
+        }) = difference
+        {
+            println!("{name} does not run: {reason}");
+            return true;
         }
+        let passed = catch_unwind(AssertUnwindSafe(|| test(self))).is_ok();
+        let outcome = if passed { "passed" } else { "FAILED" };
+        match difference {
+            Some(Difference { reason, .. }) => {
+                println!("{name} {outcome}, as it differs: {reason}")
+            }
+            None => println!("{name} {outcome}"),
+        }
+        passed
     }
 }
 
-/// As [`each`], and on the software engine, which every host offers.
-pub(crate) fn everywhere<F: Fn(&Place)>(test: F) {
-    test(&Place {
-        engine: Arc::new(Soft::default()),
-        interpreted: false,
-    });
-    each(test);
+/// Runs `test` on every engine that this host offers, and names those it fails on. The software
+/// engine is everywhere; in the lab, a machine made for KVM, it would be an interpreter in an
+/// interpreter and is left out.
+pub(crate) fn each<F: Fn(&Place)>(test: F) {
+    let name = std::any::type_name::<F>()
+        .trim_end_matches("::{{closure}}")
+        .trim_start_matches("tiny_guests::");
+    let mut failed = Vec::new();
+    if std::env::var_os("VMLET_LAB").is_none() {
+        let soft = Place {
+            engine: Arc::new(Soft::default()),
+            test: name,
+            interpreted: false,
+        };
+        if !soft.run(&test) {
+            failed.push("soft");
+        }
+    }
+    match kvm() {
+        Ok((engine, interpreted)) => {
+            let kvm = Place {
+                engine: Arc::<Kvm>::clone(engine),
+                test: name,
+                interpreted: *interpreted,
+            };
+            if !kvm.run(&test) {
+                failed.push("kvm");
+            }
+        }
+        Err(reason) => skip(name, "kvm", reason),
+    }
+    assert!(failed.is_empty(), "{name} failed on {failed:?}");
 }
 
-fn places() -> &'static Result<Vec<Place>, String> {
-    static PLACES: OnceLock<Result<Vec<Place>, String>> = OnceLock::new();
-    PLACES.get_or_init(|| {
+/// This host's KVM, and whether it interprets supervisor code.
+fn kvm() -> &'static Result<(Arc<Kvm>, bool), String> {
+    static FOUND: OnceLock<Result<(Arc<Kvm>, bool), String>> = OnceLock::new();
+    FOUND.get_or_init(|| {
         let kvm = Kvm::open().map_err(|error| error.to_string())?;
         let probe = vmlet_kvm::probe().map_err(|error| error.to_string())?;
         let interpreted = match probe.kernel_mode {
@@ -58,11 +109,7 @@ fn places() -> &'static Result<Vec<Place>, String> {
             KernelMode::Interpreted { .. } => true,
             KernelMode::Broken { detail } => panic!("this KVM runs nothing: {detail}"),
         };
-        let engine = Arc::new(kvm);
-        Ok(vec![Place {
-            engine,
-            interpreted,
-        }])
+        Ok((Arc::new(kvm), interpreted))
     })
 }
 

@@ -1,0 +1,48 @@
+//! Tests whose outcome depends on the engine, not on what a processor offers.
+
+/// A test that does not run on an engine, or expects something else there.
+#[derive(Debug)]
+pub(crate) struct Difference {
+    engine: &'static str,
+    test: &'static str,
+    /// It runs there and asks [`super::Place::differs`].
+    pub(crate) runs: bool,
+    pub(crate) reason: &'static str,
+}
+
+const DIFFERENCES: [Difference; 4] = [
+    Difference {
+        engine: "soft",
+        test: "ends::memory_the_host_cannot_provide",
+        runs: false,
+        reason: "the software engine reads guest memory as this process does, so a trusted file \
+                 that is cut short ends the process (SIGBUS), as it does for any other reader",
+    },
+    Difference {
+        engine: "soft",
+        test: "mmio::a_jump_to_where_no_memory_is",
+        runs: true,
+        reason: "where no memory is, the software engine ends the run with the guest-physical \
+                 address; KVM emulates an instruction of no bytes",
+    },
+    Difference {
+        engine: "kvm",
+        test: "interpreter_gaps::popcnt_crc32_rdtscp_verw_lar_lsl_stac_clac_invpcid_monitor_at_cpl0",
+        runs: true,
+        reason: "KVM carries MONITOR out as a no-operation where CPUID does not offer it; the \
+                 software engine raises #UD as a processor does",
+    },
+    Difference {
+        engine: "kvm",
+        test: "debug::the_guests_own_port_breakpoint",
+        runs: false,
+        reason: "KVM carries port accesses out itself and looks at no I/O breakpoint",
+    },
+];
+
+/// What is known of `test` on `engine`.
+pub(crate) fn difference(engine: &str, test: &str) -> Option<&'static Difference> {
+    DIFFERENCES
+        .iter()
+        .find(|known| (known.engine, known.test) == (engine, test))
+}
