@@ -136,6 +136,7 @@ impl SoftVcpu {
     fn service(&mut self) -> Option<Turn> {
         self.settle_time();
         self.cpu.signal.take_attention();
+        self.start_up();
         if let Some(end) = self.ended() {
             return Some(Turn::End(end));
         }
@@ -146,7 +147,6 @@ impl SoftVcpu {
             return Some(Turn::Over);
         }
         self.cpu.renew();
-        self.start_up();
         if self.waits_for_start() {
             return Some(Turn::Idle(None));
         }
@@ -199,7 +199,7 @@ impl SoftVcpu {
     }
 
     /// INIT and start-up messages (Intel SDM volume 3, section 10.4).
-    fn start_up(&mut self) {
+    pub(crate) fn start_up(&mut self) {
         let Some(lapic) = self.cpu.lapic.clone() else {
             return;
         };

@@ -275,6 +275,7 @@ impl Vcpu for SoftVcpu {
 
     fn save(&mut self) -> Result<VcpuState, EngineError> {
         self.here()?;
+        self.start_up();
         Ok(save::save(self))
     }
 

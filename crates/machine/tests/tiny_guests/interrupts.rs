@@ -192,6 +192,7 @@ fn an_irqfd_sends_its_routes_message() {
         let remote = fd.try_clone().unwrap();
         when_ready(&mut guest, move || remote.write(1).unwrap());
         assert_eq!(guest.exception().vector, 0x62);
+        guest.bus.hook = None;
         // A changed route counts for an irqfd that stays.
         guest.vm.set_routes(&[route(25, 0x63)]).unwrap();
         fd.write(1).unwrap();
@@ -200,7 +201,6 @@ fn an_irqfd_sends_its_routes_message() {
         assert_eq!(guest.exception().vector, 0x63);
         guest.vm.detach_irqfd(&fd, 25).unwrap();
         fd.write(1).unwrap();
-        guest.bus.hook = None;
         guest.load(waiting());
         end_of_interrupt(&mut guest);
         assert_eq!(
