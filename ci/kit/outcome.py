@@ -37,6 +37,10 @@ class Tally:
         self.failed += other.failed
         self.skips += other.skips
 
+    def ran(self) -> bool:
+        """Whether there is a test that was not skipped."""
+        return self.passed + self.failed > 0
+
     def cell(self) -> str:
         """The counts in a few characters."""
         parts = [f"{self.passed} passed"]

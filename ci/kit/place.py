@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from dataclasses import dataclass
 
 from .paths import REPOSITORY
-from .process import CommandError, progress
+from .process import CommandError, output, progress
 from .tools import tool
 
 LAB = "amd"
@@ -26,12 +25,12 @@ class Host:
 def probe() -> Host:
     """Ask the built module, which runs a small guest."""
     code = "from vmlet import _core; print(_core.kvm_probe())"
-    done = subprocess.run(
-        [tool("python"), "-c", code], capture_output=True, text=True, check=False, timeout=120
-    )
-    if done.returncode:
-        raise CommandError(f"the probe of /dev/kvm failed:\n{done.stderr}")
-    found = json.loads(done.stdout)
+    status, told = output([tool("python"), "-c", code], timeout=120)
+    if status:
+        raise CommandError(
+            f"the probe of /dev/kvm failed with status {status}; see the lines above"
+        )
+    found = json.loads(told)
     return Host(bool(found["usable"]), bool(found["runs_kernels"]), str(found["detail"]))
 
 
@@ -43,9 +42,7 @@ def in_lab() -> bool:
 def kernels() -> dict[str, str]:
     """The kernels that `ci/kernels` unpacked, by name."""
     progress("kernels: fetching and unpacking what is missing")
-    done = subprocess.run(
-        [REPOSITORY / "ci" / "kernels", "--print"], stdout=subprocess.PIPE, text=True, check=False
-    )
-    if done.returncode:
+    status, told = output([REPOSITORY / "ci" / "kernels", "--print"], timeout=900)
+    if status:
         raise CommandError("ci/kernels failed; see the lines above")
-    return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    return dict(line.split("=", 1) for line in told.splitlines() if "=" in line)

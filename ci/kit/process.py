@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -19,6 +22,18 @@ Words = Sequence[str | Path]
 
 class CommandError(Exception):
     """A command that had to succeed failed."""
+
+
+class _Spent(threading.local):
+    seconds: float = 0.0
+
+
+_spent = _Spent()
+
+
+def spent() -> float:
+    """Processor seconds of the commands that this thread has run, their children's included."""
+    return _spent.seconds
 
 
 def progress(text: str) -> None:
@@ -42,15 +57,38 @@ def run(
         return _wait(words, sink, timeout, {**os.environ, **(env or {})}, cwd)
 
 
+def output(
+    command: Words,
+    *,
+    timeout: float,
+    env: Mapping[str, str] | None = None,
+    stderr: IO[bytes] | int | None = None,
+) -> tuple[int, str]:
+    """Run a command; return its status, 124 after `timeout` s, and what it printed.
+
+    What it printed on stderr goes where `stderr` says, as in `subprocess`; `None` is here.
+    """
+    words = [str(word) for word in command]
+    with tempfile.TemporaryFile() as sink:
+        status = _wait(words, sink, timeout, {**os.environ, **(env or {})}, REPOSITORY, stderr)
+        sink.seek(0)
+        return status, sink.read().decode(errors="replace")
+
+
 def _wait(
-    words: list[str], sink: IO[bytes], timeout: float, env: Mapping[str, str], cwd: Path
+    words: list[str],
+    sink: IO[bytes],
+    timeout: float,
+    env: Mapping[str, str],
+    cwd: Path,
+    stderr: IO[bytes] | int | None = subprocess.STDOUT,
 ) -> int:
     try:
         child = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
             stdout=sink,
-            stderr=subprocess.STDOUT,
+            stderr=stderr,
             env=env,
             cwd=cwd,
             start_new_session=True,
@@ -59,23 +97,38 @@ def _wait(
         sink.write(f"{words[0]}: {error.strerror}\n".encode())
         return 127
     try:
-        return child.wait(timeout)
-    except subprocess.TimeoutExpired:
+        if _ends(child, timeout):
+            return child.returncode
         sink.write(f"ended after {timeout:g} s: it took too long\n".encode())
         return TIMED_OUT
     finally:
-        if child.poll() is None:
+        if child.returncode is None:
             _end(child)
+
+
+def _ends(child: subprocess.Popen[bytes], timeout: float) -> bool:
+    """Wait for a child's end and count what it spent; False when `timeout` s have passed."""
+    descriptor = os.pidfd_open(child.pid)
+    try:
+        waiting = select.poll()
+        waiting.register(descriptor, select.POLLIN)
+        if not waiting.poll(timeout * 1000):
+            return False
+    finally:
+        os.close(descriptor)
+    # `Popen.wait` does not tell what the child used.
+    _, status, used = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    _spent.seconds += used.ru_utime + used.ru_stime
+    return True
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
     """End a child and what it started; the lab needs a moment to remove its files."""
     os.killpg(child.pid, signal.SIGTERM)
-    try:
-        child.wait(10)
-    except subprocess.TimeoutExpired:
+    if not _ends(child, 10):
         os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+        _ends(child, 60)
 
 
 def must(command: Words, what: str, log: Path, *, timeout: float = 1800) -> None:

@@ -8,12 +8,12 @@ from .outcome import Skip, Tally
 from .schedule import Done
 
 
-def lines(done: Sequence[Done], places: Sequence[str]) -> list[str]:
-    """Everything a person wants to read at the end."""
+def lines(done: Sequence[Done], places: Sequence[str], *, whole: bool = True) -> list[str]:
+    """Everything a person wants to read at the end; `whole`: of a run of every step."""
     tallies = merged(done)
     return [
         "",
-        "Steps",
+        "Steps, seconds they took and processor seconds they used",
         *_steps(done),
         "",
         "Skipped tests",
@@ -21,9 +21,9 @@ def lines(done: Sequence[Done], places: Sequence[str]) -> list[str]:
         "",
         "Test groups and where they ran",
         *_table(tallies, places),
-        *(f"FAILED: {text}" for text in problems(done)),
+        *(f"FAILED: {text}" for text in problems(done, whole=whole)),
         "",
-        closing(done),
+        closing(done, whole=whole),
     ]
 
 
@@ -36,31 +36,34 @@ def merged(done: Sequence[Done]) -> dict[tuple[str, str], Tally]:
     return tallies
 
 
-def problems(done: Sequence[Done]) -> list[str]:
-    """Why the run as a whole failed; empty when it passed."""
+def problems(done: Sequence[Done], *, whole: bool = True) -> list[str]:
+    """Why the run failed; empty when it passed.
+
+    Where all steps run, each group of tests has to run somewhere.
+    """
     found = [
         f"{one.step.name}: {one.detail.splitlines()[0] if one.detail else one.state}"
         for one in done
         if one.state in ("FAILED", "not run")
     ]
+    return found + ([f"test group {group} ran nowhere" for group in _idle(done)] if whole else [])
+
+
+def _idle(done: Sequence[Done]) -> list[str]:
+    """The groups of which no test ran in any place."""
     tallies = merged(done)
-    for group in sorted({group for group, _ in tallies}):
-        ran = [tally.passed + tally.failed for (name, _), tally in tallies.items() if name == group]
-        if not any(ran):
-            found.append(f"test group {group} ran nowhere")
-    if not tallies:
-        found.append("no test ran")
-    return found
+    ran = {group for (group, _), tally in tallies.items() if tally.ran()}
+    return sorted({group for group, _ in tallies} - ran)
 
 
-def closing(done: Sequence[Done]) -> str:
+def closing(done: Sequence[Done], *, whole: bool = True) -> str:
     """The counts in one line; a failed step without failed tests counts as one."""
     tallies = merged(done).values()
     failed = sum(tally.failed for tally in tallies)
     passed = sum(tally.passed for tally in tallies) + sum(one.state == "ok" for one in done)
     skipped = sum(len(tally.skips) for tally in tallies)
     skipped += sum(one.state == "skipped" for one in done)
-    failed = failed or len(problems(done))
+    failed = failed or len(problems(done, whole=whole))
     return f"{passed} passed, {failed} failed, {skipped} skipped"
 
 
@@ -69,8 +72,8 @@ def _steps(done: Sequence[Done]) -> list[str]:
     rows = []
     for one in done:
         said = one.report.remark or (one.detail.splitlines()[0] if one.detail else "")
-        row = f"  {one.step.name:<{width}}  {one.state:<7}  {one.seconds:5.0f} s  {said}"
-        rows.append(row.rstrip())
+        took = f"{one.seconds:5.0f} s {one.processor:5.0f} s"
+        rows.append(f"  {one.step.name:<{width}}  {one.state:<7}  {took}  {said}".rstrip())
     return rows
 
 

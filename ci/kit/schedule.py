@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .outcome import Tally
-from .process import CommandError, progress, tail
+from .process import CommandError, progress, spent, tail
 
 
 class StepFailed(Exception):
@@ -38,13 +38,14 @@ class Step:
     """A part of the run.
 
     `after` names steps whose success it needs; of the steps that share a name in `holds`, one
-    runs at a time.
+    runs at a time. A step that `counts` tests and counts none has found something wrong.
     """
 
     name: str
     work: Callable[[Path, Report], None]
     after: tuple[str, ...] = ()
     holds: tuple[str, ...] = ()
+    counts: bool = False
 
 
 @dataclass
@@ -56,6 +57,8 @@ class Done:
     seconds: float
     report: Report
     detail: str = ""
+    processor: float = 0
+    """Processor seconds of what it ran."""
 
 
 class Schedule:
@@ -115,6 +118,8 @@ class Schedule:
         state, detail = "ok", ""
         try:
             step.work(log, report)
+            if step.counts and not any(t.ran() for t in report.tallies.values()):
+                raise StepFailed("it counts tests, and no test ran")
         except StepSkipped as error:
             state, detail = "skipped", str(error)
         except (StepFailed, CommandError) as error:
@@ -123,7 +128,8 @@ class Schedule:
             state, detail = "FAILED", f"{type(error).__name__}: {error}\n{tail(log)}"
         with self._change:
             self._running.remove(step)
-            self._finish(Done(step, state, time.monotonic() - begin, report, detail))
+            seconds = time.monotonic() - begin
+            self._finish(Done(step, state, seconds, report, detail, spent()))
             self._change.notify()
 
     def _finish(self, done: Done) -> None:

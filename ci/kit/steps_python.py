@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 from . import outcome, place
@@ -66,28 +65,19 @@ def _lab_itself(log: Path, report: Report) -> None:
 
 
 def _demo(log: Path, report: Report) -> None:
-    done = subprocess.run(
-        [REPOSITORY / "ci" / "demo"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=600,
-        cwd=REPOSITORY,
-    )
-    log.write_text(done.stdout)
-    said = [line for line in done.stdout.splitlines() if line.startswith("Linux ")]
-    if done.returncode or not said:
-        raise StepFailed(f"the demo ended with status {done.returncode}")
+    status = run([REPOSITORY / "ci" / "demo"], log, timeout=600)
+    said = [line for line in log.read_text().splitlines() if line.startswith("Linux ")]
+    if status or not said:
+        raise StepFailed(f"the demo ended with status {status}")
     report.remark = said[0]
 
 
 _BUILT = ("wheel", "kernels")
 PYTHON = (
     Step("kernels", _kernels, holds=_LAB),
-    Step("scripts", _scripts),
-    Step("python tests", _python, after=_BUILT),
-    Step("python tests in the lab", _python_in_lab, after=_BUILT, holds=_LAB),
-    Step("lab itself", _lab_itself, after=("kernels",), holds=_LAB),
+    Step("scripts", _scripts, counts=True),
+    Step("python tests", _python, after=_BUILT, counts=True),
+    Step("python tests in the lab", _python_in_lab, after=_BUILT, holds=_LAB, counts=True),
+    Step("lab itself", _lab_itself, after=("kernels",), holds=_LAB, counts=True),
     Step("demo", _demo, after=_BUILT, holds=_LAB),
 )

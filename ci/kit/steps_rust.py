@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 from . import fuzz, outcome
 from .paths import LOGS, REPOSITORY
-from .process import Words, progress, run
+from .process import Words, output, progress, run
 from .schedule import Report, Step, StepFailed
 from .steps_static import must_pass
 
@@ -54,16 +53,10 @@ def _tiny_guests_in_lab(log: Path, report: Report) -> None:
 def tiny_guests() -> Path:
     """The test binary of the tiny guests, built if it is not."""
     command = ["cargo", "test", "--locked", "-p", "vmlet-machine", "--test", "tiny_guests"]
-    done = subprocess.run(
-        [*command, "--no-run", "--message-format", "json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=REPOSITORY,
-    )
-    if done.returncode:
-        raise StepFailed(f"the tiny guests do not build:\n{done.stderr}")
-    messages = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    status, told = output([*command, "--no-run", "--message-format", "json"], timeout=1200)
+    if status:
+        raise StepFailed("the tiny guests do not build; see the lines above")
+    messages = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
     found = [m["executable"] for m in messages if m.get("executable")]
     return Path(found[-1])
 
@@ -87,9 +80,15 @@ def _fuzz(log: Path, report: Report) -> None:
 
 
 RUST = (
-    Step("rust tests", _tests, holds=_CARGO),
+    Step("rust tests", _tests, holds=_CARGO, counts=True),
     Step("clippy", _clippy, holds=_CARGO),
     Step("rustdoc", _rustdoc, holds=_CARGO),
-    Step("tiny guests in the lab", _tiny_guests_in_lab, after=("rust tests",), holds=("lab",)),
-    Step("fuzz", _fuzz),
+    Step(
+        "tiny guests in the lab",
+        _tiny_guests_in_lab,
+        after=("rust tests",),
+        holds=("lab",),
+        counts=True,
+    ),
+    Step("fuzz", _fuzz, counts=True),
 )

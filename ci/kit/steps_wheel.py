@@ -67,7 +67,7 @@ def _stubs(log: Path, report: Report) -> None:
 
 WHEEL = (
     Step("wheel", _wheel),
-    Step("interpreters", _interpreters, after=("wheel",)),
+    Step("interpreters", _interpreters, after=("wheel",), counts=True),
     Step("stubs", _stubs, after=("wheel",)),
     Step("sdist", _sdist, after=("wheel",)),
 )

@@ -47,8 +47,9 @@ def main(arguments: list[str]) -> int:
     begin = time.monotonic()
     done = Schedule(chosen, LOGS, max(1, options.lanes)).run()
     progress(f"test: {time.monotonic() - begin:.0f} s; the logs are in {LOGS}")
-    print("\n".join(report.lines(done, PLACES)), flush=True)
-    return 1 if report.problems(done) else 0
+    whole = not options.only
+    print("\n".join(report.lines(done, PLACES, whole=whole)), flush=True)
+    return 1 if report.problems(done, whole=whole) else 0
 
 
 def with_needs(every: list[Step], wanted: list[str]) -> list[Step]:

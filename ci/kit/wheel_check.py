@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import tempfile
 from pathlib import Path
 
 from . import pythons
 from .paths import TARGET
+from .process import Words, output
 
 # Nothing of the toolchain is to be found from inside.
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
@@ -62,10 +62,11 @@ def check(wheel: Path, version: str) -> None:
 
 
 def _run(command: list[str], statuses: tuple[int, ...] = (0,)) -> str:
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=300, env=_ENVIRONMENT
-    )
-    if done.returncode not in statuses:
-        said = (done.stdout + done.stderr)[-2000:]
-        raise WheelError(f"{' '.join(command[:3])} ended with {done.returncode}:\n{said}")
-    return done.stdout
+    clean: Words = ["env", "-i", *(f"{name}={value}" for name, value in _ENVIRONMENT.items())]
+    with tempfile.TemporaryFile() as complaints:
+        status, said = output([*clean, *command], timeout=300, stderr=complaints)
+        complaints.seek(0)
+        both = said + complaints.read().decode(errors="replace")
+    if status not in statuses:
+        raise WheelError(f"{' '.join(command[:3])} ended with {status}:\n{both[-2000:]}")
+    return said

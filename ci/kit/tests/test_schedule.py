@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from pathlib import Path
 
-from kit import report
+from kit import process, report
 from kit.outcome import Skip, Tally
 from kit.schedule import Done, Report, Schedule, Step, StepFailed, StepSkipped
 
@@ -90,8 +91,54 @@ def test_a_group_that_ran_nowhere_is_a_problem() -> None:
     assert report.problems([*runs, Done(Step("c", nothing), "ok", 1.0, lab)]) == []
 
 
-def test_a_run_without_tests_is_a_problem() -> None:
-    assert report.problems([done("a")]) == ["no test ran"]
+def test_a_group_that_ran_nowhere_is_none_where_a_part_runs() -> None:
+    skipped = Tally(skips=[Skip("t", "no hardware")])
+    assert report.problems([done("a", boot=skipped)], whole=False) == []
+
+
+def test_a_step_that_passes_without_tests_is_no_problem() -> None:
+    runs = [done("a")]
+    assert report.problems(runs) == []
+    assert report.lines(runs, ("host",))[-1] == "1 passed, 0 failed, 0 skipped"
+
+
+def test_a_step_that_counts_tests_and_counts_none_fails(tmp_path: Path) -> None:
+    def skipped(log: Path, told: Report) -> None:
+        told.count({"boot": Tally(skips=[Skip("t", "no hardware")])}, "host")
+
+    def passed(log: Path, told: Report) -> None:
+        told.count({"boot": Tally(1)}, "host")
+
+    steps = [
+        Step("none", nothing, counts=True),
+        Step("skipped", skipped, counts=True),
+        Step("one", passed, counts=True),
+    ]
+    found = Schedule(steps, tmp_path, 1).run()
+    assert [one.state for one in found] == ["FAILED", "FAILED", "ok"]
+    assert report.problems(found, whole=False) == [
+        "none: it counts tests, and no test ran",
+        "skipped: it counts tests, and no test ran",
+    ]
+
+
+def test_processor_seconds_are_those_of_what_the_step_ran(tmp_path: Path) -> None:
+    work = "sum(range(3000000))"
+
+    def busy(log: Path, told: Report) -> None:
+        # Through a shell: what a child of the child used counts too.
+        assert process.run(["sh", "-c", f"{sys.executable} -c '{work}'; :"], log, timeout=60) == 0
+
+    def waits(log: Path, told: Report) -> None:
+        assert process.run(["sleep", "0.2"], log, timeout=60) == 0
+
+    found = {
+        one.step.name: one
+        for one in Schedule([Step("busy", busy), Step("waits", waits)], tmp_path, 2).run()
+    }
+    assert found["busy"].processor > 0.02
+    assert found["waits"].processor < found["busy"].processor
+    assert found["waits"].seconds > 0.15
 
 
 def test_the_end_names_steps_skips_groups_places_and_counts() -> None:

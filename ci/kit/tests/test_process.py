@@ -1,0 +1,56 @@
+"""Commands end with their status, their output and, at the latest, at their limit."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+from kit import process
+
+
+def test_a_command_is_logged_with_its_output_and_status(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert process.run(["sh", "-c", "echo out; echo err >&2; exit 3"], log, timeout=20) == 3
+    assert log.read_text().splitlines() == [
+        "$ sh -c 'echo out; echo err >&2; exit 3'",
+        "out",
+        "err",
+    ]
+
+
+def test_a_command_that_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    begin = time.monotonic()
+    status = process.run(["sh", "-c", "sleep 100 & echo $!; wait"], log, timeout=0.5)
+    assert status == process.TIMED_OUT
+    assert time.monotonic() - begin < 30
+    number = log.read_text().splitlines()[1]
+    assert _ended(number)
+    assert "it took too long" in log.read_text()
+
+
+def _ended(number: str) -> bool:
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        stat = Path("/proc", number, "stat")
+        if not stat.exists() or ") Z " in stat.read_text():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_a_signal_is_a_negative_status(tmp_path: Path) -> None:
+    assert process.run(["sh", "-c", "kill -9 $$"], tmp_path / "log", timeout=20) == -9
+
+
+def test_a_program_that_is_missing_is_status_127(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert process.run(["/nonexistent/program"], log, timeout=20) == 127
+    assert "No such file" in log.read_text()
+
+
+def test_output_is_what_a_command_printed_without_its_errors() -> None:
+    command = ["sh", "-c", "echo out; echo err >&2; exit 3"]
+    assert process.output(command, timeout=20, stderr=subprocess.DEVNULL) == (3, "out\n")
+    assert process.output(command, timeout=20, stderr=subprocess.STDOUT) == (3, "out\nerr\n")
