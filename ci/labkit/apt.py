@@ -82,20 +82,16 @@ class Apt:
         """
         self.update()
         names = self._run(["apt-cache", *self._options(), "pkgnames", _literal_prefix(pattern)])
-        matching = [name for name in names.split() if re.fullmatch(pattern, name)]
-        found = [(name, self._candidate(name)) for name in sorted(matching)]
-        found = [(name, version) for name, version in found if version]
+        matching = sorted(name for name in names.split() if re.fullmatch(pattern, name))
+        found = self._versions(matching) if matching else []
         if not found:
             raise LabError(f"no package matches {pattern} in {self.codename} and its backports")
         found.sort(key=lambda item: len(item[0]))
         return max(found, key=cmp_to_key(_compare_versions_of))
 
-    def _candidate(self, name: str) -> str:
-        # Several archives may carry a package; `show` lists each one's record.
-        text = self._run(["apt-cache", *self._options(), "show", name])
-        versions = re.findall(r"^Version: (.+)$", text, re.MULTILINE)
-        pairs = [(name, version) for version in versions]
-        return max(pairs, key=cmp_to_key(_compare_versions_of))[1] if pairs else ""
+    def _versions(self, names: list[str]) -> list[tuple[str, str]]:
+        """Name and version of all that the archives have of these packages, in one call."""
+        return listed(self._run(["apt-cache", *self._options(), "madison", *names]))
 
     def unpack(self, name: str, version: str, target: Path) -> None:
         """Fetch a package, whose hash apt checks, and unpack it into `target`."""
@@ -159,6 +155,12 @@ def _literal_prefix(pattern: str) -> str:
     prefix = re.split(r"[\\.\[\](){}*?|^$]", pattern, maxsplit=1)[0]
     # A character before `+` is literal only without it, as in `memtest86\+`.
     return prefix.rstrip("+")
+
+
+def listed(madison: str) -> list[tuple[str, str]]:
+    """Name and version in each line of ``apt-cache madison``."""
+    lines = (line.split("|") for line in madison.splitlines())
+    return [(fields[0].strip(), fields[1].strip()) for fields in lines if len(fields) == 3]
 
 
 def _compare_versions_of(left: tuple[str, str], right: tuple[str, str]) -> int:

@@ -1,80 +1,103 @@
-"""The lab's check of itself: statuses, output, and the hardware it promises."""
+"""The lab's check of itself: statuses, output, and the hardware it promises.
+
+Each run costs a start of L1, so all that can be asked inside is asked in one: it leaves a line a
+question in the output folder and ends with a status that needs all eight bits.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from .flavour import BochsFlavour, Flavour
 
+_LAST = 255  # the status that the run with all questions ends with
+_FILE = "doctor"  # what it leaves in the output folder: lines of number and status
+
 
 @dataclass(frozen=True)
 class Check:
-    """A command in L1 and the status it must end with."""
+    """A command of the shell in L1 that holds when its status is 0."""
 
     claim: str
-    command: tuple[str, ...]
-    status: int = 0
-    leaves: str = ""  # a file in the output folder afterwards
-
-
-def _shell(claim: str, text: str, status: int = 0, leaves: str = "") -> Check:
-    return Check(claim, ("sh", "-c", text), status, leaves)
+    text: str
 
 
 _KVM_VERSION = (
     "import fcntl, os; fd = os.open('/dev/kvm', os.O_RDWR); "
     "raise SystemExit(0 if fcntl.ioctl(fd, 0xAE00) == 12 else 1)"
 )
-
-_FILE = "doctor"  # a file that a check leaves in the output folder
-
 COMMON = (
-    Check("a command runs", ("true",)),
-    _shell("its status is returned", "exit 7", 7),
-    _shell("all of its status is returned", "exit 255", 255),
-    Check("KVM has API version 12", ("python3", "-c", _KVM_VERSION)),
-    _shell("files come back from the folder", f'echo ok >"$VMLET_OUT/{_FILE}"', leaves=_FILE),
-    _shell("the host's files are not writable", "! touch /etc/lab-was-here 2>/dev/null"),
-)  # fmt: skip
+    Check("KVM has API version 12", shlex.join(("python3", "-c", _KVM_VERSION))),
+    Check("the host's files are not writable", "! touch /etc/lab-was-here 2>/dev/null"),
+)
 _AMD = (
-    _shell("nested paging is on", 'test "$(cat /sys/module/kvm_amd/parameters/npt)" = Y'),
-    _shell("VT-d translates", "dmesg | grep -q 'DMAR: Intel(R) Virtualization Technology'"),
-    _shell("VT-d remaps interrupts", "dmesg | grep -q 'DMAR-IR: Enabled IRQ remapping'"),
+    Check("nested paging is on", 'test "$(cat /sys/module/kvm_amd/parameters/npt)" = Y'),
+    Check("VT-d translates", "dmesg | grep -q 'DMAR: Intel(R) Virtualization Technology'"),
+    Check("VT-d remaps interrupts", "dmesg | grep -q 'DMAR-IR: Enabled IRQ remapping'"),
 )
 
 
 def checks(flavour: Flavour) -> tuple[Check, ...]:
-    """What must hold in a flavour."""
+    """What must hold inside a flavour."""
     if isinstance(flavour, BochsFlavour):
         return (*COMMON, _vmx(flavour.model.parameters))
     return (*COMMON, *_AMD)
 
 
 def _vmx(parameters: tuple[tuple[str, str], ...]) -> Check:
-    """kvm_intel runs with these parameters; one run for all, since each boots L1."""
+    """kvm_intel runs with these parameters."""
     folder = "/sys/module/kvm_intel/parameters"
     tests = [f'test "$(cat {folder}/{name})" = {value}' for name, value in parameters]
     has_vmx = "grep -q '^flags.* vmx ' /proc/cpuinfo"
     shown = ", ".join(f"{name}={value}" for name, value in parameters)
-    return _shell(f"VT-x with {shown}", " && ".join([has_vmx, *tests]))
+    return Check(f"VT-x with {shown}", " && ".join([has_vmx, *tests]))
+
+
+def script(asked: tuple[Check, ...]) -> str:
+    """A script for L1 that asks everything, whatever the answers are."""
+    lines = [
+        f'( {check.text} ); echo "{number} $?" >>"$VMLET_OUT/{_FILE}"'
+        for number, check in enumerate(asked)
+    ]
+    return "\n".join([*lines, f"exit {_LAST}"])
+
+
+def answers(text: str) -> dict[int, int]:
+    """Numbers of questions and the statuses that they ended with."""
+    pairs = (line.split() for line in text.splitlines())
+    return {int(pair[0]): int(pair[1]) for pair in pairs if len(pair) == 2}
 
 
 def examine(flavour: Flavour, out: Path, run: Callable[[list[str]], int]) -> int:
-    """Run all checks by `run`, whose output folder is `out`; 0 when each holds."""
+    """Check all by `run`, whose output folder is `out`; 0 when everything holds."""
     failures = 0
-    for check in checks(flavour):
-        file = out / check.leaves if check.leaves else None
-        if file is not None:
-            file.unlink(missing_ok=True)
-        status = run(list(check.command))
-        left = file is None or file.is_file()
-        held = status == check.status and left
-        failures += not held
-        found = "" if held else f" (status {status}, expected {check.status})"
-        found += "" if left else f" (no file {check.leaves})"
-        print(f"{'ok  ' if held else 'FAIL'} {check.claim}{found}", flush=True)
-        if file is not None:
-            file.unlink(missing_ok=True)
+    for claim, found in _outcomes(flavour, out, run):
+        failures += bool(found)
+        print(f"{'FAIL' if found else 'ok  '} {claim}{f' ({found})' if found else ''}", flush=True)
     return min(failures, 1)
+
+
+def _outcomes(
+    flavour: Flavour, out: Path, run: Callable[[list[str]], int]
+) -> Iterator[tuple[str, str]]:
+    """Each claim, and what was found instead."""
+    yield "a command runs", _other(run(["true"]), 0)
+    asked = checks(flavour)
+    left = out / _FILE
+    left.unlink(missing_ok=True)
+    status = run(["sh", "-c", script(asked)])
+    yield "all of its status is returned", _other(status, _LAST)
+    yield "files come back from the folder", "" if left.is_file() else f"no file {left.name}"
+    told = answers(left.read_text()) if left.is_file() else {}
+    left.unlink(missing_ok=True)
+    for number, check in enumerate(asked):
+        yield check.claim, _other(told.get(number), 0)
+
+
+def _other(status: int | None, expected: int) -> str:
+    if status is None:
+        return "no answer"
+    return "" if status == expected else f"status {status}, expected {expected}"

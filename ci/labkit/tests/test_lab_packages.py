@@ -7,7 +7,7 @@ import re
 import pytest
 
 from labkit import packages
-from labkit.apt import _literal_prefix, compare_versions
+from labkit.apt import _literal_prefix, compare_versions, listed
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,12 @@ def test_versions_are_ordered_as_dpkg_does(older: str, newer: str) -> None:
     assert compare_versions(older, newer) < 0
     assert compare_versions(newer, older) > 0
     assert compare_versions(older, older) == 0
+
+
+def test_versions_of_several_archives_are_listed() -> None:
+    text = (
+        "linux-a | 6.1-1 | http://archive.test/debian bookworm/main amd64 Packages\n"
+        "linux-a |  6.1-2 | http://archive.test/security bookworm/main amd64 Packages\n"
+        "N: Unable to locate package linux-b\n"
+    )
+    assert listed(text) == [("linux-a", "6.1-1"), ("linux-a", "6.1-2")]
