@@ -3,8 +3,13 @@
 Markers say what a test needs; a test whose need is not met here is skipped by name, and a need
 that ``VMLET_REQUIRE`` lists (comma-separated) turns the skip into a failure:
 
-* ``kvm``: VMs can be made.
-* ``linux``: the engine runs an operating system's kernel. Decided by a probe that runs a guest.
+* ``linux``: some engine boots a kernel. The software CPU does everywhere; where ``kvm-linux`` is
+  required, KVM has to do it.
+* ``kvm``: VMs can be made on ``/dev/kvm``, if only small ones.
+* ``kvm_linux``: KVM runs an operating system's kernel. Decided by a probe that runs a guest. The
+  need is called ``kvm-linux``.
+* ``engines`` is no need: the test runs on KVM and again on the software CPU; `make` knows, and a
+  test that makes its own VM takes the argument ``engine``. A lab has only KVM to be tested.
 * ``kernels`` and tools have no marker: a test that finds one missing calls `lacks`.
 
 Every timeout goes through `limit`, which multiplies by ``VMLET_TIME_FACTOR``: an emulated host is
@@ -21,11 +26,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import pytest
 
 import vmlet
+
+Engine = Literal["auto", "kvm", "soft"]
 
 #: What kernels of guests leave out on a slow host, beside the default command line.
 _GUEST_CMDLINE = os.environ.get("VMLET_GUEST_CMDLINE", "")
@@ -42,19 +49,43 @@ def limit(seconds: float) -> float:
 def _missing(need: str) -> str | None:
     """Why ``need`` is not met here; None when it is."""
     found = vmlet.capabilities()
-    met = {"kvm": found["usable"], "linux": found["usable"] and found["runs_kernels"]}
-    return None if met[need] else str(found["detail"])
+    if need == "linux":
+        return _missing("kvm-linux") if "kvm-linux" in _REQUIRED else None
+    met = found["usable"] and (need == "kvm" or found["runs_kernels"])
+    return None if met else str(found["detail"])
+
+
+#: Markers and what they stand for.
+_NEEDS = {
+    "linux": "some engine boots a kernel",
+    "kvm": "VMs can be made on /dev/kvm",
+    "kvm_linux": "KVM runs an operating system's kernel",
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "kvm: VMs can be made here")
-    config.addinivalue_line("markers", "linux: the engine runs an operating system's kernel")
+    for name, meaning in _NEEDS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+    config.addinivalue_line("markers", "engines: runs on every engine")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.definition.get_closest_marker("engines") is None:
+        return
+    boots = metafunc.definition.get_closest_marker("linux") is not None
+    need = pytest.mark.kvm_linux if boots else pytest.mark.kvm
+    engines = [pytest.param("kvm", marks=need)]
+    if "VMLET_LAB" not in os.environ:
+        engines.append(pytest.param("soft"))
+    metafunc.fixturenames.append("engine")
+    metafunc.parametrize("engine", engines)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for need in ("kvm", "linux"):
-        if item.get_closest_marker(need) is None:
+    for name in _NEEDS:
+        if item.get_closest_marker(name) is None:
             continue
+        need = name.replace("_", "-")
         reason = _missing(need)
         if reason is not None:
             lacks(need, reason)
@@ -166,13 +197,21 @@ exec setsid cttyhack sh
 
 
 @pytest.fixture
-def make() -> Iterator[Callable[..., vmlet.VM]]:
-    """Makes VMs that are closed at the end of the test."""
+def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., vmlet.VM]]:
+    """Makes VMs that are closed at the end of the test; on the engine that the test runs on."""
     made: list[vmlet.VM] = []
+    if "engine" in request.fixturenames:
+        engine = request.getfixturevalue("engine")
+    elif any(request.node.get_closest_marker(name) for name in ("kvm", "kvm_linux")):
+        engine = "kvm"
+    else:
+        engine = default_engine()
 
     def make(**settings: object) -> vmlet.VM:
+        settings = {"engine": engine, **settings}
         if _GUEST_CMDLINE and "kernel" in settings and "cmdline" not in settings:
-            settings["cmdline"] = f"{vmlet.DEFAULT_CMDLINE} {_GUEST_CMDLINE}"
+            default = vmlet.default_cmdline(str(settings["engine"]))
+            settings["cmdline"] = f"{default} {_GUEST_CMDLINE}"
         vm = vmlet.VM(**settings)  # type: ignore[arg-type]
         made.append(vm)
         return vm
@@ -180,3 +219,8 @@ def make() -> Iterator[Callable[..., vmlet.VM]]:
     yield make
     for vm in made:
         vm.close()
+
+
+def default_engine() -> str:
+    """The engine of a test that names none: what users get, without the words about it."""
+    return "kvm" if _missing("kvm-linux") is None else "soft"

@@ -17,7 +17,7 @@ import vmlet
 from guests import elf, guest
 from guests.images import arm64_image, bzimage, with_machine
 
-pytestmark = [pytest.mark.kvm, pytest.mark.usefixtures("nothing_left")]
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 AARCH64 = 183
 GUEST = "poweroff; spin"
@@ -185,9 +185,10 @@ def few_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+@pytest.mark.kvm
 def test_a_lack_of_descriptors_is_a_host_error(few_descriptors: None) -> None:
     image = guest(GUEST)
-    error = refused(vmlet.HostError, kernel=image, cpus=2)
+    error = refused(vmlet.HostError, kernel=image, cpus=2, engine="kvm")
     assert isinstance(error, OSError)
     assert error.errno == 24
     assert "open files" in str(error.remedy)

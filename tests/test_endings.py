@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 import vmlet
-from conftest import SLACK, Holdings, limit
+from conftest import SLACK, Engine, Holdings, limit
 from guests import guest
 
-pytestmark = pytest.mark.kvm
+pytestmark = pytest.mark.engines
 
 #: A guest that counts for ever at 0x200000.
 COUNTER = "1: incl 0x200000; jmp 1b"
@@ -30,9 +30,10 @@ LAST = []
 atexit.register(lambda: [work() for work in LAST])
 import vmlet
 image = open(sys.argv[1], "rb").read()
+engine = os.environ["VMLET_TEST_ENGINE"]
 
 def running():
-    vm = vmlet.VM(kernel=image, memory="64M", cpus=2)
+    vm = vmlet.VM(kernel=image, memory="64M", cpus=2, engine=engine)
     vm.start()
     return vm
 
@@ -40,6 +41,12 @@ def done():
     os.write(1, b"done\\n")
 
 """
+
+
+@pytest.fixture(autouse=True)
+def engine_of_scripts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts make their VMs on the engine that the test runs on."""
+    monkeypatch.setenv("VMLET_TEST_ENGINE", engine)
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,7 @@ def test_a_handler_of_sigterm_gives_its_own_status(tmp_path: Path) -> None:
         "vm.console.read(timeout=None)",
         "list(vm.events())",
         "list(vm.console)",
-        "vm.close(); vm = vmlet.VM(kernel=image, memory='64M'); vm.run()",
+        "vm.close(); vm = vmlet.VM(kernel=image, memory='64M', engine=engine); vm.run()",
     ],
 )
 def test_ctrl_c_interrupts_whatever_waits(tmp_path: Path, wait: str) -> None:
@@ -229,7 +236,7 @@ FORK = """
         assert view == bytes(4096)
         view[0] = 1  # Its own page, not the guest's.
         assert "another process" in repr(vm)
-        with vmlet.VM(kernel=image, memory="64M") as own:
+        with vmlet.VM(kernel=image, memory="64M", engine=engine) as own:
             own.start()
             own.pause()
         vmlet._core.drain()
@@ -284,7 +291,7 @@ def test_multiprocessing_runs_vms_in_its_workers(tmp_path: Path, method: str) ->
         import multiprocessing
 
         def work(number):
-            with vmlet.VM(kernel=image, memory="4M") as vm:
+            with vmlet.VM(kernel=image, memory="4M", engine=engine) as vm:
                 vm.start()
                 vm.pause()
                 return vm.state, number
@@ -326,13 +333,13 @@ def test_a_subinterpreter_is_refused_clearly(tmp_path: Path) -> None:
     assert (ending.status, ending.errors) == (0, "")
 
 
-def test_a_thousand_vms_leave_nothing_behind() -> None:
+def test_a_thousand_vms_leave_nothing_behind(engine: Engine) -> None:
     # A lab takes a sixth of a second for each: there a hundred must do.
     count = 100 if "VMLET_LAB" in os.environ else 1000
     image = guest("putc '.'; poweroff; spin")
 
     def live() -> None:
-        with vmlet.VM(kernel=image, memory="4M") as vm:
+        with vmlet.VM(kernel=image, memory="4M", engine=engine) as vm:
             assert vm.run(timeout=limit(20)).kind == "poweroff"
             assert vm.console.read() == b"."
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import pytest
 
 import vmlet
-from conftest import limit
+from conftest import Engine, limit
 from guests import guest
 
-pytestmark = [pytest.mark.kvm, pytest.mark.usefixtures("nothing_left")]
+pytestmark = [pytest.mark.engines, pytest.mark.usefixtures("nothing_left")]
 
 KIB = 1 << 10
 Make = Callable[..., vmlet.VM]
@@ -116,11 +116,12 @@ def test_expecting_in_a_flood_is_bounded(make: Make) -> None:
     assert "vm.wait" in str(caught.value.remedy)
 
 
-def test_an_instruction_that_the_engine_lacks_is_an_error_event(make: Make) -> None:
-    # KVM's interpreter lacks this one where supervisor code is interpreted; a processor has it.
+def test_an_instruction_that_the_engine_lacks_is_an_error_event(make: Make, engine: Engine) -> None:
+    # KVM's interpreter lacks this one where supervisor code is interpreted; a processor has it, and
+    # so has the software CPU.
     vm = make(kernel=guest("fld1; poweroff; spin"), memory="64M")
     event = vm.run(timeout=limit(5))
-    if vmlet.capabilities()["runs_kernels"]:
+    if engine == "soft" or vmlet.capabilities()["runs_kernels"]:
         assert event.kind == "poweroff"
     else:
         assert (event.kind, event.source) == ("error", "engine")
@@ -146,12 +147,12 @@ def test_every_way_to_end_is_told_apart(make: Make) -> None:
     assert event.remedy
 
 
-def test_many_vms_run_side_by_side_in_threads() -> None:
+def test_many_vms_run_side_by_side_in_threads(engine: Engine) -> None:
     image, failures = guest("putc 'a'; putc 10; poweroff; spin"), []
 
     def live(number: int) -> None:
         try:
-            with vmlet.VM(kernel=image, memory="4M", name=f"vm{number}") as vm:
+            with vmlet.VM(kernel=image, memory="4M", engine=engine, name=f"vm{number}") as vm:
                 assert vm.run(timeout=limit(20)).kind == "poweroff"
                 assert vm.console.read() == b"a\n"
         except BaseException as error:

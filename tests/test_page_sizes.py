@@ -98,7 +98,7 @@ def test_memory_that_ends_inside_a_page_is_cut_there(make: Callable[..., vmlet.V
     assert any("hole" in reason for reason in found.reasons)
 
 
-@pytest.mark.linux
+@pytest.mark.kvm_linux
 def test_touched_memory_is_mapped_in_two_mebibyte_pages(make: Callable[..., vmlet.VM]) -> None:
     vm = touched(make(kernel=guest(TOUCHES), memory="64M"))
     achieved = vm.memory.page_sizes().achieved
@@ -109,7 +109,7 @@ def test_touched_memory_is_mapped_in_two_mebibyte_pages(make: Callable[..., vmle
     assert vm.stats()["pages_2m"] == achieved[MIB2]
 
 
-@pytest.mark.linux
+@pytest.mark.kvm_linux
 def test_under_the_dirty_log_memory_is_mapped_in_small_pages(make: Callable[..., vmlet.VM]) -> None:
     vm = touched(make(kernel=guest(TOUCHES), memory="64M"))
     vm.memory.dirty()
@@ -153,7 +153,7 @@ def test_memory_that_is_no_multiple_of_the_page_is_refused(make: Callable[..., v
         make(kernel=guest("hlt"), memory="3M", ram="hugetlb:2M")
 
 
-@pytest.mark.linux
+@pytest.mark.kvm_linux
 def test_a_gibibyte_page_at_address_0_is_mapped_as_one(
     make: Callable[..., vmlet.VM], gibibyte: None
 ) -> None:

@@ -13,10 +13,10 @@ import numpy
 import pytest
 
 import vmlet
-from conftest import limit
+from conftest import Engine, limit
 from guests import guest
 
-pytestmark = [pytest.mark.kvm, pytest.mark.usefixtures("nothing_left")]
+pytestmark = [pytest.mark.engines, pytest.mark.usefixtures("nothing_left")]
 
 Make = Callable[..., vmlet.VM]
 
@@ -147,8 +147,8 @@ def test_threads_that_close_at_once_all_return(make: Make) -> None:
             assert not thread.is_alive()
 
 
-def test_a_view_outlives_its_vm() -> None:
-    vm = vmlet.VM(kernel=guest("spin"), memory="64M")
+def test_a_view_outlives_its_vm(engine: Engine) -> None:
+    vm = vmlet.VM(kernel=guest("spin"), memory="64M", engine=engine)
     vm.memory[0x30_0000:0x30_0004] = b"abcd"
     view = memoryview(vm.memory.view(0x30_0000, 4096))
     vm.close()
@@ -233,9 +233,10 @@ def test_a_vm_cannot_be_pickled_or_copied(make: Make) -> None:
                 attempt(what)
 
 
-def test_one_left_open_warns_and_is_closed() -> None:
+def test_one_left_open_warns_and_is_closed(engine: Engine) -> None:
     for run in (False, True):
-        vm = vmlet.VM(kernel=guest("poweroff; spin"), memory="64M", name="forgotten")
+        image = guest("poweroff; spin")
+        vm = vmlet.VM(kernel=image, memory="64M", engine=engine, name="forgotten")
         if run:
             vm.run(timeout=limit(5))
         with warnings.catch_warnings(record=True) as caught:
@@ -246,10 +247,10 @@ def test_one_left_open_warns_and_is_closed() -> None:
         assert "forgotten" in str(caught[0].message)
 
 
-def test_a_closed_one_does_not_warn() -> None:
+def test_a_closed_one_does_not_warn(engine: Engine) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with vmlet.VM(kernel=guest("spin"), memory="64M") as vm:
+        with vmlet.VM(kernel=guest("spin"), memory="64M", engine=engine) as vm:
             vm.start()
         del vm
         gc.collect()

@@ -1,4 +1,4 @@
-"""`VM.walk`: the guest's page tables explained, with KVM's own walk as the oracle."""
+"""`VM.walk`: the guest's page tables explained, with the engine's own walk as the oracle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import vmlet
 from conftest import initramfs, kernels, limit
 from guests import guest
 
-pytestmark = pytest.mark.kvm
+pytestmark = pytest.mark.engines
 
 ROOT = 0x20_0000
 PRESENT, WRITABLE, USER, LARGE, NO_EXECUTE = 1, 2, 4, 0x80, 1 << 63
@@ -95,7 +95,7 @@ def test_a_two_mebibyte_page_ends_the_walk_at_the_directory(vm: vmlet.VM) -> Non
 
 
 def test_a_gibibyte_page_is_one_where_the_guest_may_use_them(vm: vmlet.VM) -> None:
-    """Without them (KVM on shadow tables offers none) the page bit is reserved, for KVM too."""
+    """Without them (KVM on shadow tables offers none) the page bit is reserved."""
     Tables(vm).map(0, ALL | LARGE, 3)
     walk = vm.walk(0x12_3456)
     if vm._machine.engine_translate(0x12_3456, 0) is None:
@@ -153,8 +153,8 @@ def test_a_walk_prints_as_a_table_and_goes_to_json(vm: vmlet.VM) -> None:
     assert fault.endswith("fault: the entry of level 1 is not present")
 
 
-def test_walks_agree_with_those_of_kvm(vm: vmlet.VM) -> None:
-    """Random tables of four levels; KVM_TRANSLATE is the oracle."""
+def test_walks_agree_with_those_of_the_engine(vm: vmlet.VM) -> None:
+    """Random tables of four levels; the engine's walk (KVM_TRANSLATE) is the oracle."""
     chance = random.Random(1)
     tables = Tables(vm)
     mapped = []
@@ -194,7 +194,7 @@ def test_the_picture_of_a_walk_holds_every_entry_and_the_second_stage(vm: vmlet.
 
 
 @pytest.mark.linux
-def test_linux_kernel_text_is_found_as_kvm_finds_it(make: Callable[..., vmlet.VM]) -> None:
+def test_linux_kernel_text_is_found_as_the_engine_finds_it(make: Callable[..., vmlet.VM]) -> None:
     vm = make(kernel=kernels()["linux-6.1-cloud"], initramfs=initramfs(), memory="256M")
     vm.start()
     vm.console.expect(b"# ", timeout=limit(15))

@@ -1,4 +1,4 @@
-"""Boots the Debian 6.1 cloud kernel from Python: here, or in the lab where KVM cannot."""
+"""Boots the Debian 6.1 cloud kernel from Python, on the engine that this host offers."""
 
 from __future__ import annotations
 
@@ -26,13 +26,7 @@ def main(arguments: list[str]) -> int:
     if options.kernel not in kernels:
         progress(f"demo: there is no {options.kernel}; there are {', '.join(sorted(kernels))}")
         return 1
+    engine, reason = place.engine()
+    print(f"demo: engine {engine}: {reason}", flush=True)
     command = [str(tool("python")), str(_SCRIPT), kernels[options.kernel]]
-    host = place.probe()
-    if host.runs_kernels:
-        print(f"demo: engine kvm on this host's /dev/kvm: {host.detail}", flush=True)
-    else:
-        why = f"this host's /dev/kvm cannot run a kernel: {host.detail}"
-        lab = f"ci/lab {place.LAB}"
-        print(f"demo: engine kvm inside {lab} (emulated AMD-V), as {why}", flush=True)
-        command = [str(REPOSITORY / "ci" / "lab"), place.LAB, "--", *command]
     return subprocess.run(command, check=False, cwd=REPOSITORY).returncode

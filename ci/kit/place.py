@@ -34,6 +34,14 @@ def probe() -> Host:
     return Host(bool(found["usable"]), bool(found["runs_kernels"]), str(found["detail"]))
 
 
+def engine() -> tuple[str, str]:
+    """The engine that "auto" takes on this host, and why."""
+    host = probe()
+    if host.runs_kernels:
+        return "kvm", f"/dev/kvm runs kernels here: {host.detail}"
+    return "soft", f"the software CPU, as /dev/kvm runs no kernel here: {host.detail}"
+
+
 def in_lab() -> bool:
     """Whether this is the lab."""
     return "VMLET_LAB" in os.environ

@@ -41,7 +41,7 @@ class BochsFlavour(Flavour):
 AMD = QemuFlavour(
     name="amd",
     summary="AMD-V with nested paging, VT-d with interrupt remapping and device IOTLB",
-    provides=("kvm", "linux", "svm", "npt", "vtd", "vfio"),
+    provides=("kvm", "kvm-linux", "linux", "svm", "npt", "vtd", "vfio"),
     time_factor=10,
     cpus=2,
     # All of L1's RAM must be below 4 GiB: the emulator truncates the addresses of
@@ -79,7 +79,7 @@ def intel(model: Model) -> BochsFlavour:
     return BochsFlavour(
         name="intel",
         summary=f"VT-x: {model.summary}",
-        provides=("kvm", "linux", *model.provides),
+        provides=("kvm", "kvm-linux", "linux", *model.provides),
         time_factor=60,
         cpus=1,
         memory=1024,

@@ -13,6 +13,7 @@ A VM is made with :class:`VM`, started, talked to and closed like any other obje
 
 from vmlet._core import __version__
 from vmlet.console import Console
+from vmlet.engines import DEFAULT_CMDLINE, default_cmdline
 from vmlet.errors import (
     ClosedError,
     ConfigError,
@@ -32,7 +33,7 @@ from vmlet.inspection import PageSizes, SecondStage, SlotPages, Walk, WalkStep
 from vmlet.memory import Access, Memory, Region, Unclaimed
 from vmlet.registers import Regs, Segment, Sregs, Table, Vcpu
 from vmlet.sizes import parse_size
-from vmlet.vm import DEFAULT_CMDLINE, VM
+from vmlet.vm import VM
 
 __all__ = [
     "DEFAULT_CMDLINE",
@@ -67,6 +68,7 @@ __all__ = [
     "__version__",
     "build_initramfs",
     "capabilities",
+    "default_cmdline",
     "doctor",
     "parse_size",
 ]

@@ -14,9 +14,11 @@ __all__ = [
     "View",
     "__version__",
     "build_initramfs",
+    "choose_engine",
     "drain",
     "host_findings",
     "kvm_probe",
+    "linux_cmdline",
 ]
 __version__: str
 
@@ -90,6 +92,8 @@ class Machine:
 
 def host_findings() -> str: ...
 def kvm_probe() -> str: ...
+def choose_engine() -> tuple[str, str, str | None]: ...
+def linux_cmdline(engine: str) -> str: ...
 def build_initramfs(
     *,
     directory: Path | None = None,

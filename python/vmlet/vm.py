@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NoReturn, Self
+from typing import Final, Literal, NoReturn, Self
 
 from vmlet._core import Machine
 from vmlet.console import Console
+from vmlet.engines import default_cmdline, resolve
 from vmlet.errors import (
     ConfigError,
     ForkedProcessError,
@@ -28,10 +29,6 @@ from vmlet.inspection import Walk, walk_of
 from vmlet.memory import Memory, Unclaimed, _unclaimed
 from vmlet.registers import Vcpu
 from vmlet.sizes import parse_size
-
-#: The kernel's command line where none is given: console on the serial port, reset at once when the
-#: kernel panics, and no time spent on looking for a keyboard controller.
-DEFAULT_CMDLINE = "console=ttyS0 panic=-1 reboot=t i8042.noaux i8042.nokbd tsc=reliable"
 
 _MOST = (1 << 63) - 1
 
@@ -64,10 +61,14 @@ class VM:
         kernel: path or bytes of a bzImage (vmlinuz), an ELF vmlinux or a PVH ELF.
         initramfs: path or bytes of an image, or the path of a directory, which is packed.
         modules: PVH modules, path or bytes each.
-        cmdline: the kernel's command line; None for `DEFAULT_CMDLINE`.
+        cmdline: the kernel's command line, given to it as it is; None for `default_cmdline` of
+            the engine. `VM.cmdline` shows it.
         memory: bytes, or text like "256M".
         cpus: vCPUs.
-        engine: "auto" for the best there is, or an engine's name: "kvm", "soft".
+        engine: "kvm", "soft" (the software CPU), or "auto": KVM where a small guest that was run
+            on it executed supervisor code on the processor, else the software CPU, which a
+            warning of the logger ``vmlet`` tells once. A KVM that interprets supervisor code
+            runs some small guests, but no kernel: it has to be asked for by its name.
         protocol: "auto", "linux64", "pvh" or "bzimage".
         ram: "anon", "memfd", or "hugetlb:2M" or "hugetlb:1G" for huge pages, which the VM takes
             from the host's pool when it is made.
@@ -108,19 +109,26 @@ class VM:
             raise ConfigError(f"memory cannot be {size} bytes", remedy="Give the VM less memory.")
         backing, huge_page = _backing(ram)
         limit = parse_size(console_limit)
-        command_line = DEFAULT_CMDLINE if cmdline is None else cmdline
-        for what, text in (("cmdline", command_line), ("engine", engine), ("protocol", protocol)):
+        texts = {
+            "cmdline": "" if cmdline is None else cmdline,
+            "engine": engine,
+            "protocol": protocol,
+        }
+        for what, text in texts.items():
             if not isinstance(text, str):
                 raise ConfigError(f"{what} cannot be {text!r}", remedy="Give text.")
+        chosen = resolve(engine)
+        #: The kernel's command line.
+        self.cmdline: Final = default_cmdline(chosen) if cmdline is None else cmdline
         try:
             self._machine = Machine(
                 kernel=_read(kernel, "kernel"),
                 initramfs=None if initramfs is None else _read_initramfs(initramfs),
                 modules=[_read(module, "module") for module in modules],
-                cmdline=command_line,
+                cmdline=self.cmdline,
                 memory=size,
                 cpus=cpus,
-                engine=engine,
+                engine=chosen,
                 protocol=protocol,
                 ram=backing,
                 huge_page=huge_page,
@@ -143,7 +151,7 @@ class VM:
 
     @property
     def engine(self) -> str:
-        """The name of the engine that runs it, such as "kvm"."""
+        """The name of the engine that runs it: "kvm" or "soft"."""
         return self._machine.engine
 
     @property

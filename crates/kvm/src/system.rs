@@ -119,6 +119,8 @@ fn open_error(source: io::Error) -> EngineError {
             "You may not use KVM: join the group that owns the device (usually kvm) and log in \
              again, or give this container the device."
         }
+        libc::EMFILE => "Raise the limit of open files (ulimit -n), or close other VMs.",
+        libc::ENFILE => "Raise the host's limit of open files (fs.file-max).",
         _ => "See the kernel's log for what is wrong with KVM.",
     };
     EngineError::Open {
@@ -202,6 +204,7 @@ mod tests {
         for (errno, word) in [
             (libc::ENOENT, "kvm_intel or kvm_amd"),
             (libc::EACCES, "group"),
+            (libc::EMFILE, "ulimit -n"),
             (libc::EIO, "kernel's log"),
         ] {
             let error = open_error(io::Error::from_raw_os_error(errno));

@@ -13,13 +13,24 @@ const SMALLEST: u64 = 1 << 20;
 /// Which engine runs the VM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EngineChoice {
-    /// The best there is.
+    /// KVM where it runs supervisor code on the processor, else the software CPU.
     #[default]
     Auto,
     /// `/dev/kvm`.
     Kvm,
     /// The software CPU.
     Soft,
+}
+
+impl EngineChoice {
+    /// The choice's name as users write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            EngineChoice::Auto => "auto",
+            EngineChoice::Kvm => "kvm",
+            EngineChoice::Soft => "soft",
+        }
+    }
 }
 
 /// What stands behind the guest's memory.

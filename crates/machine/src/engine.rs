@@ -1,6 +1,6 @@
 //! Which engine runs a machine.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use vmlet_kvm::{KernelMode, Kvm};
 use vmlet_softcpu::Soft;
@@ -8,11 +8,59 @@ use vmlet_vcpu::{EngineError, Hypervisor};
 
 use crate::{EngineChoice, MachineError};
 
-/// Opens the engine asked for. `Auto` is KVM: the software engine runs where it is asked for.
+/// Errors of the host that say nothing of its KVM: it is short of something now.
+const SHORTAGES: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN];
+
+/// What a guest on `/dev/kvm` found out. A process asks once: the answer is the module's and the
+/// processor's, and neither changes under an open VM.
+static JUDGED: OnceLock<Judgement> = OnceLock::new();
+
+/// Opens the engine asked for; [`choose`] says what `Auto` is.
 pub(crate) fn open(choice: EngineChoice) -> Result<Arc<dyn Hypervisor>, MachineError> {
     match choice {
-        EngineChoice::Auto | EngineChoice::Kvm => Ok(Arc::new(Kvm::open()?)),
+        EngineChoice::Auto => open(choose()?.engine),
+        EngineChoice::Kvm => Ok(Arc::new(Kvm::open()?)),
         EngineChoice::Soft => Ok(Arc::new(Soft::default())),
+    }
+}
+
+/// What the default command line of a Linux guest carries on `engine`, beside what it carries on
+/// every engine.
+pub fn linux_cmdline(engine: EngineChoice) -> &'static str {
+    match engine {
+        EngineChoice::Soft => vmlet_softcpu::LINUX_CMDLINE,
+        EngineChoice::Auto | EngineChoice::Kvm => "",
+    }
+}
+
+/// The engine that [`EngineChoice::Auto`] stands for on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// `Kvm` or `Soft`.
+    pub engine: EngineChoice,
+    /// Why, for people.
+    pub reason: String,
+    /// What would give a faster engine.
+    pub remedy: Option<String>,
+}
+
+/// Chooses the engine: KVM where a guest ran supervisor code on the processor, else the software
+/// CPU.
+///
+/// A KVM that interprets supervisor code is not taken, though small guests may run on it: which
+/// instructions a guest will need cannot be known beforehand. A host that is merely short of
+/// descriptors or memory is an error, so that a shortage does not make guests slow unseen.
+pub fn choose() -> Result<Choice, MachineError> {
+    match judged() {
+        Ok(judgement) => Ok(judgement.choice()),
+        Err(error)
+            if error
+                .errno()
+                .is_some_and(|errno| SHORTAGES.contains(&errno)) =>
+        {
+            Err(error.into())
+        }
+        Err(error) => Ok(Judgement::of_error(&error).choice()),
     }
 }
 
@@ -35,48 +83,152 @@ pub struct EngineReport {
 
 /// Probes `/dev/kvm` by running a small guest.
 pub fn report() -> EngineReport {
-    match vmlet_kvm::probe() {
-        Ok(found) => {
-            let (runs_kernels, detail, remedy) = judge(&found.kernel_mode);
-            let (vendor, remedy) = (found.vendor, remedy.map(str::to_owned));
-            EngineReport {
-                engine: "kvm",
-                usable: true,
-                runs_kernels,
-                detail,
-                remedy,
-                vendor,
-            }
+    let (judgement, vendor) = match vmlet_kvm::probe() {
+        Ok(found) => (Judgement::of_mode(&found.kernel_mode), found.vendor),
+        Err(error) => (Judgement::of_error(&error), String::new()),
+    };
+    EngineReport {
+        engine: EngineChoice::Kvm.name(),
+        usable: judgement.usable,
+        runs_kernels: judgement.runs_kernels,
+        detail: judgement.detail,
+        remedy: judgement.remedy.map(str::to_owned),
+        vendor,
+    }
+}
+
+fn judged() -> Result<Judgement, EngineError> {
+    if let Some(known) = JUDGED.get() {
+        return Ok(known.clone());
+    }
+    let found = vmlet_kvm::probe()?;
+    let judgement = Judgement::of_mode(&found.kernel_mode);
+    Ok(JUDGED.get_or_init(|| judgement).clone())
+}
+
+/// What is thought of a KVM.
+#[derive(Clone, Debug)]
+struct Judgement {
+    usable: bool,
+    runs_kernels: bool,
+    detail: String,
+    remedy: Option<&'static str>,
+}
+
+impl Judgement {
+    fn of_mode(mode: &KernelMode) -> Judgement {
+        let (runs_kernels, detail, remedy) = match mode {
+            KernelMode::Native => (true, "the processor runs supervisor code".to_owned(), None),
+            KernelMode::Interpreted { bytes } => (
+                false,
+                format!(
+                    "this KVM interprets supervisor code and gave up at {}",
+                    hex(bytes)
+                ),
+                Some("Ask the host's operator for hardware-backed nested virtualization."),
+            ),
+            KernelMode::Broken { detail } => (
+                false,
+                format!("the probe's guest ended by {detail}"),
+                Some("See the kernel's log for what is wrong with KVM."),
+            ),
+        };
+        Judgement {
+            usable: true,
+            runs_kernels,
+            detail,
+            remedy,
         }
-        Err(error) => {
-            let remedy = match &error {
-                EngineError::Open { remedy, .. } | EngineError::Lacking { remedy, .. } => {
-                    Some((*remedy).to_owned())
-                }
-                _ => None,
-            };
-            EngineReport {
-                engine: "kvm",
-                usable: false,
-                runs_kernels: false,
-                detail: error.to_string(),
+    }
+
+    fn of_error(error: &EngineError) -> Judgement {
+        let (detail, remedy) = match error {
+            EngineError::Open {
+                path,
                 remedy,
-                vendor: String::new(),
+                source,
+                ..
+            } => (format!("{path} cannot be opened: {source}"), Some(*remedy)),
+            EngineError::Lacking { feature, remedy } => {
+                (format!("this KVM lacks {feature}"), Some(*remedy))
             }
+            other => (
+                format!("KVM makes no VM: {other}"),
+                Some("See the kernel's log for what is wrong with KVM."),
+            ),
+        };
+        Judgement {
+            usable: false,
+            runs_kernels: false,
+            detail,
+            remedy,
+        }
+    }
+
+    fn choice(&self) -> Choice {
+        Choice {
+            engine: if self.runs_kernels {
+                EngineChoice::Kvm
+            } else {
+                EngineChoice::Soft
+            },
+            reason: self.detail.clone(),
+            remedy: self.remedy.map(str::to_owned),
         }
     }
 }
 
-fn judge(mode: &KernelMode) -> (bool, String, Option<&'static str>) {
-    match mode {
-        KernelMode::Native => (true, "the processor runs supervisor code".to_owned(), None),
-        KernelMode::Interpreted { bytes } => (
-            false,
-            format!("this KVM interprets supervisor code and gave up at {bytes:02x?}"),
-            Some("Ask the host's operator for hardware-backed nested virtualization."),
-        ),
-        KernelMode::Broken { detail } => {
-            (false, format!("the probe's guest ended by {detail}"), None)
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_kvm_that_ran_supervisor_code_is_chosen_and_needs_no_remedy() {
+        let choice = Judgement::of_mode(&KernelMode::Native).choice();
+        assert_eq!((choice.engine, choice.remedy), (EngineChoice::Kvm, None));
+    }
+
+    #[test]
+    fn a_kvm_that_interprets_or_fails_gives_way_to_the_software_cpu_with_a_remedy() {
+        let bytes = vec![0x66, 0x0f];
+        let detail = "Halt".to_owned();
+        for mode in [
+            KernelMode::Interpreted { bytes },
+            KernelMode::Broken { detail },
+        ] {
+            let choice = Judgement::of_mode(&mode).choice();
+            assert_eq!(choice.engine, EngineChoice::Soft);
+            assert!(choice.remedy.is_some());
         }
+    }
+
+    #[test]
+    fn a_missing_device_is_named_with_what_the_kernel_said() {
+        let error = EngineError::Open {
+            path: "/dev/kvm".to_owned(),
+            errno: libc::ENOENT,
+            remedy: "Load it.",
+            source: io::Error::from_raw_os_error(libc::ENOENT),
+        };
+        let choice = Judgement::of_error(&error).choice();
+        assert_eq!(choice.engine, EngineChoice::Soft);
+        assert!(
+            choice
+                .reason
+                .contains("/dev/kvm cannot be opened: No such file")
+        );
+        assert_eq!(choice.remedy.as_deref(), Some("Load it."));
+    }
+
+    #[test]
+    fn only_the_software_cpu_adds_to_the_command_line() {
+        assert_eq!(linux_cmdline(EngineChoice::Kvm), "");
+        assert!(linux_cmdline(EngineChoice::Soft).contains("cryptomgr.notests"));
     }
 }

@@ -26,7 +26,7 @@ mod machine;
 
 pub use config::{Config, EngineChoice, RamBacking};
 pub use console::{Console, ConsoleFeed};
-pub use engine::{EngineReport, report};
+pub use engine::{Choice, EngineReport, choose, linux_cmdline, report};
 pub use error::{ErrorKind, MachineError};
 pub use event::{Event, EventKind};
 pub use inspect::{PageReport, SecondStage, WalkEnd, WalkReport, WalkStep};

@@ -6,7 +6,7 @@ use pyo3::{prelude::*, types::PyBytes};
 use serde_json::json;
 use vmlet_host::HostRoot;
 use vmlet_machine::{
-    EngineReport, MachineError,
+    Choice, EngineChoice, EngineReport, MachineError,
     initramfs::{Archive, Node, add_directory, select},
 };
 
@@ -40,6 +40,25 @@ pub(crate) fn kvm_probe(py: Python<'_>) -> String {
         "vendor": vendor,
     })
     .to_string()
+}
+
+/// The engine that "auto" stands for, why, and what would give a faster one.
+#[pyfunction]
+pub(crate) fn choose_engine(py: Python<'_>) -> PyResult<(&'static str, String, Option<String>)> {
+    let Choice {
+        engine,
+        reason,
+        remedy,
+    } = gateway::call(py, vmlet_machine::choose)?;
+    Ok((engine.name(), reason, remedy))
+}
+
+/// What the default command line of a Linux guest carries on `engine` ("kvm" or "soft") alone.
+#[pyfunction]
+pub(crate) fn linux_cmdline(engine: &str) -> &'static str {
+    let known = [EngineChoice::Kvm, EngineChoice::Soft];
+    let found = known.into_iter().find(|known| known.name() == engine);
+    found.map_or("", vmlet_machine::linux_cmdline)
 }
 
 /// An initramfs image: what lies in `directory`, then `files` (name, permission bits, content),

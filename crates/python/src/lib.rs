@@ -32,6 +32,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<view::View>()?;
     module.add_function(wrap_pyfunction!(host::host_findings, module)?)?;
     module.add_function(wrap_pyfunction!(host::kvm_probe, module)?)?;
+    module.add_function(wrap_pyfunction!(host::choose_engine, module)?)?;
+    module.add_function(wrap_pyfunction!(host::linux_cmdline, module)?)?;
     module.add_function(wrap_pyfunction!(host::build_initramfs, module)?)?;
     module.add_function(wrap_pyfunction!(host::drain, module)?)?;
     Ok(())

@@ -71,11 +71,8 @@ impl Machine {
         console_limit: usize,
         debug_port: bool,
     ) -> PyResult<Machine> {
-        let engines = [
-            ("auto", EngineChoice::Auto),
-            ("kvm", EngineChoice::Kvm),
-            ("soft", EngineChoice::Soft),
-        ];
+        let engines = [EngineChoice::Auto, EngineChoice::Kvm, EngineChoice::Soft]
+            .map(|engine| (engine.name(), engine));
         let protocols = [
             ("auto", ProtocolChoice::Auto),
             ("linux64", ProtocolChoice::Linux64),

@@ -18,7 +18,7 @@ from vmlet.errors import Error
 
 __all__ = ["main"]
 
-_ABOUT = "Virtual machines in this process, on the hardware's virtualization."
+_ABOUT = "Virtual machines in this process, on KVM or on a software CPU."
 
 
 class _Parser(argparse.ArgumentParser):

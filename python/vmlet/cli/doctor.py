@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 _ABOUT = """\
 Shows what this host offers to virtual machines, each "no" with its cause and a remedy, and the
-engine that would run. Exit status: 0 if an engine can run Linux here, 1 if none can."""
+engine that "auto" stands for. Exit status: 0 if it is KVM, 1 if it is the software CPU, which runs
+everywhere, but slower."""
 _WORDS = ("ok", "no", "warning", "unknown")
 
 
@@ -29,9 +30,9 @@ def add_parser(commands: Commands) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The engine that would run, if any, and why."""
+    """The engine that would run, why, and what would give a faster one."""
 
-    engine: str | None
+    engine: str
     reason: str
     remedy: str | None = None
 
@@ -45,17 +46,16 @@ def execute(args: argparse.Namespace) -> int:
         print(json.dumps({**asdict(verdict), "probe": probe, "findings": listed}, indent=2))
     else:
         print("\n".join([*render(findings), "", *render_verdict(verdict)]))
-    return 0 if verdict.engine else 1
+    return 0 if verdict.engine == "kvm" else 1
 
 
 def judge(probe: dict[str, Any]) -> Verdict:
-    """Which engine would run Linux, from what `vmlet.capabilities` found by running a guest."""
-    engine = str(probe["engine"])
+    """Which engine would run, from what `vmlet.capabilities` found by running a guest."""
     detail = str(probe["detail"])
     if probe["runs_kernels"]:
-        return Verdict(engine, detail)
-    usable = "runs small guests but no kernel" if probe["usable"] else "cannot be used"
-    return Verdict(None, f"{engine} {usable}: {detail}", probe["remedy"])
+        return Verdict("kvm", detail)
+    kvm = "KVM runs small guests but no kernel" if probe["usable"] else "KVM cannot be used"
+    return Verdict("soft", f"the software CPU, as {kvm}: {detail}", probe["remedy"])
 
 
 def render(findings: Sequence[Finding]) -> list[str]:
@@ -73,8 +73,7 @@ def render(findings: Sequence[Finding]) -> list[str]:
 
 def render_verdict(verdict: Verdict) -> list[str]:
     """The last lines: what would run."""
-    name = verdict.engine or "none"
-    lines = [f"engine: {name} ({verdict.reason})"]
+    lines = [f"engine: {verdict.engine} ({verdict.reason})"]
     if verdict.remedy:
         lines.append(f"remedy: {verdict.remedy}")
     return lines

@@ -172,5 +172,5 @@ def machine_options(args: argparse.Namespace) -> dict[str, Any]:
         "cmdline": args.cmdline,
     }
     if args.append is not None:
-        options["cmdline"] = f"{vmlet.DEFAULT_CMDLINE} {args.append}"
+        options["cmdline"] = f"{vmlet.default_cmdline(args.engine)} {args.append}"
     return options

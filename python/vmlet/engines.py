@@ -1,0 +1,57 @@
+"""Which engine runs a VM, and what its kernel's command line is where none is given."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from vmlet import _core
+from vmlet.errors import ConfigError
+
+#: The kernel's command line where none is given, on every engine: console on the serial port, reset
+#: at once when the kernel panics, and no time spent on looking for a keyboard controller.
+DEFAULT_CMDLINE = "console=ttyS0 panic=-1 reboot=t i8042.noaux i8042.nokbd tsc=reliable"
+
+_NAMES = ("auto", "kvm", "soft")
+
+_log = logging.getLogger("vmlet")
+_told = threading.Lock()
+
+
+def default_cmdline(engine: str = "auto") -> str:
+    """The kernel's command line where none is given, on ``engine``.
+
+    On the software CPU it leaves out what costs an interpreter most: the kernel's self-tests of its
+    ciphers, mitigations of flaws that this CPU does not have, a check of the timer.
+
+    >>> default_cmdline("kvm") == DEFAULT_CMDLINE
+    True
+    >>> default_cmdline("soft").removeprefix(DEFAULT_CMDLINE).split()
+    ['cryptomgr.notests=1', 'mitigations=off', 'no_timer_check']
+    """
+    return f"{DEFAULT_CMDLINE} {_core.linux_cmdline(resolve(engine))}".rstrip()
+
+
+def resolve(engine: str) -> str:
+    """The engine that ``engine`` stands for: "kvm" or "soft"."""
+    if engine not in _NAMES:
+        names = ", ".join(f'"{name}"' for name in _NAMES)
+        raise ConfigError(f"engine cannot be {engine!r}", remedy=f"Give one of {names}.")
+    if engine != "auto":
+        return engine
+    chosen, reason, remedy = _core.choose_engine()
+    if chosen != "kvm":
+        _tell(reason, remedy)
+    return chosen
+
+
+def _tell(reason: str, remedy: str | None) -> None:
+    """Says once in this process that VMs run on the software CPU, why, and what would help."""
+    if _told.acquire(blocking=False):
+        advice = f" {remedy}" if remedy else ""
+        _log.warning(
+            "VMs run on the software CPU, which is slower than KVM: %s.%s "
+            'To have it without this message, ask for engine="soft".',
+            reason,
+            advice,
+        )
