@@ -36,7 +36,7 @@ PROMPT = b"# "
 def shell(vm: vmlet.VM) -> None:
     """Starts ``vm`` and waits for its shell."""
     vm.start()
-    vm.console.expect(PROMPT, timeout=limit(15))
+    vm.console.expect(PROMPT, timeout=limit(30))
 
 
 def command(vm: vmlet.VM, line: str) -> str:

@@ -20,9 +20,6 @@ pytestmark = [
 MIB = 1 << 20
 Make = Callable[..., vmlet.VM]
 
-#: Without what costs an interpreter seconds: self-tests of ciphers, and a timer to calibrate with.
-CMDLINE = f"{vmlet.DEFAULT_CMDLINE} quiet cryptomgr.notests=1 mitigations=off no_timer_check"
-
 # 64 times the mebibyte from 1 MiB on, in one instruction each.
 FLOOD = """
     mov $64, %ebx
@@ -41,10 +38,10 @@ def test_debian_boots_to_a_shell_that_takes_commands_and_powers_off(make: Make) 
     vm = make(
         kernel=kernels()["linux-6.1-cloud"],
         initramfs=initramfs(),
-        cmdline=CMDLINE,
         engine="soft",
     )
     assert vm.engine == "soft"
+    assert vm.cmdline == vmlet.default_cmdline("soft")
     vm.start()
     vm.console.expect("# ", timeout=limit(60))
     vm.console.write("uname -r; grep -c GenuineIntel /proc/cpuinfo; echo end-$((1+1))\n")
@@ -65,3 +62,12 @@ def test_a_triple_fault_ends_the_run(make: Make) -> None:
     # An interrupt table of no entries: no exception finds a handler.
     vm = make(kernel=guest("push $0; push $0; lidt (%esp); ud2"), memory="4M", engine="soft")
     assert vm.run(timeout=limit(5)).kind == "triple-fault"
+
+
+def test_a_command_line_of_the_users_own_is_given_as_it_is(make: Make) -> None:
+    # PVH: ebx points to the start information, whose 24th byte holds the command line's address.
+    line = "mine alone"
+    code = "mov 24(%ebx), %esi; 1: lodsb; test %al, %al; jz 2f; mov $COM1, %dx; out %al, %dx"
+    vm = make(kernel=guest(f"{code}; jmp 1b; 2: poweroff; spin"), cmdline=line, engine="soft")
+    assert vm.run(timeout=limit(5)).kind == "poweroff"
+    assert vm.console.read().decode() == vm.cmdline == line

@@ -197,7 +197,7 @@ def test_the_picture_of_a_walk_holds_every_entry_and_the_second_stage(vm: vmlet.
 def test_linux_kernel_text_is_found_as_the_engine_finds_it(make: Callable[..., vmlet.VM]) -> None:
     vm = make(kernel=kernels()["linux-6.1-cloud"], initramfs=initramfs(), memory="256M")
     vm.start()
-    vm.console.expect(b"# ", timeout=limit(15))
+    vm.console.expect(b"# ", timeout=limit(30))
     vm.pause()
     regs, sregs = vm.vcpus[0].regs, vm.vcpus[0].sregs
     for address in (regs.rip, regs.rsp, sregs.idt.base, sregs.gdt.base):
