@@ -137,6 +137,19 @@ def test_a_halt_nobody_can_end_can_be_stopped(make: Make) -> None:
     assert vm.wait(timeout=limit(1)).kind in ("stopped", "halt")
 
 
+def test_a_step_in_a_halt_ends_when_the_vm_is_closed(make: Make) -> None:
+    vm = make(kernel=guest("putc '.'; sti; hlt; spin"), memory="64M")
+    vm.start()
+    vm.console.expect(".", timeout=limit(10))
+    time.sleep(limit(0.1))
+    vm.pause()
+    closer = threading.Timer(0.3, vm.close)
+    closer.start()
+    with pytest.raises(vmlet.Error, match=r"made way|closed"):
+        vm.vcpus[0].step()
+    closer.join()
+
+
 def test_every_way_to_end_is_told_apart(make: Make) -> None:
     reset = make(kernel=guest("mov $6, %al; mov $0xcf9, %dx; out %al, %dx; spin"))
     event = reset.run(timeout=limit(5))

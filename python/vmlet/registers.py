@@ -132,7 +132,11 @@ class Vcpu:
         return self._machine.vcpu_stats(self.id)
 
     def step(self) -> None:
-        """Carries out one instruction."""
+        """Carries out one instruction.
+
+        A vCPU that halts waits for an interrupt; ``vm.resume()``, ``vm.stop()`` and ``vm.close()``
+        from another thread and Ctrl-C end that wait.
+        """
         self._machine.step(self.id)
 
 

@@ -192,7 +192,8 @@ impl KvmVcpu {
                     dr6,
                 }))
             }
-            KVM_EXIT_INTR | KVM_EXIT_IRQ_WINDOW_OPEN | KVM_EXIT_SET_TPR => Step::Continue,
+            KVM_EXIT_IRQ_WINDOW_OPEN => Step::End(RunEnd::InterruptWindow),
+            KVM_EXIT_INTR | KVM_EXIT_SET_TPR => Step::Continue,
             reason => Step::End(RunEnd::Fatal(exits::fatal(page, reason))),
         })
     }
@@ -384,6 +385,11 @@ impl Vcpu for KvmVcpu {
 
     fn inject_interrupt(&mut self, vector: u8) -> Result<(), EngineError> {
         ext::interrupt(self.fd()?, vector)
+    }
+
+    fn set_interrupt_window(&mut self, on: bool) -> Result<(), EngineError> {
+        self.parts_mut()?.page.set_interrupt_window(on);
+        Ok(())
     }
 
     fn translate(&self, linear: u64) -> Result<Option<u64>, EngineError> {

@@ -14,7 +14,7 @@ use vmlet_memory::{
     paging::PagingContext,
 };
 use vmlet_vcpu::{
-    RunEnd, Spawner, Stat, Vcpu, VcpuThread, Vm,
+    PendingStep, RunEnd, Spawner, Stat, Vcpu, VcpuThread, Vm,
     x86_64::{Regs, Sregs},
 };
 
@@ -332,18 +332,33 @@ impl Machine {
             .with(move |vcpu| vcpu.set_sregs(&sregs))??)
     }
 
-    /// Carries out one instruction of a vCPU that stands still.
-    pub fn step(&self, vcpu: usize) -> Result<(), MachineError> {
+    /// Begins to carry out one instruction of a vCPU that stands still; [`Machine::end_step`] has
+    /// the rest. Dropped, the step is given up.
+    pub fn begin_step(&self, vcpu: usize) -> Result<PendingStep, MachineError> {
         self.still("a single step")?;
-        match self.vcpu(vcpu)?.step()? {
-            RunEnd::Debug(_) => Ok(()),
-            RunEnd::Stopped(reason) => {
+        Ok(self.vcpu(vcpu)?.step()?)
+    }
+
+    /// Whether `step` is over; waits for it up to `limit`.
+    pub fn end_step(
+        &self,
+        vcpu: usize,
+        step: &mut PendingStep,
+        limit: Duration,
+    ) -> Result<bool, MachineError> {
+        match step.wait(limit)? {
+            None => Ok(false),
+            Some(RunEnd::Debug(_)) => Ok(true),
+            Some(RunEnd::Stopped(reason)) => {
                 let inner = self.open()?;
                 let id = u32::try_from(vcpu).unwrap_or(0);
                 inner.life.run_ended(id, Ok(RunEnd::Stopped(reason)));
-                Ok(())
+                Ok(true)
             }
-            other => Err(MachineError::Step {
+            Some(RunEnd::Kicked) => Err(MachineError::Step {
+                detail: "it made way for another call of this VM".to_owned(),
+            }),
+            Some(other) => Err(MachineError::Step {
                 detail: format!("{other:?}"),
             }),
         }

@@ -269,7 +269,12 @@ impl Machine {
     }
 
     fn step(&self, py: Python<'_>, vcpu: usize) -> PyResult<()> {
-        gateway::call(py, || self.machine.step(vcpu))
+        let mut step = gateway::call(py, || self.machine.begin_step(vcpu))?;
+        gateway::wait(py, None, |slice| {
+            let over = self.machine.end_step(vcpu, &mut step, slice)?;
+            Ok(over.then_some(()))
+        })?;
+        Ok(())
     }
 
     fn translate(&self, py: Python<'_>, address: u64, vcpu: usize) -> PyResult<u64> {

@@ -241,7 +241,9 @@ impl SoftVcpu {
         if let Some(vector) = self.cpu.injected.take() {
             return self.inject(vector);
         }
-        let lapic = self.cpu.lapic.clone()?;
+        let Some(lapic) = self.cpu.lapic.clone() else {
+            return self.interrupt_window.then_some(RunEnd::InterruptWindow);
+        };
         let vector = lapic.next()?;
         lapic.take(vector);
         self.inject(vector)

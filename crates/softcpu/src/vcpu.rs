@@ -26,6 +26,8 @@ pub(crate) struct SoftVcpu {
     /// Instructions left in this slice.
     pub(crate) budget: i64,
     pub(crate) slices: u32,
+    /// A run ends when the guest can take an interrupt.
+    pub(crate) interrupt_window: bool,
     origin: Origin,
     bound: bool,
 }
@@ -50,6 +52,7 @@ impl SoftVcpu {
             },
             budget: 0,
             slices: 0,
+            interrupt_window: false,
             origin: Origin::here(),
             bound: false,
         }
@@ -265,6 +268,11 @@ impl Vcpu for SoftVcpu {
 
     fn inject_interrupt(&mut self, vector: u8) -> Result<(), EngineError> {
         self.cpu.injected = Some(vector);
+        Ok(())
+    }
+
+    fn set_interrupt_window(&mut self, on: bool) -> Result<(), EngineError> {
+        self.interrupt_window = on;
         Ok(())
     }
 

@@ -144,6 +144,8 @@ pub enum RunEnd {
     Stopped(StopReason),
     /// A debug condition of [`DebugControl`] was met.
     Debug(DebugStop),
+    /// The guest can take an interrupt ([`Vcpu::set_interrupt_window`]).
+    InterruptWindow,
     /// The engine cannot go on with this guest.
     Fatal(FatalExit),
 }
@@ -270,6 +272,10 @@ pub trait Vcpu: Send + Debug {
     /// Raises interrupt `vector` as an external interrupt controller does; only without
     /// [`Vm::create_irqchip`]. The guest must be able to take it (IF set).
     fn inject_interrupt(&mut self, vector: u8) -> Result<(), EngineError>;
+
+    /// Makes runs end with [`RunEnd::InterruptWindow`] as soon as the guest can take what
+    /// [`Vcpu::inject_interrupt`] raises, until switched off; only without [`Vm::create_irqchip`].
+    fn set_interrupt_window(&mut self, on: bool) -> Result<(), EngineError>;
 
     /// The guest-physical address behind a linear address, by the engine's own walk of the guest's
     /// page tables; `None` when it is not mapped.

@@ -32,5 +32,5 @@ pub use hypervisor::{
     SlotChange, Vcpu, Vm, WatchLen, Watchpoint,
 };
 pub use kick::Kicker;
-pub use run::{Next, RunState, Spawner, VcpuThread};
+pub use run::{Next, PendingStep, RunState, Spawner, VcpuThread};
 pub use stats::{Stat, StatKind, StatUnit};

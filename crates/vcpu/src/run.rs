@@ -14,8 +14,11 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        mpsc::{Receiver, SyncSender, TryRecvError, channel, sync_channel},
+        mpsc::{
+            Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, channel, sync_channel,
+        },
     },
+    time::Duration,
 };
 
 use crate::{DebugControl, EngineError, FatalExit, GuestBus, Kicker, RunEnd, Vcpu};
@@ -51,14 +54,49 @@ enum Request {
     Go(RunState, SyncSender<()>),
     Call(Job),
     Step(SyncSender<Result<RunEnd, EngineError>>),
+    /// Nobody waits for the step any more.
+    GiveUp,
 }
 
 /// The handle of a vCPU's thread.
 #[derive(Debug)]
 pub struct VcpuThread {
     id: u32,
-    requests: std::sync::mpsc::Sender<Request>,
+    requests: Sender<Request>,
     kicker: Arc<dyn Kicker>,
+}
+
+/// A step that has been asked for. Dropped before its end it is given up: a vCPU that halts would
+/// wait for an interrupt.
+#[derive(Debug)]
+pub struct PendingStep {
+    id: u32,
+    requests: Sender<Request>,
+    kicker: Arc<dyn Kicker>,
+    answer: Receiver<Result<RunEnd, EngineError>>,
+    answered: bool,
+}
+
+impl PendingStep {
+    /// Waits for the end of the step; `None` when `limit` passes before. [`RunEnd::Kicked`] is the
+    /// end of a step that made way for another request.
+    pub fn wait(&mut self, limit: Duration) -> Result<Option<RunEnd>, EngineError> {
+        let answer = self.answer.recv_timeout(limit);
+        self.answered = !matches!(answer, Err(RecvTimeoutError::Timeout));
+        match answer {
+            Ok(end) => end.map(Some),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(EngineError::Ended { id: self.id }),
+        }
+    }
+}
+
+impl Drop for PendingStep {
+    fn drop(&mut self) {
+        if !self.answered && self.requests.send(Request::GiveUp).is_ok() {
+            self.kicker.kick();
+        }
+    }
 }
 
 impl VcpuThread {
@@ -78,6 +116,7 @@ impl VcpuThread {
             bus,
             on_end,
             queue,
+            early: None,
             state: RunState::Paused,
         };
         let body = Box::new(move || {
@@ -147,14 +186,18 @@ impl VcpuThread {
             .map_err(|_| EngineError::Ended { id: self.id })
     }
 
-    /// Carries out one instruction of a paused vCPU. A trapped access is served by the board and
-    /// is part of the instruction.
-    pub fn step(&self) -> Result<RunEnd, EngineError> {
+    /// Begins to carry out one instruction of a paused vCPU. A trapped access is served by the
+    /// board and is part of the instruction.
+    pub fn step(&self) -> Result<PendingStep, EngineError> {
         let (answer, result) = sync_channel(1);
         self.send(Request::Step(answer))?;
-        result
-            .recv()
-            .map_err(|_| EngineError::Ended { id: self.id })?
+        Ok(PendingStep {
+            id: self.id,
+            requests: self.requests.clone(),
+            kicker: Arc::clone(&self.kicker),
+            answer: result,
+            answered: false,
+        })
     }
 
     fn go(&self, state: RunState) -> Result<(), EngineError> {
@@ -177,6 +220,8 @@ struct Worker {
     bus: Box<dyn GuestBus>,
     on_end: OnEnd,
     queue: Receiver<Request>,
+    /// Taken from the queue by a step that makes way for it.
+    early: Option<Request>,
     state: RunState,
 }
 
@@ -197,10 +242,12 @@ impl Worker {
     /// nobody is left to ask.
     fn serve(&mut self) -> bool {
         loop {
-            let request = if self.state == RunState::Paused {
-                self.queue.recv().map_err(|_| TryRecvError::Disconnected)
-            } else {
-                self.queue.try_recv()
+            let request = match self.early.take() {
+                Some(request) => Ok(request),
+                None if self.state == RunState::Paused => {
+                    self.queue.recv().map_err(|_| TryRecvError::Disconnected)
+                }
+                None => self.queue.try_recv(),
             };
             match request {
                 Ok(Request::Go(state, done)) => {
@@ -212,6 +259,7 @@ impl Worker {
                 }
                 Ok(Request::Call(job)) => job(self.vcpu.as_mut()),
                 Ok(Request::Step(answer)) => drop(answer.send(self.step())),
+                Ok(Request::GiveUp) => {}
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => {
                     self.state = RunState::Finished;
@@ -221,7 +269,7 @@ impl Worker {
         }
     }
 
-    /// Kicks that come meanwhile belong to requests that wait in the queue.
+    /// One instruction. A step that waits, in a halt, makes way for whoever asks for the vCPU.
     fn step(&mut self) -> Result<RunEnd, EngineError> {
         self.vcpu.set_debug(&DebugControl {
             single_step: true,
@@ -229,12 +277,27 @@ impl Worker {
         })?;
         let end = loop {
             match self.vcpu.run(self.bus.as_mut()) {
-                Ok(RunEnd::Kicked) => {}
+                Ok(RunEnd::Kicked) if self.goes_on_stepping() => {}
                 other => break other,
             }
         };
         self.vcpu.set_debug(&DebugControl::default())?;
         end
+    }
+
+    /// Carries out what was asked for during a step; false when the step is to end by it.
+    fn goes_on_stepping(&mut self) -> bool {
+        loop {
+            match self.queue.try_recv() {
+                Ok(Request::Call(job)) => job(self.vcpu.as_mut()),
+                Ok(Request::GiveUp) | Err(TryRecvError::Disconnected) => return false,
+                Ok(request) => {
+                    self.early = Some(request);
+                    return false;
+                }
+                Err(TryRecvError::Empty) => return true,
+            }
+        }
     }
 
     /// A panic below is a defect of the VMM; it ends this VM and not the user's process.

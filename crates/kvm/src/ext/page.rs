@@ -83,6 +83,11 @@ impl RunPage {
         self.with(|run| run.immediate_exit = u8::from(on));
     }
 
+    /// `KVM_RUN` returns with `KVM_EXIT_IRQ_WINDOW_OPEN` once the guest can take an interrupt.
+    pub(crate) fn set_interrupt_window(&mut self, on: bool) {
+        self.with(|run| run.request_interrupt_window = u8::from(on));
+    }
+
     /// Why `KVM_RUN` returned.
     pub(crate) fn exit_reason(&self) -> u32 {
         self.get(|run| run.exit_reason)

@@ -1,11 +1,16 @@
 //! Rows: stops for a debugger.
 
-use vmlet_vcpu::{DebugControl, RunEnd, WatchLen, Watchpoint, x86_64::Regs};
+use std::time::{Duration, Instant};
+
+use vmlet_vcpu::{
+    DebugControl, PendingStep, RunEnd, Vcpu, VcpuThread, WatchLen, Watchpoint,
+    x86_64::{MpState, Regs},
+};
 
 use crate::harness::{
-    CODE, DATA, Guest, Place,
+    CODE, DATA, Guest, Place, Threaded,
     bus::{DONE, EXCEPTION},
-    each,
+    each, limit,
     memory::HANDLERS,
 };
 
@@ -111,6 +116,53 @@ fn execution_breakpoints_at_cpl3() {
     });
 }
 
+fn step(vcpu: &VcpuThread) -> RunEnd {
+    let limit = limit(Duration::from_secs(20));
+    vcpu.step().unwrap().wait(limit).unwrap().expect("no end")
+}
+
+/// A vCPU that halted and was paused then: its step waits for an interrupt that nobody sends.
+fn waiting(place: &Place) -> (Threaded, PendingStep) {
+    let mut guest = Guest::with_irqchip(place);
+    guest.load(guest!("hlt", "out 0xf4, al"));
+    let guest = guest.into_thread();
+    let vcpu = &guest.thread.vcpu;
+    vcpu.resume().unwrap();
+    let halted = |vcpu: &mut dyn Vcpu| vcpu.mp_state().unwrap() == MpState::Halted;
+    let deadline = Instant::now() + limit(Duration::from_secs(20));
+    while !vcpu.with(halted).unwrap() {
+        assert!(Instant::now() < deadline);
+    }
+    vcpu.pause().unwrap();
+    let step = vcpu.step().unwrap();
+    (guest, step)
+}
+
+#[test]
+fn a_step_that_waits_in_a_halt_makes_way_for_a_pause_and_for_the_end() {
+    each(|place| {
+        for end in [VcpuThread::pause, VcpuThread::finish] {
+            let (guest, mut step) = waiting(place);
+            assert_eq!(step.wait(Duration::from_millis(50)).unwrap(), None);
+            end(&guest.thread.vcpu).unwrap();
+            let limit = limit(Duration::from_secs(20));
+            assert_eq!(step.wait(limit).unwrap(), Some(RunEnd::Kicked));
+        }
+    });
+}
+
+#[test]
+fn a_step_that_waits_in_a_halt_lets_registers_be_read_and_can_be_given_up() {
+    each(|place| {
+        let (guest, mut step) = waiting(place);
+        let rip = |thread: &VcpuThread| thread.with(|vcpu| vcpu.regs().unwrap().rip).unwrap();
+        let before = rip(&guest.thread.vcpu);
+        assert_eq!(step.wait(Duration::from_millis(50)).unwrap(), None);
+        drop(step);
+        assert_eq!(rip(&guest.thread.vcpu), before);
+    });
+}
+
 #[test]
 fn a_step_of_a_paused_vcpu_takes_its_access_along() {
     each(|place| {
@@ -121,7 +173,7 @@ fn a_step_of_a_paused_vcpu_takes_its_access_along() {
         );
         let guest = guest.into_thread();
         for offset in [5, 7, 9] {
-            let end = guest.thread.vcpu.step().unwrap();
+            let end = step(&guest.thread.vcpu);
             let RunEnd::Debug(stop) = end else {
                 panic!("{end:?}")
             };
@@ -133,7 +185,7 @@ fn a_step_of_a_paused_vcpu_takes_its_access_along() {
             .with(|vcpu| vcpu.regs().unwrap().rax)
             .unwrap();
         assert_eq!(rax, 8);
-        assert_eq!(guest.thread.vcpu.step().unwrap(), RunEnd::Stopped(DONE));
+        assert_eq!(step(&guest.thread.vcpu), RunEnd::Stopped(DONE));
     });
 }
 

@@ -303,3 +303,21 @@ fn an_interrupt_from_outside_at_cpl0() {
         assert_eq!((found.vector, found.rip, found.cs), (0x45, CODE, 0x10));
     });
 }
+
+#[test]
+fn the_interrupt_window_opens_behind_the_shadow_of_sti() {
+    each(|place| {
+        let mut guest = Guest::new(place);
+        let code = guest!("mov ecx, 3", "2: loop 2b", "sti", "inc edx", "2: jmp 2b");
+        guest.load(code);
+        guest.vcpu.set_interrupt_window(true).unwrap();
+        assert_eq!(guest.run(), RunEnd::InterruptWindow);
+        let regs = guest.vcpu.regs().unwrap();
+        assert_eq!((regs.rip, regs.rcx), (CODE + code.len() as u64 - 2, 0));
+        assert_ne!(regs.rflags & 1 << 9, 0);
+        guest.vcpu.set_interrupt_window(false).unwrap();
+        guest.vcpu.inject_interrupt(0x45).unwrap();
+        let found = guest.exception();
+        assert_eq!((found.vector, found.rip), (0x45, regs.rip));
+    });
+}

@@ -14,7 +14,7 @@ pub(crate) mod thread;
 
 pub(crate) use bus::Recorder;
 pub(crate) use code::{bytes, divide_unmasked};
-pub(crate) use guest::{Guest, Taken};
+pub(crate) use guest::{Guest, Taken, Threaded};
 pub(crate) use memory::{CODE, DATA, MMIO, STACK, STOP, USER_STACK};
 pub(crate) use place::{Place, each, limit};
 pub(crate) use thread::Thread;
