@@ -199,6 +199,9 @@ impl Cpu {
         if !target.is(PRESENT) {
             return self.raise_code(NP, error);
         }
+        if long && !canonical(gate.offset) {
+            return self.raise_code(GP, ext);
+        }
         let cpl = if target.is(CONFORMING) {
             self.cpl
         } else {
@@ -236,9 +239,6 @@ impl Cpu {
             gone |= flags::IF;
         }
         self.rflags &= !gone;
-        if self.is64() && !canonical(self.rip) {
-            return self.gp(0);
-        }
         Ok(())
     }
 

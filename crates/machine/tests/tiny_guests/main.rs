@@ -24,6 +24,12 @@ mod ends;
 #[cfg(test)]
 mod exceptions;
 #[cfg(test)]
+mod hostile_code;
+#[cfg(test)]
+mod hostile_faults;
+#[cfg(test)]
+mod hostile_paging;
+#[cfg(test)]
 mod instructions;
 #[cfg(test)]
 mod interpreter_gaps;
@@ -41,6 +47,8 @@ mod mmio;
 mod modes;
 #[cfg(test)]
 mod ports;
+#[cfg(test)]
+mod random_code;
 #[cfg(test)]
 mod slots;
 #[cfg(test)]

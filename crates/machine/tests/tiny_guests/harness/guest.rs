@@ -30,6 +30,8 @@ use super::{
 
 /// How long a run may take.
 const RUN_LIMIT: Duration = Duration::from_secs(20);
+/// How long a guest runs that does not end.
+const BRIEFLY: Duration = Duration::from_millis(200);
 
 /// What a guest is made of.
 #[derive(Debug, Default)]
@@ -211,6 +213,11 @@ impl Guest {
             end
         });
         (end.unwrap(), late.load(Ordering::SeqCst))
+    }
+
+    /// Runs a guest that may well never end, until it does or is kicked.
+    pub(crate) fn run_briefly(&mut self) -> RunEnd {
+        self.run_for(limit(BRIEFLY)).0
     }
 
     /// Runs to the guest's own stop; its registers.

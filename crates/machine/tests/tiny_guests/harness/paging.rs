@@ -46,6 +46,11 @@ impl<'a> Tables<'a> {
         tables
     }
 
+    /// Takes further tables from `at` on.
+    pub(crate) fn skip_to(&mut self, at: u64) {
+        self.next = at;
+    }
+
     /// The first address behind the tables.
     pub(crate) fn end(&self) -> u64 {
         self.next

@@ -30,6 +30,11 @@ impl Place {
         !self.interpreted
     }
 
+    /// The engine without hardware, whose every answer is known.
+    pub(crate) fn is_soft(&self) -> bool {
+        self.engine.name() == "soft"
+    }
+
     /// What the table of differences says of this test here.
     pub(crate) fn differs(&self) -> bool {
         self.difference().is_some()
