@@ -177,3 +177,42 @@ def test_many_vms_run_side_by_side_in_threads(engine: Engine) -> None:
     for thread in threads:
         thread.join()
     assert not failures
+
+
+def test_exits_are_counted_by_port_and_page(make: Make) -> None:
+    code = """
+        mov $5, %ecx
+    1:  putc 'x'
+        mov $0xd0000010, %ebx
+        movl $1, (%ebx)
+        mov 0x10(%ebx), %eax
+        loop 1b
+        poweroff
+        spin
+    """
+    vm = make(kernel=guest(code), memory="64M")
+    assert vm.exits().total == 0
+    vm.run(timeout=limit(10))
+    exits = vm.exits()
+    assert exits.port_writes[0x3F8] == 5
+    assert (exits.memory_writes[0xD0000000], exits.memory_reads[0xD0000000]) == (5, 5)
+    assert exits == vm.vcpus[0].exits()
+    assert "0xd0000000" in str(exits)
+
+
+def test_exits_of_a_guest_that_touches_every_port_stay_few_and_complete(make: Make) -> None:
+    code = """
+        mov $0x9000, %edx
+    1:  in %dx, %al
+        inc %edx
+        cmp $0xa000, %edx
+        jne 1b
+        poweroff
+        spin
+    """
+    vm = make(kernel=guest(code), memory="64M")
+    vm.run(timeout=limit(20))
+    exits = vm.exits()
+    # The power-off is one more.
+    assert exits.total == 0x1001
+    assert len(exits.port_reads) <= 512

@@ -27,6 +27,7 @@ from vmlet.errors import (
     UnsupportedError,
 )
 from vmlet.events import Event
+from vmlet.exits import Exits
 from vmlet.host import Finding, capabilities, doctor
 from vmlet.initramfs import build_initramfs
 from vmlet.inspection import PageSizes, SecondStage, SlotPages, Walk, WalkStep
@@ -44,6 +45,7 @@ __all__ = [
     "Console",
     "Error",
     "Event",
+    "Exits",
     "Finding",
     "ForkedProcessError",
     "GuestError",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 
 from vmlet._core import Machine
+from vmlet.exits import Exits, exits_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,10 @@ class Vcpu:
         A histogram is a tuple of its buckets.
         """
         return self._machine.vcpu_stats(self.id)
+
+    def exits(self) -> Exits:
+        """How often the guest reached a device from this vCPU; `VM.exits` has the sum."""
+        return exits_of([self._machine.exits(self.id)])
 
     def step(self) -> None:
         """Carries out one instruction.

@@ -24,6 +24,7 @@ from vmlet.errors import (
     TimeoutError,
 )
 from vmlet.events import Event
+from vmlet.exits import Exits, exits_of
 from vmlet.initramfs import build_initramfs
 from vmlet.inspection import Walk, walk_of
 from vmlet.memory import Memory, Unclaimed, _unclaimed
@@ -235,6 +236,17 @@ class VM:
         a tuple of its buckets. `Vcpu.stats` has those of a vCPU.
         """
         return self._machine.stats()
+
+    def exits(self) -> Exits:
+        """How often the guest reached a device, by kind, port and page, over all vCPUs.
+
+        It is counted all the time; `Vcpu.exits` has the exits of one vCPU.
+
+        >>> print(vm.exits())  # doctest: +SKIP
+             count  kind           place
+               812  port writes    0x3f8
+        """
+        return exits_of(self._machine.exits(vcpu.id) for vcpu in self.vcpus)
 
     def unclaimed_ports(self) -> Unclaimed:
         """The guest's accesses to ports that have no device: they read as ones and write nothing.

@@ -24,6 +24,7 @@ mod launch;
 mod lifecycle;
 mod machine;
 
+pub use board::{ExitCount, ExitKind, ExitReport};
 pub use config::{Config, EngineChoice, RamBacking};
 pub use console::{Console, ConsoleFeed};
 pub use engine::{Choice, EngineReport, choose, linux_cmdline, report};

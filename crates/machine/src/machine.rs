@@ -20,7 +20,7 @@ use vmlet_vcpu::{
 
 use crate::{
     Config, Console, Event, EventKind, MachineError, PageReport, State, WalkEnd, WalkReport,
-    board::Board,
+    board::{Board, ExitReport},
     console::ConsoleFeed,
     engine, inspect,
     launch::{self, Slots},
@@ -308,6 +308,14 @@ impl Machine {
         Ok((dispatch.ports.unclaimed(), dispatch.mmio.unclaimed()))
     }
 
+    /// The exits of a vCPU that the board served.
+    pub fn exits(&self, vcpu: usize) -> Result<ExitReport, MachineError> {
+        let parts = self.open()?;
+        let count = parts.vcpus.len();
+        let found = parts.board.exits_of(vcpu);
+        found.ok_or(MachineError::NoVcpu { id: vcpu, count })
+    }
+
     /// The general registers of a vCPU.
     pub fn regs(&self, vcpu: usize) -> Result<Regs, MachineError> {
         Ok(self.vcpu(vcpu)?.with(|vcpu| vcpu.regs())??)
@@ -512,7 +520,7 @@ fn start_threads(
         let (on_end, on_exit) = (Arc::clone(life), Arc::clone(life));
         let thread = VcpuThread::start(
             vcpu,
-            Box::new(board.dispatch.clone()),
+            Box::new(board.connect()),
             Box::new(move |id, end| on_end.run_ended(id, end)),
             Box::new(move || on_exit.thread_ended()),
             spawn,

@@ -1,11 +1,12 @@
-//! Walks, page sizes and statistics as dictionaries.
+//! Walks, page sizes, exits and statistics as dictionaries.
 
 use pyo3::{
     prelude::*,
     types::{PyDict, PyList, PyTuple},
 };
 use vmlet_machine::{
-    PAGE_SIZES, PagePlan, PageReport, SecondStage, Stat, WalkEnd, WalkReport, WalkStep,
+    ExitKind, ExitReport, PAGE_SIZES, PagePlan, PageReport, SecondStage, Stat, WalkEnd, WalkReport,
+    WalkStep,
 };
 
 /// A dictionary of the pairs.
@@ -125,6 +126,22 @@ pub(crate) fn stats<'py>(py: Python<'py>, stats: &[Stat]) -> PyResult<Bound<'py,
             [value] => dict.set_item(&stat.name, value)?,
             values => dict.set_item(&stat.name, PyTuple::new(py, values)?)?,
         }
+    }
+    Ok(dict)
+}
+
+/// The report of exits: counts by place for each kind.
+pub(crate) fn exits<'py>(py: Python<'py>, report: &ExitReport) -> PyResult<Bound<'py, PyDict>> {
+    let dict = dict!(py,
+        "ends_of_interrupt": report.ends_of_interrupt,
+        "elsewhere": report.elsewhere,
+    );
+    for kind in ExitKind::ALL {
+        let places = PyDict::new(py);
+        for found in report.places.iter().filter(|found| found.kind == kind) {
+            places.set_item(found.place, found.count)?;
+        }
+        dict.set_item(kind.name(), places)?;
     }
     Ok(dict)
 }

@@ -246,6 +246,10 @@ impl Machine {
         }))
     }
 
+    fn exits<'py>(&self, py: Python<'py>, vcpu: usize) -> PyResult<Bound<'py, PyDict>> {
+        inspect::exits(py, &errors::raise(py, self.machine.exits(vcpu))?)
+    }
+
     fn regs<'py>(&self, py: Python<'py>, vcpu: usize) -> PyResult<Bound<'py, PyDict>> {
         registers::regs_to_dict(py, &gateway::call(py, || self.machine.regs(vcpu))?)
     }

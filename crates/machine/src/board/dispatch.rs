@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::exits::{ExitKind, Exits};
 use vmlet_bus::{self as bus, IoSpace, StopRequest};
 use vmlet_devices::ioapic::IoApic;
 use vmlet_vcpu::{AccessContext, Flow, GuestBus, SpaceId, StopReason};
@@ -12,6 +13,7 @@ pub(crate) struct Dispatch {
     pub(crate) ports: Arc<IoSpace>,
     pub(crate) mmio: Arc<IoSpace>,
     pub(crate) ioapic: Arc<IoApic>,
+    pub(crate) exits: Arc<Exits>,
 }
 
 /// The engine's context as devices see it.
@@ -32,6 +34,16 @@ impl bus::AccessContext for Context<'_> {
 }
 
 impl Dispatch {
+    fn count(&self, space: SpaceId, write: bool, addr: u64) {
+        let kind = match (space, write) {
+            (SpaceId::PORT, false) => ExitKind::PortRead,
+            (SpaceId::PORT, true) => ExitKind::PortWrite,
+            (_, false) => ExitKind::MemoryRead,
+            (_, true) => ExitKind::MemoryWrite,
+        };
+        self.exits.count(kind, addr);
+    }
+
     fn space(&self, id: SpaceId) -> &IoSpace {
         if id == SpaceId::PORT {
             &self.ports
@@ -55,10 +67,12 @@ fn flow(flow: bus::Flow) -> Flow {
 
 impl GuestBus for Dispatch {
     fn read(&mut self, cx: &dyn AccessContext, space: SpaceId, addr: u64, data: &mut [u8]) -> Flow {
+        self.count(space, false, addr);
         flow(self.space(space).read(&Context(cx), addr, data))
     }
 
     fn write(&mut self, cx: &dyn AccessContext, space: SpaceId, addr: u64, data: &[u8]) -> Flow {
+        self.count(space, true, addr);
         flow(self.space(space).write(&Context(cx), addr, data))
     }
 
@@ -70,6 +84,7 @@ impl GuestBus for Dispatch {
         size: usize,
         data: &[u8],
     ) -> Flow {
+        self.count(space, true, addr);
         flow(
             self.space(space)
                 .write_string(&Context(cx), addr, size, data),
@@ -77,6 +92,7 @@ impl GuestBus for Dispatch {
     }
 
     fn end_of_interrupt(&mut self, vector: u8) {
+        self.exits.count_end_of_interrupt();
         self.ioapic.end_of_interrupt(vector);
     }
 }

@@ -2,10 +2,12 @@
 
 pub(crate) mod acpi;
 mod dispatch;
+mod exits;
 mod interrupts;
 pub(crate) mod layout;
 mod parts;
 
 pub(crate) use dispatch::Dispatch;
+pub use exits::{ExitCount, ExitKind, ExitReport};
 pub(crate) use interrupts::Interrupts;
 pub(crate) use parts::Board;

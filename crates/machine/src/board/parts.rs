@@ -1,6 +1,6 @@
 //! The devices of the board and their places.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmlet_bus::{Device, IoSpace, IrqLine, MsiSink, SpaceError};
 use vmlet_devices::{
@@ -15,7 +15,8 @@ use vmlet_devices::{
 use vmlet_vcpu::Vm;
 
 use super::{
-    Dispatch, Interrupts,
+    Dispatch, ExitReport, Interrupts,
+    exits::Exits,
     interrupts::IOAPIC_REQUESTER,
     layout::{
         IOAPIC, IRQ_COM1, PORT_COM1, PORT_DEBUG, PORT_KEYBOARD, PORT_PM_TIMER, PORT_PVPANIC,
@@ -28,6 +29,8 @@ use super::{
 pub(crate) struct Board {
     pub(crate) dispatch: Dispatch,
     pub(crate) serial: Arc<SerialPort>,
+    /// In the order of the vCPUs.
+    exits: Mutex<Vec<Arc<Exits>>>,
 }
 
 impl Board {
@@ -74,7 +77,31 @@ impl Board {
             ports: Arc::new(ports),
             mmio: Arc::new(mmio),
             ioapic,
+            exits: Arc::default(),
         };
-        Ok(Board { dispatch, serial })
+        Ok(Board {
+            dispatch,
+            serial,
+            exits: Mutex::default(),
+        })
+    }
+
+    /// The way of the next vCPU to the board, which counts its exits.
+    pub(crate) fn connect(&self) -> Dispatch {
+        let exits = Arc::new(Exits::default());
+        self.exits().push(Arc::clone(&exits));
+        Dispatch {
+            exits,
+            ..self.dispatch.clone()
+        }
+    }
+
+    /// The exits of vCPU number `vcpu`.
+    pub(crate) fn exits_of(&self, vcpu: usize) -> Option<ExitReport> {
+        self.exits().get(vcpu).map(|exits| exits.report())
+    }
+
+    fn exits(&self) -> MutexGuard<'_, Vec<Arc<Exits>>> {
+        self.exits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
