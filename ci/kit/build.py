@@ -1,4 +1,7 @@
-"""Builds the wheel for glibc 2.28, checks it, and installs it beside the tools."""
+"""Builds the wheel for glibc 2.28, checks it, and installs it beside the tools.
+
+The wheel is made of the source distribution, so that this is known to hold all that it takes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import tools
+from . import sdist, tools
 from .paths import LOGS, REPOSITORY, REQUIREMENTS, TARGET, VENV, WHEELS
 from .process import CommandError, Words, must, progress
 
@@ -95,12 +98,14 @@ def _build(*, quick: bool) -> Path:
     folder.mkdir(exist_ok=True)
     for old in folder.glob("vmlet-*.whl"):
         old.unlink()
+    log = LOGS / "wheel-build.log"
+    source = REPOSITORY if quick else sdist.unpacked(log)
     command: Words = [tools.tool("maturin"), "build", "--release", "--out", folder]
     command = [*command, "--interpreter", tools.tool("python")]
     target = ["--compatibility", "linux"] if quick else ["--zig", "--compatibility", PLATFORM]
     settings = [f"{name}={value}" for name, value in _QUICK.items()] if quick else []
-    path = f"PATH={VENV / 'bin'}:{os.environ['PATH']}"
-    must(["env", path, *settings, *command, *target], "maturin build", LOGS / "wheel-build.log")
+    settings += [f"PATH={VENV / 'bin'}:{os.environ['PATH']}", f"CARGO_TARGET_DIR={TARGET}"]
+    must(["env", f"--chdir={source}", *settings, *command, *target], "maturin build", log)
     (wheel,) = folder.glob("vmlet-*.whl")
     return wheel
 
