@@ -2,59 +2,130 @@
 //!
 //! A block belongs to one linear address, one guest-physical address and one code width, so that
 //! addresses relative to RIP are part of it. It never leaves its page, but for a single instruction
-//! that crosses into the next. Whoever writes the page changes the page's mark (`memory.rs`); a
-//! block whose mark has changed compares its bytes with memory before it is used again.
+//! that crosses into the next.
+//!
+//! A block's tag says for which state of the vCPU it was found good: where its address leads, at
+//! which privilege, and that its bytes are still those in memory. Changes of CR3 and their kin give
+//! the vCPU another tag (`Cpu::forget_fetched`). Whoever writes the page changes the page's mark
+//! (`memory.rs`); a vCPU takes the tags of the page's blocks away at its own writes, and all tags
+//! when it learns of writes by others. A block without the right tag whose mark has changed compares
+//! its bytes with memory before it is used again.
 
 use std::{
     collections::HashMap,
     hash::{BuildHasherDefault, Hasher},
-    sync::atomic::Ordering,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
 };
 
 use crate::{
     cpu::{Cpu, Ending, Stop, Width},
     decode::{self, LONGEST, Short},
+    dispatch::{Link, LinkCell, end},
+    event::rip_mask,
     memory::{HAS_CODE, Marks},
     op::Op,
     tlb,
 };
 
-const JUMPS: usize = 8192;
+const JUMPS: usize = 16_384;
 const OPS_A_BLOCK: usize = 48;
-/// Past this many instructions in the cache all blocks are dropped: 64 MiB.
+/// Past this many operations in the cache all blocks are dropped: 80 MiB.
 const OPS_MAX: usize = 2 << 20;
+/// What a block takes beside its operations, in operations.
+const OVERHEAD: usize = 8;
 const PAGE: u64 = 4096;
+/// The tag of a block that is to be looked at before use.
+const NO_TAG: u64 = 0;
 
 /// The mark of a page as the block knows it.
 #[derive(Debug)]
 struct Known {
     marks: Marks,
     page: usize,
-    value: u32,
+    value: AtomicU32,
     gpa: u64,
 }
 
 impl Known {
     fn fresh(&self) -> bool {
+        let value = self.value.load(Ordering::Relaxed);
         self.marks
             .get(self.page)
-            .is_some_and(|mark| mark.load(Ordering::Relaxed) == self.value)
+            .is_some_and(|mark| mark.load(Ordering::Relaxed) == value)
+    }
+
+    fn renew(&self, mark: &Known) {
+        let value = mark.value.load(Ordering::Relaxed);
+        self.value.store(value, Ordering::Relaxed);
     }
 }
 
 /// Straight-line code.
 #[derive(Debug)]
 pub(crate) struct Block {
+    tag: AtomicU64,
     pub(crate) rip: u64,
-    pub(crate) len: u16,
+    /// The instructions' and one of [`end`].
     pub(crate) ops: Box<[Op]>,
+    /// Where the last branch leads to when it is taken.
+    pub(crate) taken: LinkCell,
+    /// What comes after the block.
+    pub(crate) fallen: LinkCell,
+    /// Instructions.
+    pub(crate) count: u32,
+    /// Which of [`Cpu::tags`] counts.
+    class: AtomicU32,
     bytes: Box<[u8]>,
     /// Bytes in the first page.
     head: usize,
     first: Known,
     second: Option<Known>,
     /// The host's writes seen when the bytes were last compared.
-    foreign: u64,
+    foreign: AtomicU64,
+}
+
+impl Block {
+    /// Whether it may be used as it is.
+    #[inline(always)]
+    pub(crate) fn is_current(&self, cpu: &Cpu) -> bool {
+        let class = self.class.load(Ordering::Relaxed) & 1;
+        let [local, global] = cpu.tags;
+        let tag = if class == 0 { local } else { global };
+        self.tag.load(Ordering::Relaxed) == tag
+    }
+
+    fn forget(&self) {
+        self.tag.store(NO_TAG, Ordering::Relaxed);
+    }
+
+    fn empty() -> Arc<Block> {
+        let known = || Known {
+            marks: Arc::default(),
+            page: 0,
+            value: AtomicU32::new(0),
+            gpa: 0,
+        };
+        Arc::new_cyclic(|this| {
+            let itself = Link::within(this);
+            Block {
+                tag: AtomicU64::new(NO_TAG),
+                rip: 0,
+                ops: Box::new([]),
+                taken: LinkCell::new(itself),
+                fallen: LinkCell::new(itself),
+                count: 0,
+                class: AtomicU32::new(0),
+                bytes: Box::default(),
+                head: 0,
+                first: known(),
+                second: None,
+                foreign: AtomicU64::new(0),
+            }
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,148 +155,169 @@ impl Hasher for AddressHasher {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Jump {
-    rip: u64,
-    tag: u64,
-    index: u32,
-}
+type ByAddress<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
 
 /// The blocks of one vCPU.
 #[derive(Debug)]
 pub(crate) struct Cache {
-    blocks: Vec<Block>,
-    by_key: HashMap<Key, u32, BuildHasherDefault<AddressHasher>>,
-    jumps: Vec<Jump>,
+    /// A block that is never good: where links lead to at first.
+    nothing: Arc<Block>,
+    /// All that links may lead to, those given up included.
+    blocks: Vec<Arc<Block>>,
+    by_key: ByAddress<Key, Link>,
+    by_page: ByAddress<u64, Vec<Link>>,
+    jumps: Box<[LinkCell; JUMPS]>,
     ops: usize,
     map_version: u64,
+    generation: u64,
 }
 
 impl Cache {
     pub(crate) fn new() -> Cache {
+        let nothing = Block::empty();
+        let link = Link::to(&nothing);
+        let jumps = Box::new(std::array::from_fn(|_| LinkCell::new(link)));
         Cache {
+            nothing,
             blocks: Vec::new(),
             by_key: HashMap::default(),
-            jumps: vec![Jump::default(); JUMPS],
+            by_page: HashMap::default(),
+            jumps,
             ops: 0,
             map_version: 0,
+            generation: 0,
         }
+    }
+
+    /// The block that is never good.
+    pub(crate) fn nothing(&self) -> Link {
+        Link::to(&self.nothing)
+    }
+
+    /// Changes when blocks were dropped.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The block that was last at an address like `rip`.
+    #[inline(always)]
+    pub(crate) fn jump(&self, rip: u64) -> Link {
+        self.jumps
+            .get(jump_slot(rip))
+            .map_or(self.nothing(), LinkCell::get)
     }
 
     fn clear(&mut self) {
-        self.blocks.clear();
         self.by_key.clear();
-        self.jumps.fill(Jump::default());
-        self.ops = 0;
-    }
-
-    /// The block at RIP.
-    #[inline(always)]
-    pub(crate) fn find(&mut self, cpu: &mut Cpu) -> Result<&Block, Stop> {
-        let tag = tag(cpu);
-        let slot = jump_slot(cpu.rip);
-        let jump = self.jumps.get(slot).copied().unwrap_or_default();
-        let index = if jump.rip == cpu.rip
-            && jump.tag == tag
-            && self
-                .blocks
-                .get(jump.index as usize)
-                .is_some_and(|b| b.first.fresh() && b.second.is_none() && b.foreign == cpu.foreign)
-        {
-            jump.index
-        } else {
-            self.find_slow(cpu)?
-        };
-        // A block is there; the alternative cannot be reached.
-        self.blocks.get(index as usize).ok_or(Stop::Lacking)
-    }
-
-    #[cold]
-    fn find_slow(&mut self, cpu: &mut Cpu) -> Result<u32, Stop> {
-        if self.map_version != cpu.map_version || self.ops > OPS_MAX {
-            self.map_version = cpu.map_version;
-            self.clear();
+        self.by_page.clear();
+        for jump in self.jumps.iter() {
+            jump.set(Link::to(&self.nothing));
         }
-        let linear = cpu.code_address(cpu.rip)?;
-        let gpa = cpu.fetch_address(linear)?;
-        let width = cpu.width as u8;
+        self.blocks.clear();
+        self.ops = 0;
+        self.generation += 1;
+    }
+
+    fn add(&mut self, key: Key, block: Block) -> Link {
+        self.ops += block.ops.len() + OVERHEAD;
+        let block = Arc::new(block);
+        let link = Link::to(&block);
+        let pages = [Some(&block.first), block.second.as_ref()];
+        for known in pages.into_iter().flatten() {
+            self.by_page.entry(known.gpa / PAGE).or_default().push(link);
+        }
+        if let Some(old) = self.by_key.insert(key, link) {
+            old.block().forget();
+        }
+        self.blocks.push(block);
+        link
+    }
+
+    /// The page at `gpa` was written: its blocks are to be looked at.
+    pub(crate) fn written(&mut self, gpa: u64) {
+        for link in self.by_page.get(&(gpa / PAGE)).into_iter().flatten() {
+            link.block().forget();
+        }
+    }
+}
+
+impl Cpu {
+    /// The block at RIP, which [`Cache::jump`] does not have.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn find_block(&mut self) -> Result<Link, Stop> {
+        if self.cache.map_version != self.map_version || self.cache.ops > OPS_MAX {
+            self.cache.map_version = self.map_version;
+            self.cache.clear();
+            self.block = self.cache.nothing();
+        }
+        let linear = self.code_address(self.rip)?;
+        let (gpa, mut global) = self.fetch_page(linear)?;
         let key = Key {
             gpa,
-            rip: cpu.rip,
-            width,
+            rip: self.rip,
+            width: self.width as u8,
         };
-        let known = self.by_key.get(&key).copied();
-        let index = match known {
-            Some(index) if self.usable(cpu, index, linear)? => index,
+        let known = self.cache.by_key.get(&key).copied();
+        let link = match known {
+            Some(link) if self.usable(link.block(), linear, &mut global)? => link,
             _ => {
-                let block = translate(cpu, linear, gpa, OPS_A_BLOCK)?;
-                self.ops += block.ops.len() + 8;
-                let place = known.and_then(|index| self.blocks.get_mut(index as usize));
-                if let (Some(place), Some(index)) = (place, known) {
-                    *place = block;
-                    index
-                } else {
-                    let index = self.blocks.len() as u32;
-                    self.blocks.push(block);
-                    self.by_key.insert(key, index);
-                    index
-                }
+                let block = translate(self, linear, gpa, OPS_A_BLOCK)?;
+                global &= block.second.is_none();
+                self.cache.add(key, block)
             }
         };
-        if let Some(jump) = self.jumps.get_mut(jump_slot(cpu.rip)) {
-            *jump = Jump {
-                rip: cpu.rip,
-                tag: tag(cpu),
-                index,
-            };
+        let block = link.block();
+        let class = u32::from(global);
+        block.class.store(class, Ordering::Relaxed);
+        let [local, of_global] = self.tags;
+        let tag = if global { of_global } else { local };
+        block.tag.store(tag, Ordering::Relaxed);
+        if let Some(jump) = self.cache.jumps.get(jump_slot(self.rip)) {
+            jump.set(link);
         }
-        Ok(index)
+        Ok(link)
     }
 
     /// Whether the block still stands for what is in memory.
-    fn usable(&mut self, cpu: &mut Cpu, index: u32, linear: u64) -> Result<bool, Stop> {
-        let foreign = cpu.foreign;
-        let Some(block) = self.blocks.get_mut(index as usize) else {
-            return Ok(false);
-        };
+    fn usable(&mut self, block: &Block, linear: u64, global: &mut bool) -> Result<bool, Stop> {
         if let Some(second) = &block.second {
+            *global = false;
             let next = (linear & !(PAGE - 1)).wrapping_add(PAGE);
-            if cpu.fetch_address(next)? != second.gpa {
+            if self.fetch_address(next)? != second.gpa {
                 return Ok(false);
             }
         }
         let fresh = block.first.fresh() && block.second.as_ref().is_none_or(Known::fresh);
-        if fresh && block.foreign == foreign {
+        if fresh && block.foreign.load(Ordering::Relaxed) == self.foreign {
             return Ok(true);
         }
         let (head, tail) = block.bytes.split_at(block.head.min(block.bytes.len()));
-        let same = holds(cpu, block.first.gpa, head)
+        let same = holds(self, block.first.gpa, head)
             && block
                 .second
                 .as_ref()
-                .is_none_or(|second| holds(cpu, second.gpa, tail));
+                .is_none_or(|second| holds(self, second.gpa, tail));
         if !same {
             return Ok(false);
         }
-        let Some(first) = guard(cpu, block.first.gpa) else {
-            return Ok(false);
-        };
-        block.first = first;
-        if let Some(second) = &block.second {
-            block.second = guard(cpu, second.gpa);
+        for known in [Some(&block.first), block.second.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            let Some(mark) = guard(self, known.gpa) else {
+                return Ok(false);
+            };
+            known.renew(&mark);
         }
-        block.foreign = foreign;
+        block.foreign.store(self.foreign, Ordering::Relaxed);
         Ok(true)
     }
 }
 
-fn tag(cpu: &Cpu) -> u64 {
-    // The lowest bit tells an entry from an empty one.
-    (cpu.fetch_epoch << 4 | (cpu.tlb_mode as u64 & 4) << 1 | (cpu.width as u64) << 1) | 1
-}
-
+#[inline(always)]
 fn jump_slot(rip: u64) -> usize {
-    (rip ^ rip >> 13) as usize & (JUMPS - 1)
+    (rip ^ rip >> 14) as usize & (JUMPS - 1)
 }
 
 /// Whether guest memory at `gpa` holds `bytes`.
@@ -254,7 +346,7 @@ fn guard(cpu: &mut Cpu, gpa: u64) -> Option<Known> {
     Some(Known {
         marks,
         page,
-        value,
+        value: AtomicU32::new(value),
         gpa,
     })
 }
@@ -276,10 +368,10 @@ pub(crate) fn translate(cpu: &mut Cpu, linear: u64, gpa: u64, limit: usize) -> R
     let Some(first) = guard(cpu, gpa) else {
         return Err(no_memory(cpu, gpa));
     };
-    let bytes = fetch(cpu, gpa, limit * LONGEST).unwrap_or_default();
-    let (rip, width, foreign) = (cpu.rip, cpu.width, cpu.foreign);
+    let mut bytes = fetch(cpu, gpa, limit * LONGEST).unwrap_or_default();
+    let (rip, width) = (cpu.rip, cpu.width);
     let mut ops = Vec::new();
-    let mut at = 0;
+    let (mut at, mut branches) = (0, false);
     while ops.len() < limit {
         let rest = bytes.get(at..).unwrap_or_default();
         let window = rest.get(..LONGEST).unwrap_or(rest);
@@ -289,6 +381,7 @@ pub(crate) fn translate(cpu: &mut Cpu, linear: u64, gpa: u64, limit: usize) -> R
                 at += usize::from(op.len());
                 op.end = at as u16;
                 ops.push(op);
+                branches = decoded.ends;
                 if decoded.ends || at >= bytes.len() {
                     break;
                 }
@@ -298,16 +391,60 @@ pub(crate) fn translate(cpu: &mut Cpu, linear: u64, gpa: u64, limit: usize) -> R
             Err(Short::More) => return translate_crossing(cpu, linear, first, bytes, width),
         }
     }
-    Ok(Block {
-        rip,
-        len: at as u16,
-        ops: ops.into(),
-        bytes: bytes.get(..at).unwrap_or_default().into(),
-        head: at,
+    bytes.truncate(at);
+    let parts = Parts {
+        ops,
+        bytes,
+        branches,
         first,
         second: None,
-        foreign,
-    })
+    };
+    Ok(assemble(cpu, parts))
+}
+
+/// Instructions and what they were decoded from.
+struct Parts {
+    ops: Vec<Op>,
+    bytes: Vec<u8>,
+    /// The last instruction may lead elsewhere than behind the block.
+    branches: bool,
+    first: Known,
+    /// The second page and the bytes before it.
+    second: Option<(Known, usize)>,
+}
+
+fn assemble(cpu: &Cpu, parts: Parts) -> Block {
+    let Parts {
+        mut ops,
+        bytes,
+        branches,
+        first,
+        second,
+    } = parts;
+    let count = ops.len() as u32;
+    let stop = if branches { end::at_rip } else { end::falls };
+    let link = cpu.cache.nothing();
+    let length = bytes.len();
+    ops.push(Op {
+        step: stop,
+        imm: cpu.rip.wrapping_add(length as u64) & rip_mask(cpu.width),
+        ..decode::empty()
+    });
+    let (second, head) = second.map_or((None, length), |(known, head)| (Some(known), head));
+    Block {
+        tag: AtomicU64::new(NO_TAG),
+        rip: cpu.rip,
+        ops: ops.into(),
+        taken: LinkCell::new(link),
+        fallen: LinkCell::new(link),
+        count,
+        class: AtomicU32::new(0),
+        bytes: bytes.into(),
+        head,
+        first,
+        second,
+        foreign: AtomicU64::new(cpu.foreign),
+    }
 }
 
 /// One instruction that begins in this page and ends in the next.
@@ -330,14 +467,12 @@ fn translate_crossing(
         return cpu.gp(0);
     };
     bytes.truncate(decoded.op.len().into());
-    Ok(Block {
-        rip: cpu.rip,
-        len: decoded.op.end,
-        ops: vec![decoded.op].into(),
-        bytes: bytes.into(),
-        head,
+    let parts = Parts {
+        ops: vec![decoded.op],
+        bytes,
+        branches: decoded.ends,
         first,
-        second: Some(second),
-        foreign: cpu.foreign,
-    })
+        second: Some((second, head)),
+    };
+    Ok(assemble(cpu, parts))
 }

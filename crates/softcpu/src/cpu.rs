@@ -12,10 +12,14 @@ use vmlet_vcpu::{
     x86_64::{Segment, Table},
 };
 
+#[cfg(debug_assertions)]
+use crate::dispatch::At;
 use crate::{
+    block::Cache,
     bus::BusSlot,
     clock::Clock,
     debug::{DR6_NONE, Watch},
+    dispatch::Link,
     events::IoEvents,
     flags::{self, Lazy},
     fp::Fpu,
@@ -104,8 +108,8 @@ pub(crate) enum Ending {
 /// The whole state of a vCPU.
 #[derive(Debug)]
 pub(crate) struct Cpu {
-    /// 0-15 the general registers, 16 always zero.
-    regs: [u64; 32],
+    /// 0-15 the general registers, 16 always zero; so many that a number needs no check.
+    regs: [u64; 256],
     pub(crate) lazy: Lazy,
     pub(crate) rip: u64,
     /// Linear start of the block that runs, without the base of CS.
@@ -125,8 +129,19 @@ pub(crate) struct Cpu {
     pub(crate) cpl: u8,
     /// [`crate::tlb::USER`] at CPL 3.
     pub(crate) tlb_mode: usize,
-    /// Counts what invalidates fetched translations.
-    pub(crate) fetch_epoch: u64,
+    /// What a block's mark must be for its use now: [0] where a change of CR3 takes its page away,
+    /// [1] in global pages.
+    pub(crate) tags: [u64; 2],
+    /// Epochs of fetched translations, for each of the two.
+    epochs: [u64; 2],
+    /// Instructions left in this slice; a block's are taken off when it begins.
+    pub(crate) budget: i64,
+    /// The block that runs.
+    pub(crate) block: Link,
+    /// The next operation, where steps return to a loop.
+    #[cfg(debug_assertions)]
+    pub(crate) at: At,
+    pub(crate) cache: Cache,
     /// RFLAGS without the arithmetic flags and bit 1.
     pub(crate) rflags: u64,
     pub(crate) segs: [Segment; 8],
@@ -154,6 +169,8 @@ pub(crate) struct Cpu {
     pub(crate) map: Arc<Map>,
     pub(crate) map_version: u64,
     pub(crate) code_epoch: u64,
+    /// Writes to pages with code seen so far.
+    pub(crate) code_writes: u64,
     pub(crate) lapic: Option<Arc<Lapic>>,
     pub(crate) signal: Arc<Signal>,
     pub(crate) clock: Arc<Clock>,
@@ -167,7 +184,14 @@ pub(crate) struct Cpu {
     pub(crate) foreign: u64,
     pub(crate) io_events: Arc<IoEvents>,
     pub(crate) watch: Watch,
-    cs_base: u64,
+    code: CodeSegment,
+}
+
+/// What blocks take from CS.
+#[derive(Clone, Copy, Debug, Default)]
+struct CodeSegment {
+    base: u64,
+    limit: u32,
 }
 
 /// What a vCPU shares with the others.
@@ -184,8 +208,9 @@ impl Cpu {
     /// A vCPU as it comes out of reset (Intel SDM volume 3, section 11.1.1).
     pub(crate) fn new(id: u32, cpuid: vmlet_vcpu::cpuid::CpuidTable, shared: Shared) -> Cpu {
         let map = shared.memory.map();
+        let cache = Cache::new();
         let mut cpu = Cpu {
-            regs: [0; 32],
+            regs: [0; 256],
             lazy: Lazy::default(),
             rip: 0xfff0,
             block_rip: 0,
@@ -198,7 +223,13 @@ impl Cpu {
             width: Width::Bits16,
             cpl: 0,
             tlb_mode: 0,
-            fetch_epoch: 0,
+            tags: [0; 2],
+            epochs: [0; 2],
+            budget: 0,
+            block: cache.nothing(),
+            #[cfg(debug_assertions)]
+            at: At::NOWHERE,
+            cache,
             rflags: 0,
             segs: [Segment::default(); 8],
             tr: system(0x8b),
@@ -227,6 +258,7 @@ impl Cpu {
             tlb: Tlb::new(),
             map_version: shared.memory.version(),
             code_epoch: shared.memory.code_epoch(),
+            code_writes: shared.memory.code_writes(),
             memory: shared.memory,
             map,
             lapic: shared.lapic,
@@ -240,7 +272,7 @@ impl Cpu {
             foreign: vmlet_memory::foreign_writes(),
             io_events: shared.io_events,
             watch: Watch::default(),
-            cs_base: 0,
+            code: CodeSegment::default(),
         };
         cpu.reset();
         cpu
@@ -248,7 +280,7 @@ impl Cpu {
 
     /// What INIT resets (Intel SDM volume 3, table 11-1).
     pub(crate) fn reset(&mut self) {
-        self.regs = [0; 32];
+        self.regs = [0; 256];
         self.regs[usize::from(RDX)] = self.cpuid.get(1, 0).map_or(0x600, |e| e.eax.into());
         self.lazy.load(0);
         self.rflags = 0;
@@ -297,17 +329,45 @@ impl Cpu {
             (self.segs[SS].attributes >> 5) as u8 & 3
         };
         self.tlb_mode = if self.cpl == 3 { crate::tlb::USER } else { 0 };
-        if self.segs[CS].base != self.cs_base {
-            self.cs_base = self.segs[CS].base;
-            self.fetch_epoch += 1;
+        let CodeSegment { base, limit } = self.code;
+        if (self.segs[CS].base, self.segs[CS].limit) != (base, limit) {
+            self.code = CodeSegment {
+                base: self.segs[CS].base,
+                limit: self.segs[CS].limit,
+            };
+            self.forget_fetched(true);
         }
+        self.set_tags();
         self.look = true;
     }
 
     /// Drops every cached translation.
     pub(crate) fn flush_all(&mut self) {
         self.tlb.flush();
-        self.fetch_epoch += 1;
+        self.forget_fetched(true);
+    }
+
+    /// Drops the cached translations of pages that are not global.
+    pub(crate) fn flush_local(&mut self) {
+        self.tlb.flush_local();
+        self.forget_fetched(false);
+    }
+
+    /// Has blocks look again where their code is, or those in global pages not.
+    pub(crate) fn forget_fetched(&mut self, global: bool) {
+        let epoch = self.epochs[0].max(self.epochs[1]) + 1;
+        self.epochs[0] = epoch;
+        if global {
+            self.epochs[1] = epoch;
+        }
+        self.set_tags();
+    }
+
+    fn set_tags(&mut self) {
+        let user = u64::from(self.tlb_mode != 0);
+        // The lowest bit tells a tag from none.
+        let mode = user << 3 | (self.width as u64) << 1 | 1;
+        self.tags = self.epochs.map(|epoch| epoch << 4 | mode);
     }
 
     pub(crate) fn long_mode(&self) -> bool {
@@ -324,12 +384,18 @@ impl Cpu {
 
     #[inline(always)]
     pub(crate) fn reg(&self, number: u8) -> u64 {
-        self.regs[usize::from(number & 31)]
+        self.regs[usize::from(number)]
     }
 
     #[inline(always)]
     pub(crate) fn set_reg(&mut self, number: u8, value: u64) {
         self.regs[usize::from(number & 15)] = value;
+    }
+
+    /// As [`Cpu::set_reg`] for a number that is known to be below 16.
+    #[inline(always)]
+    pub(crate) fn set_known(&mut self, number: u8, value: u64) {
+        self.regs[usize::from(number)] = value;
     }
 
     /// A register as an operand.

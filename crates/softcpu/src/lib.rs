@@ -28,6 +28,7 @@ mod decode;
 #[cfg(test)]
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod differential;
+mod dispatch;
 mod entry;
 mod event;
 mod events;
@@ -40,6 +41,7 @@ mod memory;
 mod mmu;
 mod msr;
 mod op;
+mod quick;
 mod run;
 mod save;
 mod signal;

@@ -65,6 +65,8 @@ pub(crate) struct Memory {
     /// Counts the pages that came to hold cached code: entries of other vCPUs' write TLBs for them
     /// have to go.
     code_epoch: AtomicU64,
+    /// Counts writes to them: blocks of other vCPUs have to look at their pages.
+    code_writes: AtomicU64,
 }
 
 impl Memory {
@@ -82,6 +84,14 @@ impl Memory {
 
     pub(crate) fn code_appeared(&self) -> u64 {
         self.code_epoch.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    pub(crate) fn code_writes(&self) -> u64 {
+        self.code_writes.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn code_written(&self) -> u64 {
+        self.code_writes.fetch_add(1, Ordering::AcqRel) + 1
     }
 
     /// Adds a slot or changes one's flags; refused where another slot lies.

@@ -266,6 +266,12 @@ impl Cpu {
         {
             mark.fetch_add(1, Ordering::Relaxed);
             self.cut = true;
+            let writes = self.memory.code_written();
+            // Otherwise others wrote too, and `renew` sees it.
+            if writes == self.code_writes + 1 {
+                self.code_writes = writes;
+            }
+            self.cache.written(gpa);
         }
         slot.touch(gpa);
         Some(Target::Host(slot.slot.hva.0 + (gpa - slot.slot.gpa.0)))
@@ -309,11 +315,11 @@ impl Cpu {
             .map(|found| found.gpa.0)
     }
 
-    /// The guest-physical address of code at `addr`.
-    pub(crate) fn fetch_address(&mut self, addr: u64) -> Result<u64, Stop> {
+    /// The guest-physical address of code at `addr`, and whether its page is global.
+    pub(crate) fn fetch_page(&mut self, addr: u64) -> Result<(u64, bool), Stop> {
         let set = FETCH + self.tlb_mode;
-        if let Some(gpa) = self.tlb.find(set, addr, 1) {
-            return Ok(gpa);
+        if let Some(found) = self.tlb.find_code(set, addr) {
+            return Ok(found);
         }
         let page = self.translate(addr, Want::Fetch, self.tlb_mode == USER)?;
         let Page { gpa, global, large } = page;
@@ -326,7 +332,12 @@ impl Cpu {
                 large,
             },
         );
-        Ok(gpa)
+        Ok((gpa, global))
+    }
+
+    /// The guest-physical address of code at `addr`.
+    pub(crate) fn fetch_address(&mut self, addr: u64) -> Result<u64, Stop> {
+        self.fetch_page(addr).map(|(gpa, _)| gpa)
     }
 
     /// Reads at a linear address.

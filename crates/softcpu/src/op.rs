@@ -1,6 +1,9 @@
 //! A decoded instruction.
 
-use crate::cpu::{Cpu, Exec};
+use crate::{
+    cpu::{Cpu, Exec},
+    dispatch::Step,
+};
 
 /// Carries an instruction out.
 pub(crate) type Handler = fn(&mut Cpu, &Op) -> Exec;
@@ -33,6 +36,9 @@ pub(crate) const REPNE: u8 = 2;
 /// A decoded instruction: what carries it out and its operands.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Op {
+    /// Carries it out and goes on: [`crate::dispatch::plain`], which calls `f`, or one of `quick/`.
+    pub(crate) step: Step,
+    /// Carries it out.
     pub(crate) f: Handler,
     /// Immediate operand, branch target, or the handler's own use.
     pub(crate) imm: u64,

@@ -4,9 +4,9 @@ use vmlet_vcpu::{FatalExit, RunEnd, x86_64::MpState};
 
 use crate::{
     block,
-    cpu::{CS, Cpu, Ending, Fault, NMI, Stop, Width},
+    cpu::{CS, Cpu, Ending, Fault, NMI, Stop},
     decode::LONGEST,
-    event::{Event, rip_mask},
+    event::Event,
     flags,
     lapic::Startup,
     tlb,
@@ -27,7 +27,7 @@ impl SoftVcpu {
         self.cpu.look = true;
         self.slices = 0;
         loop {
-            if (self.cpu.look || self.budget <= 0 || self.cpu.signal.wanted())
+            if (self.cpu.look || self.cpu.budget <= 0 || self.cpu.signal.wanted())
                 && let Some(turn) = self.service()
             {
                 return turn;
@@ -38,25 +38,12 @@ impl SoftVcpu {
                 }
                 continue;
             }
-            let done = self.block();
-            if let Err(stop) = done
+            if let Err(stop) = self.cpu.run_blocks()
                 && let Some(end) = self.stopped(stop)
             {
                 return Turn::End(end);
             }
         }
-    }
-
-    /// Runs one block.
-    #[inline(always)]
-    fn block(&mut self) -> Result<(), Stop> {
-        let cpu = &mut self.cpu;
-        cpu.block_rip = cpu.rip;
-        cpu.op_end = 0;
-        let block = self.cache.find(cpu)?;
-        let (done, count) = run_ops(cpu, block);
-        self.budget -= i64::from(count);
-        done
     }
 
     /// Runs one instruction.
@@ -67,9 +54,7 @@ impl SoftVcpu {
         let linear = cpu.code_address(cpu.rip)?;
         let gpa = cpu.fetch_address(linear)?;
         let block = block::translate(cpu, linear, gpa, 1)?;
-        let (done, count) = run_ops(cpu, &block);
-        self.budget -= i64::from(count);
-        done
+        self.cpu.run_one(&block)
     }
 
     /// An instruction was not completed.
@@ -78,7 +63,7 @@ impl SoftVcpu {
         self.cpu.cut = false;
         self.cpu.watch.forget();
         // Faults take time, or a guest that does nothing else would stand still.
-        self.budget -= 1;
+        self.cpu.budget -= 1;
         match stop {
             Stop::Fault => {
                 let fault = self.cpu.fault;
@@ -176,8 +161,8 @@ impl SoftVcpu {
     }
 
     fn settle_time(&mut self) {
-        let ran = SLICE - self.budget;
-        self.budget = SLICE;
+        let ran = SLICE - self.cpu.budget;
+        self.cpu.budget = SLICE;
         self.cpu.instructions += ran.unsigned_abs();
         self.cpu.clock.retired(ran.unsigned_abs());
         if let Some(lapic) = &self.cpu.lapic
@@ -262,34 +247,6 @@ impl SoftVcpu {
     }
 }
 
-/// Runs the instructions of a block; how many were retired.
-#[inline(always)]
-fn run_ops(cpu: &mut Cpu, block: &block::Block) -> (Result<(), Stop>, u32) {
-    cpu.rip = next(cpu.width, block.rip, block.len);
-    let mut count = 0;
-    for op in &block.ops {
-        cpu.op_end = op.end;
-        let done = (op.f)(cpu, op);
-        if done.is_err() {
-            cpu.rip = next(cpu.width, block.rip, op.end - u16::from(op.len()));
-            return (done, count);
-        }
-        count += 1;
-        if cpu.cut {
-            cpu.cut = false;
-            if op.end != block.len {
-                cpu.rip = next(cpu.width, block.rip, op.end);
-            }
-            break;
-        }
-    }
-    (Ok(()), count)
-}
-
-fn next(width: Width, rip: u64, by: u16) -> u64 {
-    rip.wrapping_add(by.into()) & rip_mask(width)
-}
-
 impl Cpu {
     /// Takes up what changed in the shared memory.
     pub(crate) fn renew(&mut self) {
@@ -304,6 +261,11 @@ impl Cpu {
             self.code_epoch = epoch;
             self.tlb.protect_all();
         }
-        self.foreign = vmlet_memory::foreign_writes();
+        let foreign = vmlet_memory::foreign_writes();
+        let writes = self.memory.code_writes();
+        if (foreign, writes) != (self.foreign, self.code_writes) {
+            (self.foreign, self.code_writes) = (foreign, writes);
+            self.forget_fetched(true);
+        }
     }
 }

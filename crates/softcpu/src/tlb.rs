@@ -28,7 +28,7 @@ pub(crate) const READ: usize = 0;
 pub(crate) const WRITE: usize = 1;
 /// Entries of this set lead to guest-physical addresses.
 pub(crate) const FETCH: usize = 2;
-/// Past this many filled entries everything is dropped.
+/// Past this many filled entries of one kind everything is dropped.
 const FILLED_MAX: usize = 8192;
 const NO_TAG: u64 = 1;
 const OFFSET: u64 = 0xfff;
@@ -37,7 +37,7 @@ const OFFSET: u64 = 0xfff;
 struct Entry {
     /// The page's linear address, or [`NO_TAG`].
     tag: u64,
-    /// What leads from a linear address to the host's.
+    /// What leads from a linear address to the host's; in [`FETCH`] bit 0 marks a global page.
     addend: u64,
 }
 
@@ -45,15 +45,16 @@ struct Entry {
 struct Filled {
     set: u8,
     slot: u16,
-    global: bool,
     large: bool,
 }
 
 /// Cached translations.
 #[derive(Debug)]
 pub(crate) struct Tlb {
-    entries: Box<[[Entry; ENTRIES]; SETS]>,
-    filled: Vec<Filled>,
+    /// The sets one after the other.
+    entries: Box<[Entry; ENTRIES * SETS]>,
+    /// What was filled since it was last dropped: pages that are not global, and global ones.
+    filled: [Vec<Filled>; 2],
 }
 
 /// A page the TLB takes up.
@@ -66,8 +67,14 @@ pub(crate) struct Fill {
     pub(crate) large: bool,
 }
 
+#[inline(always)]
 fn slot(addr: u64) -> usize {
     (addr >> 12) as usize & (ENTRIES - 1)
+}
+
+#[inline(always)]
+fn index(set: usize, slot: usize) -> usize {
+    (set * ENTRIES | slot) & (ENTRIES * SETS - 1)
 }
 
 impl Tlb {
@@ -77,109 +84,123 @@ impl Tlb {
             addend: 0,
         };
         Tlb {
-            entries: Box::new([[empty; ENTRIES]; SETS]),
-            filled: Vec::new(),
+            entries: Box::new([empty; ENTRIES * SETS]),
+            filled: [Vec::new(), Vec::new()],
         }
     }
 
     /// Where the `bytes` bytes at `addr` lead to, if they lie in one known page.
     #[inline(always)]
     pub(crate) fn find(&self, set: usize, addr: u64, bytes: u64) -> Option<u64> {
-        let entry = &self.entries[set & (SETS - 1)][slot(addr)];
+        let entry = &self.entries[index(set, slot(addr))];
         (entry.tag == addr.wrapping_add(bytes - 1) & !OFFSET)
             .then(|| addr.wrapping_add(entry.addend))
     }
 
+    /// The guest-physical address of code, and whether its page is global.
+    pub(crate) fn find_code(&self, set: usize, addr: u64) -> Option<(u64, bool)> {
+        let entry = &self.entries[index(set, slot(addr))];
+        let addend = entry.addend & !OFFSET;
+        (entry.tag == addr & !OFFSET)
+            .then(|| (addr.wrapping_add(addend), entry.addend & OFFSET != 0))
+    }
+
     pub(crate) fn fill(&mut self, set: usize, fill: Fill) {
-        if self.filled.len() >= FILLED_MAX {
+        if self.filled.iter().any(|list| list.len() >= FILLED_MAX) {
             self.flush();
         }
         let linear = fill.linear & !OFFSET;
-        let addend = (fill.target & !OFFSET).wrapping_sub(linear);
-        self.entries[set & (SETS - 1)][slot(linear)] = Entry {
+        let mut addend = (fill.target & !OFFSET).wrapping_sub(linear);
+        if set & (USER - 1) == FETCH {
+            addend |= u64::from(fill.global);
+        }
+        self.entries[index(set, slot(linear))] = Entry {
             tag: linear,
             addend,
         };
-        self.filled.push(Filled {
+        self.filled[usize::from(fill.global)].push(Filled {
             set: set as u8,
             slot: slot(linear) as u16,
-            global: fill.global,
             large: fill.large,
         });
     }
 
     /// Drops everything.
     pub(crate) fn flush(&mut self) {
-        self.drop_if(|_, _| true);
+        self.flush_local();
+        self.drop_all(1);
     }
 
-    /// Drops what is not global.
+    /// Drops what is not global, and what took the place of such an entry.
     pub(crate) fn flush_local(&mut self) {
-        self.drop_if(|filled, _| !filled.global);
+        self.drop_all(0);
+    }
+
+    fn drop_all(&mut self, kind: usize) {
+        let entries = &mut self.entries;
+        for filled in self.filled[kind & 1].drain(..) {
+            entries[index(filled.set.into(), filled.slot.into())].tag = NO_TAG;
+        }
     }
 
     /// Drops the page at `addr`, a large one with all its parts.
     pub(crate) fn flush_page(&mut self, addr: u64) {
-        self.drop_if(|filled, tag| {
-            tag == addr & !OFFSET || (filled.large && tag >> 30 == addr >> 30)
-        });
+        let entries = &mut self.entries;
+        for list in &mut self.filled {
+            list.retain(|filled| {
+                let entry = &mut entries[index(filled.set.into(), filled.slot.into())];
+                let goes =
+                    entry.tag == addr & !OFFSET || (filled.large && entry.tag >> 30 == addr >> 30);
+                if goes {
+                    entry.tag = NO_TAG;
+                }
+                !goes
+            });
+        }
     }
 
     /// Drops what allows writing to the host page at `host`.
     pub(crate) fn protect(&mut self, host: u64) {
-        for set in [WRITE, WRITE + USER] {
-            for entry in &mut self.entries[set] {
-                if entry.tag.wrapping_add(entry.addend) == host {
-                    entry.tag = NO_TAG;
-                }
+        for entry in self.writing() {
+            if entry.tag.wrapping_add(entry.addend) == host {
+                entry.tag = NO_TAG;
             }
         }
     }
 
     /// Drops all that allows writing.
     pub(crate) fn protect_all(&mut self) {
-        for set in [WRITE, WRITE + USER] {
-            for entry in &mut self.entries[set] {
-                entry.tag = NO_TAG;
-            }
+        for entry in self.writing() {
+            entry.tag = NO_TAG;
         }
     }
 
-    fn drop_if(&mut self, gone: impl Fn(&Filled, u64) -> bool) {
-        let entries = &mut self.entries;
-        self.filled.retain(|filled| {
-            let entry = &mut entries[filled.set as usize & (SETS - 1)][filled.slot as usize];
-            let goes = gone(filled, entry.tag);
-            if goes {
-                entry.tag = NO_TAG;
-            }
-            !goes
-        });
+    fn writing(&mut self) -> impl Iterator<Item = &mut Entry> {
+        let sets = self.entries.chunks_exact_mut(ENTRIES).enumerate();
+        sets.filter(|(set, _)| set & (USER - 1) == WRITE)
+            .flat_map(|(_, entries)| entries)
     }
 }
 
+/// Bytes of any alignment.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct Packed<T: Int>(T);
+
 /// A host address the TLB gave, or one in a slot of the current map; valid until the map changes.
+#[inline(always)]
 pub(crate) fn load<T: Int>(host: u64) -> T {
-    let at = ptr::with_exposed_provenance::<T>(host as usize);
-    if host.is_multiple_of(T::BYTES) {
-        // SAFETY: the module's invariant; aligned, in one page.
-        unsafe { at.read_volatile() }
-    } else {
-        // SAFETY: the module's invariant; the bytes lie in one page.
-        unsafe { at.read_unaligned() }
-    }
+    let at = ptr::with_exposed_provenance::<Packed<T>>(host as usize);
+    // SAFETY: the module's invariant; the bytes lie in one page, and `Packed` has no alignment.
+    unsafe { at.read_volatile() }.0
 }
 
 /// See [`load`].
+#[inline(always)]
 pub(crate) fn store<T: Int>(host: u64, value: T) {
-    let at = ptr::with_exposed_provenance_mut::<T>(host as usize);
-    if host.is_multiple_of(T::BYTES) {
-        // SAFETY: the module's invariant; aligned, in one page.
-        unsafe { at.write_volatile(value) }
-    } else {
-        // SAFETY: the module's invariant; the bytes lie in one page.
-        unsafe { at.write_unaligned(value) }
-    }
+    let at = ptr::with_exposed_provenance_mut::<Packed<T>>(host as usize);
+    // SAFETY: the module's invariant; the bytes lie in one page, and `Packed` has no alignment.
+    unsafe { at.write_volatile(Packed(value)) }
 }
 
 /// Replaces `old` by `new` if it is still there: page-table entries, and locked instructions

@@ -9,7 +9,6 @@ use vmlet_vcpu::{
 };
 
 use crate::{
-    block::Cache,
     bus,
     cpu::{CS, Cpu, DS, ES, FS, GS, SS, Shared},
     save,
@@ -20,11 +19,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct SoftVcpu {
     pub(crate) cpu: Cpu,
-    pub(crate) cache: Cache,
     pub(crate) turns: Arc<Turns>,
     pub(crate) mp: MpState,
-    /// Instructions left in this slice.
-    pub(crate) budget: i64,
     pub(crate) slices: u32,
     /// A run ends when the guest can take an interrupt.
     pub(crate) interrupt_window: bool,
@@ -43,14 +39,12 @@ impl SoftVcpu {
         let waits = id != 0 && shared.lapic.is_some();
         SoftVcpu {
             cpu: Cpu::new(id, cpuid, shared),
-            cache: Cache::new(),
             turns,
             mp: if waits {
                 MpState::Uninitialized
             } else {
                 MpState::Runnable
             },
-            budget: 0,
             slices: 0,
             interrupt_window: false,
             origin: Origin::here(),

@@ -8,6 +8,8 @@ mod two;
 
 use crate::{
     cpu::Width,
+    dispatch::{Step, plain},
+    event::canonical,
     exec::system,
     op::{Handler, NO_REG, Op, kind},
 };
@@ -51,10 +53,14 @@ pub(crate) struct Decoder<'a> {
     ends: bool,
     /// A RIP-relative displacement waits for the instruction's length.
     relative: bool,
+    /// The instruction's own step.
+    quick: Option<Step>,
 }
 
-fn empty() -> Op {
+/// No instruction yet.
+pub(crate) fn empty() -> Op {
     Op {
+        step: plain,
         f: system::ud,
         imm: 0,
         disp: 0,
@@ -86,6 +92,7 @@ pub(crate) fn decode(bytes: &[u8], rip: u64, width: Width) -> Result<Decoded, Sh
         op: empty(),
         ends: false,
         relative: false,
+        quick: None,
     };
     decoder.run()?;
     Ok(Decoded {
@@ -112,6 +119,7 @@ impl Decoder<'_> {
         if self.lock && !self.lockable() {
             self.set(system::ud);
         }
+        self.op.step = self.quick.take().unwrap_or(plain);
         self.op.shape = self.op.shape & 0x30 | self.at as u8 | self.rep << 6;
         self.op.end = self.at as u16;
         Ok(())
@@ -244,6 +252,7 @@ impl Decoder<'_> {
 
     fn set(&mut self, f: Handler) {
         self.op.f = f;
+        self.quick = None;
     }
 
     fn set_size(&mut self, size: u8) {
@@ -262,6 +271,18 @@ impl Decoder<'_> {
     fn finish(&mut self, f: Handler, size: u8) {
         self.set(f);
         self.set_size(size);
+    }
+
+    /// Gives the instruction a step of its own, after its handler.
+    fn quick(&mut self, step: Option<Step>) {
+        self.quick = step;
+    }
+
+    /// The same for a branch in 64-bit code.
+    fn quick_branch(&mut self, step: Option<Step>) {
+        if self.long() && canonical(self.op.imm) {
+            self.quick = step;
+        }
     }
 
     fn end_with(&mut self, f: Handler, size: u8) {

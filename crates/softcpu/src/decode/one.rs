@@ -8,6 +8,7 @@ use crate::{
         branch, decimal, far, io, moves, muldiv, segment, shift, stack, state, string, system, x87,
     },
     op::{Handler, kind},
+    quick::{self, Multiply},
 };
 
 /// `jcc`.
@@ -31,6 +32,7 @@ impl Decoder<'_> {
                 self.op.rm = opcode & 7;
                 let size = self.operand();
                 self.finish(alu::unary(which, size, false), size);
+                self.quick(quick::unary(which, size, &self.op));
                 Ok(())
             }
             0x50..=0x5f => {
@@ -42,6 +44,7 @@ impl Decoder<'_> {
                 let size = self.branch_operand();
                 self.target(1, size)?;
                 self.end_with(jump_if(opcode), size);
+                self.quick_branch(Some(quick::jcc(opcode)));
                 Ok(())
             }
             0x80..=0x8f => self.row_8(opcode),
@@ -71,6 +74,7 @@ impl Decoder<'_> {
         }
         let mem = self.mem();
         self.finish(alu::handler(number, form, size, mem), size);
+        self.quick(quick::binary(number, form, size, &self.op));
         Ok(())
     }
 
@@ -104,6 +108,14 @@ impl Decoder<'_> {
             (false, _) => stack::pop,
         };
         self.finish(f, size);
+        if self.long() && size == 3 {
+            let step = if opcode < 0x58 {
+                quick::push()
+            } else {
+                quick::pop()
+            };
+            self.quick(Some(step));
+        }
     }
 
     fn row_6(&mut self, opcode: u8) -> Result<(), Short> {
@@ -126,6 +138,11 @@ impl Decoder<'_> {
                     moves::extension(true, 2, size, mem)
                 };
                 self.finish(f, size);
+                self.quick(if size == 1 {
+                    quick::load(1, &self.op)
+                } else {
+                    quick::extension(true, 2, size, &self.op)
+                });
             }
             0x63 => {
                 self.read_modrm()?;
@@ -139,6 +156,7 @@ impl Decoder<'_> {
                     self.immediate(size)?;
                 }
                 self.finish(stack::push_imm, size);
+                self.quick((self.long() && size == 3).then(quick::push_imm));
             }
             0x69 | 0x6b => {
                 self.read_modrm()?;
@@ -148,6 +166,7 @@ impl Decoder<'_> {
                     self.immediate(size)?;
                 }
                 self.finish(muldiv::imul3, size);
+                self.quick(quick::multiply(Multiply::RmImm, size, &self.op));
             }
             0x6c..=0x6f => {
                 let size = if opcode & 1 == 0 { 0 } else { size.min(2) };
@@ -189,11 +208,13 @@ impl Decoder<'_> {
                 }
                 let (number, mem) = (self.extension(), self.mem());
                 self.finish(alu::handler(number, Form::RmImm, size, mem), size);
+                self.quick(quick::binary(number, Form::RmImm, size, &self.op));
             }
             0x84 | 0x85 => {
                 self.read_modrm_sized(size)?;
                 let mem = self.mem();
                 self.finish(alu::handler(8, Form::RmReg, size, mem), size);
+                self.quick(quick::binary(8, Form::RmReg, size, &self.op));
             }
             0x86 | 0x87 => {
                 self.read_modrm_sized(size)?;
@@ -203,11 +224,13 @@ impl Decoder<'_> {
                 self.read_modrm_sized(size)?;
                 let mem = self.mem();
                 self.finish(moves::store(size, mem), size);
+                self.quick(quick::store(size, &self.op));
             }
             0x8a | 0x8b => {
                 self.read_modrm_sized(size)?;
                 let mem = self.mem();
                 self.finish(moves::load(size, mem), size);
+                self.quick(quick::load(size, &self.op));
             }
             0x8c | 0x8e => self.move_segment(opcode)?,
             0x8d => {
@@ -219,6 +242,9 @@ impl Decoder<'_> {
                     self.finish(moves::lea64, size);
                 } else {
                     self.finish(moves::lea, size);
+                }
+                if self.mem() {
+                    self.quick(quick::lea(size, &self.op));
                 }
             }
             _ => {
@@ -257,14 +283,21 @@ impl Decoder<'_> {
                     self.end_with(moves::pause, size);
                 } else {
                     self.set(moves::nop);
+                    self.quick(Some(quick::nop()));
                 }
             }
             0x90..=0x97 => {
                 self.op.rm = opcode & 7 | (self.rex & 1) << 3;
                 self.finish(moves::xchg, size);
             }
-            0x98 => self.finish(moves::widen, size),
-            0x99 => self.finish(moves::sign, size),
+            0x98 => {
+                self.finish(moves::widen, size);
+                self.quick(quick::widen(false, size));
+            }
+            0x99 => {
+                self.finish(moves::sign, size);
+                self.quick(quick::widen(true, size));
+            }
             0x9a => self.far_pointer(far::call)?,
             0x9b => self.set(state::wait),
             0x9c => self.finish(stack::pushf, self.stack_operand()),
@@ -306,6 +339,7 @@ impl Decoder<'_> {
             0xa8 | 0xa9 => {
                 self.immediate(size)?;
                 self.finish(alu::handler(8, Form::RmImm, size, false), size);
+                self.quick(quick::binary(8, Form::RmImm, size, &self.op));
             }
             0xaa | 0xab => self.string(string::stos, size),
             0xac | 0xad => self.string(string::lods, size),
@@ -320,11 +354,13 @@ impl Decoder<'_> {
             self.op.rm = self.byte_register(number);
             self.op.imm = self.number(1)?;
             self.finish(moves::immediate(0, false), 0);
+            self.quick(quick::immediate(0, &self.op));
         } else {
             let size = self.operand();
             self.op.rm = number;
             self.op.imm = self.number(1 << size)?;
             self.finish(moves::immediate(size, false), size);
+            self.quick(quick::immediate(size, &self.op));
         }
         Ok(())
     }
@@ -343,6 +379,7 @@ impl Decoder<'_> {
                 }
                 let size = self.branch_operand();
                 self.end_with(branch::ret, size);
+                self.quick_branch(Some(quick::ret()));
             }
             0xc4 | 0xc5 => {
                 self.read_modrm()?;
@@ -359,6 +396,7 @@ impl Decoder<'_> {
                 let mem = self.mem();
                 if self.extension() == 0 {
                     self.finish(moves::immediate(size, mem), size);
+                    self.quick(quick::immediate(size, &self.op));
                 } else {
                     self.undefined();
                 }
@@ -368,7 +406,11 @@ impl Decoder<'_> {
                 self.op.reg = self.byte()?;
                 self.finish(stack::enter, self.stack_operand());
             }
-            0xc9 => self.finish(stack::leave, self.stack_operand()),
+            0xc9 => {
+                let size = self.stack_operand();
+                self.finish(stack::leave, size);
+                self.quick((self.long() && size == 3).then(quick::leave));
+            }
             0xca | 0xcb => {
                 if opcode == 0xca {
                     self.op.imm = self.number(2)?;
@@ -393,7 +435,7 @@ impl Decoder<'_> {
         let count = self.op.imm;
         let plain = !self.mem() && count & 0x100 == 0 && size >= 2;
         let shown = count & if size == 3 { 63 } else { 31 };
-        let quick: Option<Handler> = match (self.op.reg, size) {
+        let constant: Option<Handler> = match (self.op.reg, size) {
             _ if !plain || shown == 0 => None,
             (4 | 6, 2) => Some(shift::shl32),
             (4 | 6, _) => Some(shift::shl64),
@@ -403,10 +445,13 @@ impl Decoder<'_> {
             (7, _) => Some(shift::sar64),
             _ => None,
         };
-        if quick.is_some() {
+        if constant.is_some() {
             self.op.imm = shown;
         }
-        self.finish(quick.unwrap_or(shift::group), size);
+        self.finish(constant.unwrap_or(shift::group), size);
+        if constant.is_some() || count == 0x100 || shown != 0 && size >= 2 {
+            self.quick(quick::shift(self.extension(), size, &self.op));
+        }
     }
 
     fn row_d(&mut self, opcode: u8) -> Result<(), Short> {
@@ -464,11 +509,17 @@ impl Decoder<'_> {
                     branch::jmp
                 };
                 self.end_with(f, size);
+                self.quick_branch(Some(if opcode == 0xe8 {
+                    quick::call()
+                } else {
+                    quick::jmp()
+                }));
             }
             0xea => self.far_pointer(far::jmp)?,
             0xeb => {
                 self.target(1, size)?;
                 self.end_with(branch::jmp, size);
+                self.quick_branch(Some(quick::jmp()));
             }
             _ => {
                 self.op.imm = if opcode & 8 == 0 {
@@ -522,6 +573,13 @@ impl Decoder<'_> {
             _ => muldiv::idiv,
         };
         self.finish(f, size);
+        self.quick(match self.extension() {
+            0 | 1 => quick::binary(8, Form::RmImm, size, &self.op),
+            2 => quick::unary(Unary::Not, size, &self.op),
+            3 => quick::unary(Unary::Neg, size, &self.op),
+            4 => quick::multiply(Multiply::Wide, size, &self.op),
+            _ => None,
+        });
         Ok(())
     }
 
@@ -538,6 +596,13 @@ impl Decoder<'_> {
             (5, _) if mem => self.end_with(far::jmp_mem, size),
             (6, _) => self.finish(stack::push, stack),
             _ => self.undefined(),
+        }
+        match (self.extension(), opcode) {
+            (0, _) => self.quick(quick::unary(Unary::Inc, size, &self.op)),
+            (1, _) => self.quick(quick::unary(Unary::Dec, size, &self.op)),
+            (2, 0xff) => self.quick_branch(quick::call_rm(&self.op)),
+            (4, 0xff) => self.quick_branch(quick::jmp_rm(&self.op)),
+            _ => {}
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use crate::{
     exec::{alu, bits, moves, muldiv, segment, shift, simd, stack, state, system},
     fp::sse::table::{self, Prefix},
     op::{Handler, REP, REPNE},
+    quick::{self, Multiply},
 };
 
 fn set_if(code: u8) -> Handler {
@@ -30,6 +31,7 @@ impl Decoder<'_> {
             0x18..=0x1f => {
                 self.read_modrm()?;
                 self.set(moves::nop);
+                self.quick(Some(quick::nop()));
                 Ok(())
             }
             0x20..=0x23 => self.control(opcode),
@@ -40,17 +42,20 @@ impl Decoder<'_> {
             0x40..=0x4f => {
                 self.read_modrm()?;
                 self.finish(move_if(opcode), size);
+                self.quick(quick::move_if(opcode, size, &self.op));
                 Ok(())
             }
             0x80..=0x8f => {
                 let size = self.branch_operand();
                 self.target(if size == 1 { 2 } else { 4 }, size)?;
                 self.end_with(super::one::jump_if(opcode), size);
+                self.quick_branch(Some(quick::jcc(opcode)));
                 Ok(())
             }
             0x90..=0x9f => {
                 self.read_modrm_bytes()?;
                 self.finish(set_if(opcode), 0);
+                self.quick(quick::set_if(opcode, &self.op));
                 Ok(())
             }
             0xa0..=0xaf => self.row_0fa(opcode),
@@ -191,6 +196,7 @@ impl Decoder<'_> {
             0xaf => {
                 self.read_modrm()?;
                 self.finish(muldiv::imul2, size);
+                self.quick(quick::multiply(Multiply::RegRm, size, &self.op));
             }
             _ => self.undefined(),
         }
@@ -245,6 +251,7 @@ impl Decoder<'_> {
                 }
                 let f = moves::extension(opcode >= 0xbe, from, size, self.mem());
                 self.finish(f, size);
+                self.quick(quick::extension(opcode >= 0xbe, from, size, &self.op));
             }
             0xba => {
                 self.read_modrm()?;

@@ -76,8 +76,7 @@ impl Cpu {
         } else {
             value & 0xffff_ffff
         };
-        self.tlb.flush_local();
-        self.fetch_epoch += 1;
+        self.flush_local();
         Ok(())
     }
 
@@ -221,7 +220,7 @@ pub(crate) fn invlpg(cpu: &mut Cpu, op: &Op) -> Exec {
         _ => cpu.seg(usize::from(op.segment())).base,
     };
     cpu.tlb.flush_page(base.wrapping_add(offset));
-    cpu.fetch_epoch += 1;
+    cpu.forget_fetched(true);
     Ok(())
 }
 
