@@ -74,7 +74,7 @@ fn slot(addr: u64) -> usize {
 
 #[inline(always)]
 fn index(set: usize, slot: usize) -> usize {
-    (set * ENTRIES | slot) & (ENTRIES * SETS - 1)
+    ((set * ENTRIES) | slot) & (ENTRIES * SETS - 1)
 }
 
 impl Tlb {
