@@ -432,26 +432,8 @@ impl Decoder<'_> {
     /// A shift whose count is in `imm`.
     fn shift(&mut self, size: u8) {
         self.op.reg = self.extension();
-        let count = self.op.imm;
-        let plain = !self.mem() && count & 0x100 == 0 && size >= 2;
-        let shown = count & if size == 3 { 63 } else { 31 };
-        let constant: Option<Handler> = match (self.op.reg, size) {
-            _ if !plain || shown == 0 => None,
-            (4 | 6, 2) => Some(shift::shl32),
-            (4 | 6, _) => Some(shift::shl64),
-            (5, 2) => Some(shift::shr32),
-            (5, _) => Some(shift::shr64),
-            (7, 2) => Some(shift::sar32),
-            (7, _) => Some(shift::sar64),
-            _ => None,
-        };
-        if constant.is_some() {
-            self.op.imm = shown;
-        }
-        self.finish(constant.unwrap_or(shift::group), size);
-        if constant.is_some() || count == 0x100 || shown != 0 && size >= 2 {
-            self.quick(quick::shift(self.extension(), size, &self.op));
-        }
+        self.finish(shift::group, size);
+        self.quick(quick::shift(self.op.reg, size, &self.op));
     }
 
     fn row_d(&mut self, opcode: u8) -> Result<(), Short> {

