@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from vmlet._core import Machine
 from vmlet.errors import ClosedError, GuestError, TimeoutError
@@ -62,21 +62,30 @@ class Console:
         seconds (None: never), `GuestError` when the guest's run ends first; in both cases nothing
         is consumed.
         """
-        search, tail = _compiled(pattern)
         deadline = None if timeout is None else time.monotonic() + timeout
+        search = self._expecting(pattern)
+        more = next(search)
+        while isinstance(more, str):
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise self._not_printed(more, timeout)
+            more = search.send(self._receive(None, left))
+        return more
+
+    def _expecting(
+        self, pattern: str | bytes | re.Pattern[bytes]
+    ) -> Generator[str | re.Match[bytes], bytes, None]:
+        """Gives what it looks for each time it needs more output, and the match in the end."""
+        search, tail = _compiled(pattern)
         start = 0
         while True:
             match = search.search(self._unread, start)
             if match is not None:
                 self._unread = self._unread[match.end() :]
-                return match
+                yield match
+                return
             start = 0 if tail is None else max(0, len(self._unread) - tail)
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                raise TimeoutError(
-                    f"{search.pattern!r} was not printed within {timeout} s; {self._tail()}"
-                )
-            data = self._receive(None, left)
+            data = yield repr(search.pattern)
             if not data and self._machine.console_is_drained():
                 raise GuestError(
                     f"the guest's run ended before {search.pattern!r} was printed; {self._tail()}",
@@ -84,26 +93,39 @@ class Console:
                 )
             start = max(0, start - self._keep(data))
 
+    def _not_printed(self, pattern: str, timeout: float | None) -> TimeoutError:
+        return TimeoutError(f"{pattern} was not printed within {timeout} s; {self._tail()}")
+
     def lines(self, timeout: float | None = None) -> Iterator[str]:
         """Lines as they come, without their ends, until the guest's run ends.
 
         ``timeout`` limits the wait for each line; `TimeoutError` after that.
         """
         while True:
-            line, found, rest = self._unread.partition(b"\n")
-            if found:
-                self._unread = rest
-                yield line.decode(errors="replace").rstrip("\r")
+            line = self._line()
+            if line is not None:
+                yield line
                 continue
             data = self._machine.console_read(None, timeout)
             if data:
                 self._keep(data)
             elif self._machine.console_is_drained():
-                if self._unread:
-                    yield self.read().decode(errors="replace")
+                yield from self._last_line()
                 return
             else:
                 raise TimeoutError(f"no line was printed within {timeout} s")
+
+    def _line(self) -> str | None:
+        line, found, rest = self._unread.partition(b"\n")
+        if not found:
+            return None
+        self._unread = rest
+        return line.decode(errors="replace").rstrip("\r")
+
+    def _last_line(self) -> Iterator[str]:
+        """What has no end yet, when no more will come."""
+        if self._unread:
+            yield self.read().decode(errors="replace")
 
     def __iter__(self) -> Iterator[str]:
         return self.lines()

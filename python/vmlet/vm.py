@@ -180,11 +180,14 @@ class VM:
         """The event that ended the run; `TimeoutError` after ``timeout`` seconds (None: never)."""
         found = self._machine.wait(timeout)
         if found is None:
-            raise TimeoutError(
-                f"{self.name} is still {self.state} after {timeout} s",
-                remedy="Give it more time, or stop it.",
-            )
+            raise self._still_runs(timeout)
         return Event(*found)
+
+    def _still_runs(self, timeout: float | None) -> TimeoutError:
+        return TimeoutError(
+            f"{self.name} is still {self.state} after {timeout} s",
+            remedy="Give it more time, or stop it.",
+        )
 
     def run(self, timeout: float | None = None) -> Event:
         """`start`, then `wait`."""
@@ -203,10 +206,13 @@ class VM:
             elif self.state in ("ended", "closed"):
                 return
             else:
-                raise TimeoutError(
-                    f"nothing happened to {self.name} within {timeout} s",
-                    remedy="Give it more time, or stop it.",
-                )
+                raise self._silent(timeout)
+
+    def _silent(self, timeout: float | None) -> TimeoutError:
+        return TimeoutError(
+            f"nothing happened to {self.name} within {timeout} s",
+            remedy="Give it more time, or stop it.",
+        )
 
     def translate(self, address: int, vcpu: int = 0) -> int:
         """The guest-physical address behind a linear address of ``vcpu``.

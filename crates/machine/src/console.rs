@@ -9,6 +9,8 @@ use std::{
 use vmlet_bus::{Flow, StopRequest};
 use vmlet_devices::serial::SerialOut;
 
+use crate::bell::BellRope;
+
 /// A reader that keeps up with the guest gets its output in pieces: at most one in this time.
 const LINGER: Duration = Duration::from_millis(2);
 /// Bytes that are worth a piece at once.
@@ -43,6 +45,7 @@ struct Output {
 pub struct Console {
     output: Mutex<Output>,
     changed: Condvar,
+    pub(crate) rope: BellRope,
 }
 
 impl Console {
@@ -55,6 +58,7 @@ impl Console {
         Arc::new(Console {
             output: Mutex::new(output),
             changed: Condvar::new(),
+            rope: BellRope::default(),
         })
     }
 
@@ -107,6 +111,7 @@ impl Console {
     pub(crate) fn set_ended(&self, ended: bool) {
         self.lock().ended = ended;
         self.changed.notify_all();
+        self.rope.pull();
     }
 
     fn lock(&self) -> MutexGuard<'_, Output> {
@@ -176,6 +181,7 @@ impl SerialOut for ConsoleFeed {
         if news {
             self.console.changed.notify_all();
         }
+        self.console.rope.pull();
         if over {
             Flow::Stop(GAVE_UP)
         } else {

@@ -7,12 +7,14 @@
 //! * `machine.rs`, `lifecycle.rs`: [`Machine`], its states and its events.
 //! * `inspect.rs`: how an address is translated, in which pages memory is mapped.
 //! * `console.rs`: what the guest prints and reads.
+//! * `bell.rs`: how an event loop learns of either.
 //! * `error.rs`: everything that can go wrong, with the remedy.
 //!
 //! The public face takes and returns plain data, descriptors and leases only.
 //!
 //! Not supported yet: snapshots, PCI, disks and networks, hot-plug.
 
+mod bell;
 mod board;
 mod config;
 mod console;
@@ -24,6 +26,7 @@ mod launch;
 mod lifecycle;
 mod machine;
 
+pub use bell::Bell;
 pub use board::{ExitCount, ExitKind, ExitReport};
 pub use config::{Config, EngineChoice, RamBacking};
 pub use console::{Console, ConsoleFeed};

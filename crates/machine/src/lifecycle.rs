@@ -95,6 +95,7 @@ impl Life {
         }
         drop(status);
         self.changed.notify_all();
+        self.console.rope.pull();
         goes_on
     }
 
@@ -116,6 +117,7 @@ impl Life {
         self.ask_pause();
         self.console.set_ended(true);
         self.changed.notify_all();
+        self.console.rope.pull();
     }
 
     /// Asks every vCPU to stand still, without waiting for it.
@@ -129,6 +131,7 @@ impl Life {
         self.lock().state = State::Closed;
         self.console.set_ended(true);
         self.changed.notify_all();
+        self.console.rope.pull();
     }
 
     /// One thread has ended.

@@ -14,12 +14,12 @@ use vmlet_memory::{
     paging::PagingContext,
 };
 use vmlet_vcpu::{
-    PendingStep, RunEnd, Spawner, Stat, Vcpu, VcpuThread, Vm,
+    EngineError, PendingStep, RunEnd, Spawner, Stat, Vcpu, VcpuThread, Vm,
     x86_64::{Regs, Sregs},
 };
 
 use crate::{
-    Config, Console, Event, EventKind, MachineError, PageReport, State, WalkEnd, WalkReport,
+    Bell, Config, Console, Event, EventKind, MachineError, PageReport, State, WalkEnd, WalkReport,
     board::{Board, ExitReport},
     console::ConsoleFeed,
     engine, inspect,
@@ -162,6 +162,13 @@ impl Machine {
     /// Where it is in its life.
     pub fn state(&self) -> Result<State, MachineError> {
         Ok(self.inner()?.life.state())
+    }
+
+    /// What rings for every event and all output of the console.
+    pub fn bell(&self) -> Result<Arc<Bell>, MachineError> {
+        let rope = &self.inner()?.life.console.rope;
+        rope.bell()
+            .map_err(|source| EngineError::call("eventfd", source).into())
     }
 
     /// Runs guest code for the first time.

@@ -1,5 +1,7 @@
 //! The class `Machine`.
 
+use std::os::fd::AsRawFd;
+
 use pyo3::{
     exceptions::{PyTypeError, PyValueError},
     prelude::*,
@@ -123,6 +125,18 @@ impl Machine {
     #[getter]
     fn state(&self, py: Python<'_>) -> PyResult<&'static str> {
         errors::raise(py, self.machine.state().map(State::name))
+    }
+
+    /// The descriptor that becomes readable by the first event or output after `arm_bell`. It stays
+    /// this object's own.
+    fn bell(&self, py: Python<'_>) -> PyResult<i32> {
+        let bell = errors::raise(py, self.machine.bell())?;
+        Ok(bell.as_raw_fd())
+    }
+
+    fn arm_bell(&self, py: Python<'_>) -> PyResult<()> {
+        errors::raise(py, self.machine.bell())?.arm();
+        Ok(())
     }
 
     fn start(&self, py: Python<'_>) -> PyResult<()> {
