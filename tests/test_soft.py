@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable
 
 import pytest
@@ -56,6 +57,55 @@ def test_a_flood_of_64_mib_is_bounded_and_counted(make: Make) -> None:
     assert vm.run(timeout=limit(60)).kind == "poweroff"
     assert vm.console.dropped == 63 * MIB
     assert len(vm.console.read()) == MIB
+
+
+#: A descriptor table with a 32-bit task-state segment, and a far jump to it.
+TASK_SWITCH = """
+    lgdt pointer + 0x100000
+    ljmp $16, $0
+pointer:
+    .word 31
+    .long table + 0x100000
+table:
+    .quad 0, 0, 0x0000890000000067, 0
+"""
+
+
+def test_an_instruction_it_lacks_is_named_with_its_place_and_bytes(make: Make) -> None:
+    vm = make(kernel=guest(TASK_SWITCH), memory="4M", engine="soft")
+    event = vm.run(timeout=limit(5))
+    assert (event.kind, event.source) == ("error", "engine")
+    assert event.instruction is not None
+    # `ljmp` with a 32-bit offset.
+    assert event.instruction.bytes.startswith(bytes.fromhex("ea000000001000"))
+    assert event.instruction.rip == vm.vcpus[0].regs.rip
+    assert event.instruction.name == "jmp far, a task switch"
+    assert f"{event.instruction.rip:#x} (jmp far, a task switch): ea" in event.detail
+    with pytest.raises(vmlet.GuestError, match="jmp far, a task switch") as caught:
+        vm.console.expect("never", timeout=limit(5))
+    assert caught.value.instruction == event.instruction
+
+
+def test_code_rewritten_through_a_view_is_seen_while_it_runs(make: Make) -> None:
+    # The loop stores the operand of its first instruction, at label 1, next to itself.
+    code = """
+    jmp 1f
+    .balign 16
+1:  mov $0, %eax
+    mov %eax, 0x200000
+    jmp 1b
+"""
+    vm = make(kernel=guest(code), memory="4M", engine="soft")
+    vm.start()
+    start = vm.memory[0x100000:0x101000].index(bytes.fromhex("b800000000a3"))
+    view = memoryview(vm.memory.view(0x100000, 0x1000, writable=True))
+    for version in range(1, 50):
+        view[start + 1] = version
+        deadline = time.monotonic() + limit(5)
+        while vm.memory[0x200000:0x200001] != bytes([version]):
+            assert time.monotonic() < deadline, version
+    view.release()
+    vm.stop()
 
 
 def test_a_triple_fault_ends_the_run(make: Make) -> None:

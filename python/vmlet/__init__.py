@@ -26,7 +26,7 @@ from vmlet.errors import (
     TimeoutError,
     UnsupportedError,
 )
-from vmlet.events import Event
+from vmlet.events import Event, Instruction
 from vmlet.exits import Exits
 from vmlet.host import Finding, capabilities, doctor
 from vmlet.initramfs import build_initramfs
@@ -50,6 +50,7 @@ __all__ = [
     "ForkedProcessError",
     "GuestError",
     "HostError",
+    "Instruction",
     "KernelError",
     "Memory",
     "PageSizes",

@@ -22,7 +22,8 @@ __all__ = [
 ]
 __version__: str
 
-_Event = tuple[str, int | None, str, str]
+_Instruction = tuple[int, bytes, str | None]
+_Event = tuple[str, int | None, str, str, _Instruction | None]
 _Access = tuple[int, int, bool, int]
 
 @final

@@ -33,7 +33,7 @@ from typing import Any, Self, TypeVar
 import vmlet
 from vmlet._core import Machine
 from vmlet.errors import StateError, TimeoutError
-from vmlet.events import Event
+from vmlet.events import Event, event_of
 from vmlet.exits import Exits
 from vmlet.inspection import Walk
 from vmlet.memory import Memory, Unclaimed
@@ -321,7 +321,7 @@ class VM:
         found = await self._waits.until(lambda: machine.wait(0), timeout)
         if found is None:
             raise self.sync._still_runs(timeout)
-        return Event(*found)
+        return event_of(*found)
 
     async def run(self, timeout: float | None = None) -> Event:
         """`start`, then `wait`."""
@@ -337,7 +337,7 @@ class VM:
                 raise vm._silent(timeout)
             if not found:
                 return
-            yield Event(*found)
+            yield event_of(*found)
 
     def _next_event(self) -> tuple[Any, ...] | None:
         """An event, nothing yet (None), or the end (empty)."""

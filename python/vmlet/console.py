@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator
 
 from vmlet._core import Machine
 from vmlet.errors import ClosedError, GuestError, TimeoutError
+from vmlet.events import event_of
 
 #: What was printed last, shown when something expected did not come.
 _SHOWN = 400
@@ -87,10 +88,7 @@ class Console:
             start = 0 if tail is None else max(0, len(self._unread) - tail)
             data = yield repr(search.pattern)
             if not data and self._machine.console_is_drained():
-                raise GuestError(
-                    f"the guest's run ended before {search.pattern!r} was printed; {self._tail()}",
-                    remedy="vm.wait() says how it ended.",
-                )
+                raise self._ended(f"{search.pattern!r} was printed")
             start = max(0, start - self._keep(data))
 
     def _not_printed(self, pattern: str, timeout: float | None) -> TimeoutError:
@@ -144,6 +142,17 @@ class Console:
         self._unread = (self._unread + data)[excess:]
         self._lost += excess
         return excess
+
+    def _ended(self, awaited: str) -> GuestError:
+        """The run has ended before what was awaited."""
+        found = self._machine.wait(0)
+        instruction = None if found is None else event_of(*found).instruction
+        why = "" if instruction is None else f" by an instruction the engine lacks, {instruction},"
+        return GuestError(
+            f"the guest's run ended{why} before {awaited}; {self._tail()}",
+            remedy="vm.wait() says how it ended.",
+            instruction=instruction,
+        )
 
     def _tail(self) -> str:
         return f"the last output is {self._unread[-_SHOWN:]!r}"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import builtins
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vmlet.events import Instruction
 
 __all__ = [
     "ClosedError",
@@ -54,7 +57,23 @@ class UnsupportedError(Error):
 
 
 class GuestError(Error):
-    """The guest is not in a state that allows the request."""
+    """The guest is not in a state that allows the request.
+
+    ``instruction`` is the one that the engine does not carry out and that ended the guest's run
+    (None: it was not that).
+    """
+
+    instruction: Instruction | None
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        remedy: str | None = None,
+        instruction: Instruction | None = None,
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.instruction = instruction
 
 
 class TimeoutError(Error, builtins.TimeoutError):

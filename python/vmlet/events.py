@@ -18,6 +18,26 @@ _REMEDIES = {
 
 
 @dataclass(frozen=True, slots=True)
+class Instruction:
+    """An instruction that the engine does not carry out.
+
+    >>> str(Instruction(0x1000, b"\\xcf", "iret, to virtual-8086 mode"))
+    'cf at 0x1000 (iret, to virtual-8086 mode)'
+    """
+
+    #: Its address, without the base of CS.
+    rip: int
+    #: Its first bytes, and what follows it; none where the engine does not tell.
+    bytes: bytes
+    #: Its mnemonic and what of it is lacking, where the engine tells.
+    name: str | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.bytes.hex()} at {self.rip:#x}".lstrip()
+        return f"{text} ({self.name})" if self.name else text
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened to a VM.
 
@@ -34,6 +54,8 @@ class Event:
     source: str = ""
     #: More, for people.
     detail: str = ""
+    #: The instruction that ended the run, where that is why (``kind`` is "error").
+    instruction: Instruction | None = None
 
     @property
     def is_final(self) -> bool:
@@ -48,3 +70,15 @@ class Event:
     def __str__(self) -> str:
         text = f"{self.kind} ({self.source})" if self.source else self.kind
         return f"{text}: {self.detail}" if self.detail else text
+
+
+def event_of(
+    kind: str,
+    vcpu: int | None,
+    source: str,
+    detail: str,
+    instruction: tuple[int, bytes, str | None] | None,
+) -> Event:
+    """An event as the core gives it."""
+    lacking = None if instruction is None else Instruction(*instruction)
+    return Event(kind, vcpu, source, detail, lacking)

@@ -23,7 +23,7 @@ from vmlet.errors import (
     KernelError,
     TimeoutError,
 )
-from vmlet.events import Event
+from vmlet.events import Event, event_of
 from vmlet.exits import Exits, exits_of
 from vmlet.initramfs import build_initramfs
 from vmlet.inspection import Walk, walk_of
@@ -181,7 +181,7 @@ class VM:
         found = self._machine.wait(timeout)
         if found is None:
             raise self._still_runs(timeout)
-        return Event(*found)
+        return event_of(*found)
 
     def _still_runs(self, timeout: float | None) -> TimeoutError:
         return TimeoutError(
@@ -202,7 +202,7 @@ class VM:
         while True:
             found = self._machine.next_event(timeout)
             if found is not None:
-                yield Event(*found)
+                yield event_of(*found)
             elif self.state in ("ended", "closed"):
                 return
             else:

@@ -39,6 +39,7 @@ fn internal_error(page: &RunPage) -> FatalExit {
     FatalExit::Instruction {
         rip: page.regs().rip,
         bytes,
+        name: None,
     }
 }
 

@@ -43,6 +43,17 @@ impl EventKind {
     }
 }
 
+/// An instruction that the engine does not carry out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LackingInstruction {
+    /// Where.
+    pub rip: u64,
+    /// Its first bytes; none where the engine does not tell.
+    pub bytes: Vec<u8>,
+    /// Its mnemonic and what of it is lacking, where the engine tells.
+    pub name: Option<&'static str>,
+}
+
 /// Something that happened to a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -54,6 +65,8 @@ pub struct Event {
     pub source: &'static str,
     /// More, for people.
     pub detail: String,
+    /// The instruction that ended the run.
+    pub instruction: Option<LackingInstruction>,
 }
 
 impl Event {
@@ -64,6 +77,7 @@ impl Event {
             vcpu: None,
             source: "user",
             detail: String::new(),
+            instruction: None,
         }
     }
 }

@@ -32,7 +32,7 @@ pub use config::{Config, EngineChoice, RamBacking};
 pub use console::{Console, ConsoleFeed};
 pub use engine::{Choice, EngineReport, choose, linux_cmdline, report};
 pub use error::{ErrorKind, MachineError};
-pub use event::{Event, EventKind};
+pub use event::{Event, EventKind, LackingInstruction};
 pub use inspect::{PageReport, SecondStage, WalkEnd, WalkReport, WalkStep};
 pub use lifecycle::State;
 pub use machine::{Machine, Region, ThreadStarter};

@@ -14,7 +14,7 @@ use std::{
 
 use vmlet_vcpu::{EngineError, FatalExit, Next, RunEnd, StopReason, VcpuThread};
 
-use crate::{Console, Event, EventKind};
+use crate::{Console, Event, EventKind, LackingInstruction};
 
 /// Events kept for who has not asked for them yet.
 const KEPT: usize = 4096;
@@ -207,6 +207,7 @@ impl Life {
             vcpu: Some(vcpu),
             source,
             detail,
+            instruction: None,
         };
         let end = match end {
             Ok(end) => end,
@@ -229,7 +230,10 @@ impl Life {
             RunEnd::Stopped(StopReason::Fault { detail }) => {
                 event(EventKind::Error, "device", detail)
             }
-            RunEnd::Fatal(fatal) => event(EventKind::Error, "engine", describe(&fatal)),
+            RunEnd::Fatal(fatal) => Event {
+                instruction: lacking(&fatal),
+                ..event(EventKind::Error, "engine", describe(&fatal))
+            },
             other => event(EventKind::Error, "engine", format!("{other:?}")),
         }
     }
@@ -266,14 +270,28 @@ impl Status {
     }
 }
 
+fn lacking(fatal: &FatalExit) -> Option<LackingInstruction> {
+    match fatal {
+        FatalExit::Instruction { rip, bytes, name } => Some(LackingInstruction {
+            rip: *rip,
+            bytes: bytes.clone(),
+            name: *name,
+        }),
+        _ => None,
+    }
+}
+
 fn describe(fatal: &FatalExit) -> String {
     match fatal {
-        FatalExit::Instruction { rip, bytes } if bytes.is_empty() => {
-            format!("the engine cannot carry out the instruction at {rip:#x}")
-        }
-        FatalExit::Instruction { rip, bytes } => {
+        FatalExit::Instruction { rip, bytes, name } => {
+            let name = name.map_or_else(String::new, |name| format!(" ({name})"));
             let bytes: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            format!("the engine cannot carry out the instruction at {rip:#x}: {bytes}")
+            let bytes = if bytes.is_empty() {
+                bytes
+            } else {
+                format!(": {bytes}")
+            };
+            format!("the engine cannot carry out the instruction at {rip:#x}{name}{bytes}")
         }
         FatalExit::EntryRefused { reason } => {
             format!("the processor refuses the guest's state (reason {reason:#x})")

@@ -12,7 +12,15 @@ use vmlet_machine::{Config, EngineChoice, Event, ProtocolChoice, RamBacking, Sta
 use crate::{errors, gateway, inspect, registers, view::View};
 
 /// Kind, vCPU, source, detail.
-type EventTuple = (&'static str, Option<u32>, &'static str, String);
+/// Where an instruction was, its bytes, and its name.
+type InstructionTuple = (u64, Vec<u8>, Option<&'static str>);
+type EventTuple = (
+    &'static str,
+    Option<u32>,
+    &'static str,
+    String,
+    Option<InstructionTuple>,
+);
 /// Address, length, whether it was a write, value.
 type AccessTuple = (u64, usize, bool, u64);
 
@@ -24,7 +32,14 @@ pub(crate) struct Machine {
 }
 
 fn event(event: Event) -> EventTuple {
-    (event.kind.name(), event.vcpu, event.source, event.detail)
+    let instruction = event.instruction.map(|i| (i.rip, i.bytes, i.name));
+    (
+        event.kind.name(),
+        event.vcpu,
+        event.source,
+        event.detail,
+        instruction,
+    )
 }
 
 /// The choice called `name`.

@@ -184,6 +184,8 @@ pub(crate) struct Cpu {
     pub(crate) foreign: u64,
     pub(crate) io_events: Arc<IoEvents>,
     pub(crate) watch: Watch,
+    /// The name of what [`Stop::Lacking`] stands for.
+    pub(crate) lacking: Option<&'static str>,
     code: CodeSegment,
 }
 
@@ -272,6 +274,7 @@ impl Cpu {
             foreign: vmlet_memory::foreign_writes(),
             io_events: shared.io_events,
             watch: Watch::default(),
+            lacking: None,
             code: CodeSegment::default(),
         };
         cpu.reset();
@@ -498,6 +501,13 @@ impl Cpu {
             code: Some(code),
         };
         Err(Stop::Fault)
+    }
+
+    /// Ends the run by what the engine does not carry out.
+    #[cold]
+    pub(crate) fn lacks<T>(&mut self, name: &'static str) -> Result<T, Stop> {
+        self.lacking = Some(name);
+        Err(Stop::Lacking)
     }
 
     /// #GP with `code`.

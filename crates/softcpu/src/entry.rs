@@ -13,7 +13,7 @@ use crate::{
 
 /// "VM-entry failure due to invalid guest state" (Intel SDM volume 3, appendix C).
 const INVALID_STATE: u64 = 0x8000_0021;
-const CR4_LA57: u64 = 1 << 12;
+pub(crate) const CR4_LA57: u64 = 1 << 12;
 
 impl Cpu {
     /// Why the state cannot be run: no processor has it, or this engine lacks the mode.

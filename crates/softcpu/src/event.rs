@@ -157,7 +157,7 @@ impl Cpu {
             (true, 0xe | 0xf) => 3,
             (false, 0xe | 0xf) => 2,
             (false, 6 | 7) => 1,
-            (false, 5) => return Err(Stop::Lacking),
+            (false, 5) => return self.lacks("an interrupt through a task gate"),
             _ => return self.raise_code(GP, error),
         };
         let dpl = (low >> 45) as u8 & 3;
@@ -182,7 +182,7 @@ impl Cpu {
 
     fn deliver_protected(&mut self, event: Event) -> Exec {
         if self.rflags & flags::VM != 0 {
-            return Err(Stop::Lacking);
+            return self.lacks("an interrupt in virtual-8086 mode");
         }
         let gate = self.gate(event)?;
         let ext = event.ext();

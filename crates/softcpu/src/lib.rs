@@ -10,7 +10,8 @@
 //!
 //! Not supported: task switches, virtual-8086 mode, 5-level paging, SMEP and SMAP,
 //! XSAVE and what needs it, alignment checks (#AC), performance counters. An
-//! instruction that is not carried out ends the run with `FatalExit::Instruction`.
+//! instruction that is not carried out ends the run with `FatalExit::Instruction` and its name, a
+//! state in a mode that is not there with its name before an instruction is run.
 
 #![expect(
     clippy::cast_possible_truncation,

@@ -105,7 +105,8 @@ impl SoftVcpu {
             };
             bytes.push(tlb::load::<u8>(host));
         }
-        RunEnd::Fatal(FatalExit::Instruction { rip, bytes })
+        let name = self.cpu.lacking.take();
+        RunEnd::Fatal(FatalExit::Instruction { rip, bytes, name })
     }
 
     pub(crate) fn ended(&mut self) -> Option<RunEnd> {

@@ -8,6 +8,8 @@ use vmlet_vcpu::{
 use crate::{
     clock::TSC_KHZ,
     cpu::Fault,
+    entry::CR4_LA57,
+    exec::system::CR4_KNOWN,
     fp::{Fpu, IMAGE_BYTES},
     msr::SAVED,
     vcpu::SoftVcpu,
@@ -87,6 +89,18 @@ fn missing(vcpu: &SoftVcpu, state: &VcpuState) -> Vec<MissingFeature> {
         if more.iter().any(|m| *m != 0) {
             names.push(format!("CPUID {leaf:#x} {registers} {more:x?}"));
         }
+    }
+    let more = state.sregs.cr4 & !CR4_KNOWN;
+    if more != 0 {
+        let name = if more & CR4_LA57 != 0 { " (LA57)" } else { "" };
+        names.push(format!("bits {more:#x} of CR4{name}"));
+    }
+    if let Some((_, xcr0)) = state
+        .xcrs
+        .iter()
+        .find(|(index, x)| *index == 0 && x & !3 != 0)
+    {
+        names.push(format!("states {xcr0:#x} of XCR0"));
     }
     for (index, _) in &state.msrs {
         if *index != msr::TSC_DEADLINE && vcpu.cpu.read_msr(*index).is_none() {

@@ -171,6 +171,8 @@ pub enum FatalExit {
         rip: u64,
         /// The instruction's first bytes, where the engine tells.
         bytes: Vec<u8>,
+        /// What it is, where the engine tells: its mnemonic and what of it is lacking.
+        name: Option<&'static str>,
     },
     /// The processor refused the guest's state.
     EntryRefused {

@@ -3,7 +3,10 @@
 use std::{fs::File, io::Write};
 
 use vmlet_memory::{Backing, Gpa, Mapping, Ram};
-use vmlet_vcpu::{FatalExit, RunEnd, SpaceId, StopReason, x86_64::Segment};
+use vmlet_vcpu::{
+    FatalExit, RunEnd, SpaceId, StopReason,
+    x86_64::{Regs, Segment, Table},
+};
 
 use crate::harness::{
     CODE, DATA, Guest,
@@ -125,6 +128,109 @@ fn an_instruction_the_engine_lacks_is_named_by_place_and_bytes() {
         } else {
             assert_eq!(guest.lacking(&[0xd9, 0xe8]), CODE + 1);
         }
+    });
+}
+
+/// A task switch, a task gate, a linked task, virtual-8086 mode: 32-bit code that asks for them.
+#[test]
+fn modes_the_engine_lacks_are_named() {
+    each(|place| {
+        let codes = [
+            (
+                guest!(".code32", ".byte 0xea, 0, 0, 0, 0, 0x50, 0"),
+                "jmp far, a task switch",
+            ),
+            (
+                guest!(".code32", ".byte 0x9a, 0, 0, 0, 0, 0x50, 0"),
+                "call far, a task switch",
+            ),
+            (
+                guest!(".code32", "int3"),
+                "an interrupt through a task gate",
+            ),
+            (
+                guest!(
+                    ".code32",
+                    "pushfd",
+                    "or word ptr [esp], 0x4000",
+                    "popfd",
+                    "iretd"
+                ),
+                "iret, a switch back to the linked task",
+            ),
+            (
+                guest!(
+                    ".code32",
+                    "push 0",
+                    "push 0",
+                    "push 0",
+                    "push 0",
+                    "push 0",
+                    "push 0x6000",
+                    "push 0x20002",
+                    "push 0",
+                    "push 0",
+                    "iretd"
+                ),
+                "iret, to virtual-8086 mode",
+            ),
+        ];
+        for (code, name) in codes {
+            let mut guest = Guest::new(place);
+            let task_gate = 0x0000_8500_0050_0000u64;
+            guest.write(DATA + 3 * 8, &task_gate.to_le_bytes());
+            guest.change_sregs(|sregs| {
+                *sregs = sregs.enter_flat32(segments::gdt());
+                sregs.cs = Segment::flat(segments::KERNEL_CS32, 0xc09b);
+                sregs.idt = Table {
+                    base: DATA,
+                    limit: 0xff,
+                };
+            });
+            guest.load(code);
+            let end = guest.run();
+            let RunEnd::Fatal(FatalExit::Instruction { name: found, .. }) = end else {
+                panic!("{name}: {end:?}")
+            };
+            assert_eq!(found, Some(name));
+        }
+    });
+}
+
+/// What only a set state could lead to is refused with a name.
+#[test]
+fn states_of_modes_the_engine_lacks_are_refused() {
+    each(|place| {
+        let mut guest = Guest::new(place);
+        guest.load(guest!("out 0xf4, al"));
+        let la57 = 1 << 12;
+        let offered = crate::harness::guest::offered(place, (7, 2, 16));
+        guest.load_with(
+            guest!("mov cr4, rax", "out 0xf4, al"),
+            Regs {
+                rax: guest.vcpu.sregs().unwrap().cr4 | la57,
+                ..Regs::default()
+            },
+        );
+        if !offered {
+            // Not offered, so a reserved bit.
+            assert_eq!(guest.exception().vector, 13);
+        }
+        if !place.is_soft() {
+            return;
+        }
+        let mut state = guest.vcpu.save().unwrap();
+        state.sregs.cr4 |= la57;
+        let refused = guest.vcpu.restore(&state).unwrap_err().to_string();
+        assert!(refused.contains("LA57"), "{refused}");
+        let mut regs = guest.vcpu.regs().unwrap();
+        regs.rflags |= 1 << 17;
+        guest.vcpu.set_regs(&regs).unwrap();
+        let end = guest.run();
+        let RunEnd::Fatal(FatalExit::Other { detail }) = end else {
+            panic!("{end:?}")
+        };
+        assert!(detail.contains("virtual-8086"), "{detail}");
     });
 }
 

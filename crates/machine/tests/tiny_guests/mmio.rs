@@ -271,7 +271,7 @@ fn a_jump_to_where_no_memory_is() {
         let mut guest = Guest::new(place);
         guest.load(guest!("mov eax, 0xd0000000", "jmp rax"));
         match guest.run() {
-            RunEnd::Fatal(FatalExit::Instruction { rip, bytes }) => {
+            RunEnd::Fatal(FatalExit::Instruction { rip, bytes, .. }) => {
                 assert_eq!((rip, bytes), (MMIO, Vec::new()));
             }
             RunEnd::Fatal(FatalExit::Memory { gpa }) => {

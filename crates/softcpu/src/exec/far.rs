@@ -82,7 +82,7 @@ impl Cpu {
                     self.rip = offset;
                     Ok(())
                 }
-                1 | 5 | 9 if !self.long_mode() => Err(Stop::Lacking),
+                1 | 5 | 9 if !self.long_mode() => self.lacks("jmp far, a task switch"),
                 _ => self.gp(code(selector)),
             };
         }
@@ -155,7 +155,7 @@ impl Cpu {
         }
         match target.kind() {
             4 | 0xc => self.call_through(&target),
-            1 | 5 | 9 if !self.long_mode() => Err(Stop::Lacking),
+            1 | 5 | 9 if !self.long_mode() => self.lacks("call far, a task switch"),
             _ => self.gp(code(selector)),
         }
     }
@@ -373,11 +373,11 @@ pub(crate) fn iret(cpu: &mut Cpu, op: &Op) -> Exec {
         return if cpu.long_mode() {
             cpu.gp(0)
         } else {
-            Err(Stop::Lacking)
+            cpu.lacks("iret, a switch back to the linked task")
         };
     }
     if size > 1 && value & flags::VM != 0 && cpu.cpl == 0 && !cpu.long_mode() {
-        return Err(Stop::Lacking);
+        return cpu.lacks("iret, to virtual-8086 mode");
     }
     let mut mask = super::stack::changeable(cpu, size) | flags::RF;
     if size == 1 {

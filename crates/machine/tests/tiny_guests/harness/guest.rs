@@ -246,7 +246,9 @@ impl Guest {
     /// Runs into an instruction the engine lacks, which starts with `bytes`; where.
     pub(crate) fn lacking(&mut self, bytes: &[u8]) -> u64 {
         match self.run() {
-            RunEnd::Fatal(FatalExit::Instruction { rip, bytes: found }) => {
+            RunEnd::Fatal(FatalExit::Instruction {
+                rip, bytes: found, ..
+            }) => {
                 assert!(found.starts_with(bytes), "{found:02x?} is not {bytes:02x?}");
                 rip
             }
