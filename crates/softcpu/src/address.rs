@@ -15,6 +15,16 @@ impl Cpu {
             .wrapping_add(op.disp)
     }
 
+    /// The same, cut to the size of addresses.
+    pub(crate) fn short_offset(&self, op: &Op) -> u64 {
+        let offset = self.offset(op);
+        match op.kind() {
+            kind::FLAT | kind::BASED => offset,
+            kind::LEGACY16 => offset & 0xffff,
+            _ => offset & 0xffff_ffff,
+        }
+    }
+
     /// The linear address of an operand of `bytes` bytes.
     #[inline(always)]
     pub(crate) fn ea(&mut self, op: &Op, bytes: u64, write: bool) -> Result<u64, Stop> {

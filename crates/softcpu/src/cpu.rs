@@ -156,6 +156,8 @@ pub(crate) struct Cpu {
     pub(crate) efer: u64,
     pub(crate) dr: [u64; 8],
     pub(crate) fault: Fault,
+    /// It is #GP for an address that is not canonical.
+    pub(crate) bad_address: bool,
     pub(crate) nmi_masked: bool,
     /// An exception that another engine left undelivered.
     pub(crate) pending: Option<Fault>,
@@ -251,6 +253,7 @@ impl Cpu {
             efer: 0,
             dr: [0; 8],
             fault: Fault::default(),
+            bad_address: false,
             nmi_masked: false,
             pending: None,
             injected: None,

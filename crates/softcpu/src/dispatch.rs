@@ -155,6 +155,7 @@ pub(crate) fn plain(cpu: &mut Cpu, at: At) -> Leave {
     cpu.op_end = op.end;
     cpu.rip = block.rip.wrapping_add(op.end.into()) & mask;
     if let Err(stop) = (op.f)(cpu, op) {
+        cpu.name_stack_fault(op);
         cpu.budget += i64::from(block.count - at.number(block));
         cpu.rip = block
             .rip
@@ -302,6 +303,7 @@ impl Cpu {
             self.budget -= 1;
             self.cut = false;
         } else {
+            self.name_stack_fault(op);
             self.rip = block.rip;
         }
         done

@@ -106,11 +106,13 @@ impl Cpu {
         if event.vector() == DB && !matches!(event, Event::Software(_)) {
             self.open_debug_registers();
         }
-        if self.cr0 & crate::cpu::CR0_PE == 0 {
+        let done = if self.cr0 & crate::cpu::CR0_PE == 0 {
             self.deliver_real(event)
         } else {
             self.deliver_protected(event)
-        }
+        };
+        self.bad_address = false;
+        done
     }
 
     fn deliver_real(&mut self, event: Event) -> Exec {

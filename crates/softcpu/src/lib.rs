@@ -26,9 +26,6 @@ mod cpu;
 mod cpuid;
 mod debug;
 mod decode;
-#[cfg(test)]
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-mod differential;
 mod dispatch;
 mod entry;
 mod event;
@@ -41,6 +38,9 @@ mod lapic;
 mod memory;
 mod mmu;
 mod msr;
+#[cfg(test)]
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod native;
 mod op;
 mod quick;
 mod run;

@@ -13,9 +13,10 @@ use vmlet_memory::{
 use vmlet_vcpu::SpaceId;
 
 use crate::{
-    cpu::{CR0_PG, CR0_WP, CR4_PAE, CR4_PGE, CR4_PSE, Cpu, EFER_NXE, Exec, GP, PF, Stop},
+    cpu::{CR0_PG, CR0_WP, CR4_PAE, CR4_PGE, CR4_PSE, Cpu, EFER_NXE, Exec, GP, PF, SS, STACK, Stop},
     int::Int,
     memory::HAS_CODE,
+    op::Op,
     tlb::{self, FETCH, Fill, READ, USER, WRITE},
 };
 
@@ -286,6 +287,7 @@ impl Cpu {
     fn translate(&mut self, addr: u64, want: Want, user: bool) -> Result<Page, Stop> {
         let addr = if self.long_mode() {
             if !canonical(addr) {
+                self.bad_address = true;
                 return self.raise_code(GP, 0);
             }
             addr
@@ -295,6 +297,16 @@ impl Cpu {
         match self.walk(addr, want, user) {
             Ok(page) => Ok(page),
             Err(Refused(code)) => self.page_fault(addr, code),
+        }
+    }
+
+    /// An address of the stack segment that is not canonical is #SS (Intel SDM volume 1, section
+    /// 3.3.7.1): known from the instruction that used it.
+    #[cold]
+    pub(crate) fn name_stack_fault(&mut self, op: &Op) {
+        let bad = std::mem::take(&mut self.bad_address);
+        if bad && op.is_mem() && op.segment() == SS as u8 && self.fault.vector == GP {
+            self.fault.vector = STACK;
         }
     }
 
@@ -493,7 +505,7 @@ impl Cpu {
             self.translate(addr, Want::Write, user)?;
             let last = self.wrap(addr.wrapping_add(bytes - 1));
             if (last ^ addr) & !OFFSET != 0 {
-                self.translate(last, Want::Write, user)?;
+                self.translate(last & !OFFSET, Want::Write, user)?;
             }
         }
         Ok(())

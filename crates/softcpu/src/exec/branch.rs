@@ -12,6 +12,12 @@ use crate::{
 impl Cpu {
     /// Goes to `rip`, checked against the limit or for its form.
     pub(crate) fn branch(&mut self, rip: u64) -> Exec {
+        self.check_branch(rip)?;
+        self.rip = rip;
+        Ok(())
+    }
+
+    fn check_branch(&mut self, rip: u64) -> Exec {
         if self.width == Width::Bits64 {
             let sign = (rip.cast_signed() >> 47).cast_unsigned();
             if sign != 0 && sign != u64::MAX {
@@ -20,7 +26,6 @@ impl Cpu {
         } else if rip > u64::from(self.seg(crate::cpu::CS).limit) {
             return self.gp(0);
         }
-        self.rip = rip;
         Ok(())
     }
 }
@@ -41,14 +46,11 @@ pub(crate) fn jcc<const CODE: u8>(cpu: &mut Cpu, op: &Op) -> Exec {
 
 /// `call` to `op.imm`.
 pub(crate) fn call(cpu: &mut Cpu, op: &Op) -> Exec {
+    cpu.check_branch(op.imm)?;
     let next = cpu.next_rip();
-    let old = cpu.reg(crate::cpu::RSP);
     cpu.push_sized(op.size(), next)?;
-    let done = cpu.branch(op.imm);
-    if done.is_err() {
-        cpu.set_reg(crate::cpu::RSP, old);
-    }
-    done
+    cpu.rip = op.imm;
+    Ok(())
 }
 
 /// `jmp` through a register or memory.

@@ -4,7 +4,7 @@ use super::operand::{G, I, M, Place, R, Source, by_form};
 use crate::{
     cpu::{Cpu, Exec, RAX, RBX},
     int::{Int, sext},
-    op::{Handler, Op, kind},
+    op::{Handler, Op},
 };
 
 fn copy<T: Int, D: Place, S: Source>(cpu: &mut Cpu, op: &Op) -> Exec {
@@ -69,12 +69,7 @@ pub(crate) fn extension(signed: bool, from: u8, to: u8, mem: bool) -> Handler {
 
 /// `lea`.
 pub(crate) fn lea(cpu: &mut Cpu, op: &Op) -> Exec {
-    let offset = cpu.offset(op);
-    let offset = match op.kind() {
-        kind::FLAT | kind::BASED => offset,
-        kind::LEGACY16 => offset & 0xffff,
-        _ => offset & 0xffff_ffff,
-    };
+    let offset = cpu.short_offset(op);
     cpu.put_sized(op.reg, op.size(), offset);
     Ok(())
 }

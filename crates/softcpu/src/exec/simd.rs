@@ -104,7 +104,9 @@ pub(crate) fn run(cpu: &mut Cpu, op: &Op) -> Exec {
     if files.contains(&File::Xmm) {
         cpu.check_sse()?;
     }
-    let mmx = files.contains(&File::Mmx);
+    // CVTPI2PS and CVTPI2PD from memory leave the x87 state alone.
+    let mmx = file(entry.dst) == File::Mmx
+        || file(entry.src) == File::Mmx && !(op.is_mem() && files.contains(&File::Xmm));
     if mmx {
         cpu.check_mmx()?;
     }
@@ -113,6 +115,11 @@ pub(crate) fn run(cpu: &mut Cpu, op: &Op) -> Exec {
         Place::Rm(_) if op.is_mem() => 0,
         place => cpu.vector_operand(op, place, entry)?,
     };
+    let conversion = mmx && files.contains(&File::Xmm);
+    if conversion {
+        // Before an exception of the numbers.
+        cpu.fpu.x87.enter_mmx();
+    }
     let Ok(value) = (entry.operation)(dst, src, op.imm as u8, &mut cpu.fpu.mxcsr) else {
         return cpu.simd_exception();
     };

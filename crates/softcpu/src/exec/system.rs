@@ -107,9 +107,18 @@ fn wide(cpu: &Cpu) -> u8 {
     if cpu.is64() { 3 } else { 2 }
 }
 
+/// Refuses a control register that is not there and, after that, code at a CPL other than 0.
+fn control_number(cpu: &mut Cpu, number: u8) -> Exec {
+    if matches!(number, 0 | 2 | 3 | 4 | 8) {
+        cpu.supervisor()
+    } else {
+        cpu.ud()
+    }
+}
+
 /// `mov` reg, CRn.
 pub(crate) fn from_cr(cpu: &mut Cpu, op: &Op) -> Exec {
-    cpu.supervisor()?;
+    control_number(cpu, op.reg)?;
     let value = match op.reg {
         0 => cpu.cr0,
         2 => cpu.cr2,
@@ -125,7 +134,7 @@ pub(crate) fn from_cr(cpu: &mut Cpu, op: &Op) -> Exec {
 
 /// `mov` CRn, reg.
 pub(crate) fn to_cr(cpu: &mut Cpu, op: &Op) -> Exec {
-    cpu.supervisor()?;
+    control_number(cpu, op.reg)?;
     let value = cpu.get_sized(op.rm, wide(cpu));
     match op.reg {
         0 => cpu.set_cr0(value),

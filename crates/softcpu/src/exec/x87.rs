@@ -49,7 +49,7 @@ impl Cpu {
         let old = self.fpu.x87.pointers;
         let (data, data_segment) = if op.is_mem() {
             let segment = self.seg(usize::from(op.segment())).selector;
-            (self.offset(op), segment)
+            (self.short_offset(op), segment)
         } else {
             (old.data, old.data_segment)
         };
@@ -81,7 +81,10 @@ pub(crate) fn run(cpu: &mut Cpu, op: &Op) -> Exec {
             cpu.load_bytes(op, bytes)?;
             cpu.fpu.x87.load_form(opcode, modrm, bytes, format);
         }
-        Ok(Form::Store(_)) => {
+        Ok(Form::Store(bytes)) => {
+            // A page that refuses the store comes before an exception of the number stored.
+            let at = cpu.ea(op, bytes as u64, true)?;
+            cpu.probe_write(at, bytes as u64)?;
             let mut bytes = [0; LARGEST_STORE];
             let mut next = cpu.fpu.x87.clone();
             let count = next.store_form(opcode, modrm, &mut bytes, format);

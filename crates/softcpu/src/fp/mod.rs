@@ -10,7 +10,3 @@ pub mod x87;
 
 pub use exceptions::{Exceptions, Rounding};
 pub use unit::{Fpu, IMAGE_BYTES, WRITTEN_BYTES, WRITTEN_BYTES_32};
-
-#[cfg(test)]
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub(crate) mod native_tests;

@@ -1,6 +1,7 @@
 //! Operands that matter: zeros, denormals, infinities, NaNs, ties and limits beside random ones.
 
-/// A small generator (xorshift64*), seeded and repeatable.
+/// A small generator (SplitMix64), seeded and repeatable.
+#[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -14,22 +15,47 @@ impl Random {
             now.unwrap().as_nanos() as u64
         });
         println!("{test}: VMLET_SEED={seed}");
-        Self(seed | 1)
+        Self::seeded(seed)
+    }
+
+    pub(crate) fn seeded(seed: u64) -> Self {
+        Self(seed)
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
     }
 
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
+        (u128::from(self.next()) * u128::from(limit)).wrapping_shr(64) as u64
     }
 
     pub(crate) fn one_in(&mut self, count: u64) -> bool {
         self.below(count) == 0
+    }
+
+    /// An integer: any, small, of few bits, or close to a power of two, of either sign.
+    pub(crate) fn number(&mut self) -> u64 {
+        let any = self.next();
+        let pick = self.next();
+        let shift = (pick >> 8) as u32 & 63;
+        match pick & 15 {
+            0..=4 => any,
+            5 | 6 => any >> 58,
+            7 => (any >> 56).wrapping_sub(128),
+            8 => any >> shift,
+            9 => (any.cast_signed() >> shift).cast_unsigned(),
+            10 => 1 << shift,
+            11 => (1_u64 << shift).wrapping_sub(1),
+            12 => (1_u64 << shift).wrapping_neg(),
+            13 => any & 0xff00_00ff_0080_7fff,
+            14 => any & any.rotate_left(17),
+            _ => any >> 32 | any << 32 & 0x8000_0000_0000_0000,
+        }
     }
 
     /// A floating-point number of this many fraction and exponent bits.

@@ -1,0 +1,68 @@
+//! The engine against the processor it runs on.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "test values are cut on purpose"
+)]
+
+mod bench;
+mod case;
+mod compare;
+mod control;
+mod encode;
+mod guest;
+mod host;
+mod integer;
+mod layout;
+mod random;
+mod state;
+mod stub;
+mod target;
+mod template;
+mod undefined;
+mod vector;
+mod x87;
+
+use bench::Bench;
+use template::Operand;
+
+/// Whether a template is the half of its list that has a register operand or none.
+fn is_register(template: &template::Template) -> bool {
+    matches!(template.operand, Operand::Register | Operand::None)
+}
+
+fn half(list: Vec<template::Template>, registers: bool) -> Vec<template::Template> {
+    list.into_iter()
+        .filter(|template| is_register(template) == registers)
+        .collect()
+}
+
+#[test]
+fn integer_instructions_on_registers_equal_the_host() {
+    Bench::new("integer").run_all("integer registers", &half(integer::templates(), true));
+}
+
+#[test]
+fn integer_instructions_on_memory_equal_the_host() {
+    Bench::new("memory").run_all("integer memory", &half(integer::templates(), false));
+}
+
+#[test]
+fn branches_stack_and_strings_equal_the_host() {
+    Bench::new("control").run_all("control", &control::templates());
+}
+
+#[test]
+fn refused_instructions_fault_as_on_the_host() {
+    Bench::new("refused").run_all("refused", &control::refused());
+}
+
+#[test]
+fn vectors_equal_the_host() {
+    Bench::new("vectors").run_all("vectors", &vector::templates());
+}
+
+#[test]
+fn x87_equals_the_host() {
+    Bench::new("x87").run_all("x87", &x87::templates());
+}
