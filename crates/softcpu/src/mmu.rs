@@ -13,7 +13,9 @@ use vmlet_memory::{
 use vmlet_vcpu::SpaceId;
 
 use crate::{
-    cpu::{CR0_PG, CR0_WP, CR4_PAE, CR4_PGE, CR4_PSE, Cpu, EFER_NXE, Exec, GP, PF, SS, STACK, Stop},
+    cpu::{
+        CR0_PG, CR0_WP, CR4_PAE, CR4_PGE, CR4_PSE, Cpu, EFER_NXE, Exec, GP, PF, SS, STACK, Stop,
+    },
     int::Int,
     memory::HAS_CODE,
     op::Op,
@@ -300,6 +302,14 @@ impl Cpu {
         }
     }
 
+    /// #GP for an address that is not aligned as the instruction wants it; one that is not
+    /// canonical is found first.
+    #[cold]
+    pub(crate) fn misaligned<T>(&mut self, addr: u64) -> Result<T, Stop> {
+        self.bad_address = self.long_mode() && !canonical(addr);
+        self.gp(0)
+    }
+
     /// An address of the stack segment that is not canonical is #SS (Intel SDM volume 1, section
     /// 3.3.7.1): known from the instruction that used it.
     #[cold]
@@ -496,6 +506,12 @@ impl Cpu {
             );
         }
         Ok(target)
+    }
+
+    /// Checks that a byte can be read, without reading a device.
+    pub(crate) fn probe_read(&mut self, addr: u64) -> Exec {
+        let user = self.tlb_mode == USER;
+        self.translate(addr, Want::Read, user).map(|_| ())
     }
 
     /// Checks that `bytes` bytes can be written, so that a later store does not fault.

@@ -89,7 +89,8 @@ impl Decoder<'_> {
         let mode = self.modrm >> 6;
         let mut scale = 0;
         let mut base = rm | (self.rex & 1) << 3;
-        let mut stack = rm == 5 && mode != 0;
+        // R12 and R13 are of the data segment.
+        let mut stack = base == 5 && mode != 0;
         if rm == 4 {
             let sib = self.byte()?;
             scale = sib >> 6;

@@ -211,7 +211,8 @@ impl Decoder<'_> {
             (1, true) => self.finish(state::fxrstor, size),
             (2, true) => self.finish(state::ldmxcsr, size),
             (3, true) => self.finish(state::stmxcsr, size),
-            (7, true) | (5..=7, false) => self.set(moves::nop),
+            (7, true) => self.finish(state::clflush, 0),
+            (5..=7, false) => self.set(moves::nop),
             _ => self.undefined(),
         }
         Ok(())
@@ -282,7 +283,9 @@ impl Decoder<'_> {
         let mem = self.mem();
         match (opcode, self.extension(), mem) {
             (0xc0 | 0xc1, ..) => self.finish(alu::xadd, size),
-            (0xc3, _, true) => self.finish(stack::store_plain, if size == 3 { 3 } else { 2 }),
+            (0xc3, _, true) if self.rep == 0 && !self.operand16 => {
+                self.finish(stack::store_plain, if size == 3 { 3 } else { 2 })
+            }
             (0xc7, 1, true) => self.finish(alu::cmpxchg_pair, size),
             _ => self.undefined(),
         }

@@ -46,7 +46,13 @@ pub(crate) fn jcc<const CODE: u8>(cpu: &mut Cpu, op: &Op) -> Exec {
 
 /// `call` to `op.imm`.
 pub(crate) fn call(cpu: &mut Cpu, op: &Op) -> Exec {
-    cpu.check_branch(op.imm)?;
+    if let Err(stop) = cpu.check_branch(op.imm) {
+        // A stack that cannot take the return address is found first.
+        let fault = cpu.fault;
+        cpu.probe_push(op.size())?;
+        cpu.fault = fault;
+        return Err(stop);
+    }
     let next = cpu.next_rip();
     cpu.push_sized(op.size(), next)?;
     cpu.rip = op.imm;

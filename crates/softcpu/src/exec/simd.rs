@@ -147,13 +147,16 @@ pub(crate) fn masked_store(cpu: &mut Cpu, op: &Op) -> Exec {
     let bytes = if mmx { 8 } else { 16 };
     let offset = cpu.get_sized(RDI, op.index);
     let at = cpu.linear(usize::from(op.segment()), offset, bytes, true)?;
-    for i in 0..bytes {
-        if (mask >> (i * 8 + 7)) & 1 != 0 {
-            cpu.store(at.wrapping_add(i), (value >> (i * 8)) as u8)?;
-        }
-    }
+    let chosen = |i: &u64| (mask >> (i * 8 + 7)) & 1 != 0;
     if mmx {
         cpu.fpu.x87.enter_mmx();
+    }
+    // All of it or nothing.
+    for i in (0..bytes).filter(chosen) {
+        cpu.probe_write(at.wrapping_add(i), 1)?;
+    }
+    for i in (0..bytes).filter(chosen) {
+        cpu.store(at.wrapping_add(i), (value >> (i * 8)) as u8)?;
     }
     Ok(())
 }

@@ -71,6 +71,13 @@ impl Cpu {
         self.set_stack(size, new);
     }
 
+    /// Checks that a push of this size would succeed.
+    pub(crate) fn probe_push(&mut self, size: u8) -> Exec {
+        let new = self.reg(RSP).wrapping_sub(1 << size) & mask(self.stack_size());
+        let at = self.stack_address(new, 1 << size, true)?;
+        self.probe_write(at, 1 << size)
+    }
+
     pub(crate) fn push_sized(&mut self, size: u8, value: u64) -> Exec {
         match size {
             1 => self.push(value as u16),
@@ -214,14 +221,14 @@ fn enter_frame(cpu: &mut Cpu, op: &Op, size: u8) -> Exec {
             frame
         } else {
             let from = old_frame.wrapping_sub(u64::from(level) << size) & mask(stack);
-            let at = cpu.linear(SS, from, 1 << size, false)?;
+            let at = cpu.stack_address(from, 1 << size, false)?;
             cpu.load_sized(at, size)?
         };
         cpu.push_sized(size, value)?;
     }
     let new = cpu.reg(RSP).wrapping_sub(op.imm);
     // The new top must be writable, so that the frame's code does not fault instead.
-    let at = cpu.linear(SS, new & mask(stack), 1, true)?;
+    let at = cpu.stack_address(new & mask(stack), 1, true)?;
     cpu.probe_write(at, 1)?;
     cpu.set_stack(stack, new & mask(stack));
     cpu.put_sized(RBP, size, frame);

@@ -51,7 +51,7 @@ impl Cpu {
         }
         let at = self.ea(op, IMAGE_BYTES as u64, write)?;
         if at & 15 != 0 {
-            return self.gp(0);
+            return self.misaligned(at);
         }
         Ok(at)
     }
@@ -106,6 +106,12 @@ pub(crate) fn stmxcsr(cpu: &mut Cpu, op: &Op) -> Exec {
     cpu.check_sse()?;
     let value = cpu.fpu.mxcsr.bits().into();
     cpu.put_rm(op, 2, value)
+}
+
+/// `clflush`: nothing is cached, but the page must be there.
+pub(crate) fn clflush(cpu: &mut Cpu, op: &Op) -> Exec {
+    let at = cpu.ea(op, 1, false)?;
+    cpu.probe_read(at)
 }
 
 /// `wait`.

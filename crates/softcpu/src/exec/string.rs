@@ -133,10 +133,11 @@ pub(crate) fn lods(cpu: &mut Cpu, op: &Op) -> Exec {
 /// `cmps`.
 pub(crate) fn cmps(cpu: &mut Cpu, op: &Op) -> Exec {
     repeated(cpu, op, |cpu| {
-        let from = source(cpu, op)?;
-        let a = cpu.load_sized(from, op.size())?;
+        // The order in which processors find faults.
         let to = target(cpu, op, false)?;
         let b = cpu.load_sized(to, op.size())?;
+        let from = source(cpu, op)?;
+        let a = cpu.load_sized(from, op.size())?;
         compare(cpu, op.size(), a, b);
         advance(cpu, op, RSI);
         advance(cpu, op, RDI);

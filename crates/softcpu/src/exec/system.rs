@@ -159,12 +159,14 @@ pub(crate) fn to_cr(cpu: &mut Cpu, op: &Op) -> Exec {
 
 /// DR4 and DR5 are other names of DR6 and DR7 unless CR4.DE is set.
 fn debug_number(cpu: &mut Cpu, number: u8) -> Result<usize, Stop> {
+    if number > 7 {
+        return cpu.ud();
+    }
     cpu.supervisor()?;
     let number = match number {
         4 | 5 if cpu.cr4 & CR4_DE != 0 => return cpu.ud(),
         4 | 5 => number + 2,
-        0..=7 => number,
-        _ => return cpu.ud(),
+        _ => number,
     };
     cpu.check_debug_access()?;
     Ok(number.into())

@@ -71,15 +71,26 @@ impl Bench {
     }
 
     /// Runs all templates, prints what differs and fails if anything does.
-    pub(crate) fn run_all(&mut self, name: &str, templates: &[Template]) -> Tally {
+    pub(crate) fn run_all(&mut self, name: &str, templates: &[Template]) {
+        self.run_each(name, templates, cases());
+    }
+
+    /// The same with so many cases for each.
+    pub(crate) fn run_each(&mut self, name: &str, templates: &[Template], count: u64) {
         let mut tally = Tally::default();
         let mut failed = 0;
-        for template in templates {
+        // One template only: its opcode in hexadecimal digits.
+        let only = std::env::var("VMLET_ONLY").ok();
+        let chosen = |template: &&Template| {
+            let name: String = template.opcode.iter().map(|b| format!("{b:02x}")).collect();
+            only.as_ref().is_none_or(|only| *only == name)
+        };
+        for template in templates.iter().filter(chosen) {
             tally.templates += 1;
             if std::env::var_os("VMLET_TRACE").is_some() {
                 println!("{template:x?}");
             }
-            if let Err(text) = self.run(template, cases(), &mut tally) {
+            if let Err(text) = self.run(template, count, &mut tally) {
                 failed += 1;
                 self.level();
                 if failed <= TOLD || std::env::var_os("VMLET_ALL").is_some() {
@@ -93,8 +104,10 @@ impl Bench {
             "{name}: {} templates, {} cases, {} of them with a fault",
             tally.templates, tally.cases, tally.faults
         );
-        assert_eq!(failed, 0, "{name}: templates that differ from the processor");
-        tally
+        assert_eq!(
+            failed, 0,
+            "{name}: templates that differ from the processor"
+        );
     }
 
     fn site(&mut self, template: &Template) -> Site {
@@ -135,7 +148,8 @@ impl Bench {
         while left > 0 {
             let site = self.site(template);
             let encoded = encode(template, &site, &mut self.random);
-            self.host.place(site.at, &encoded.bytes, site.branch, floats);
+            self.host
+                .place(site.at, &encoded.bytes, site.branch, floats);
             self.guest.place(site.at, &encoded.bytes, site.branch);
             for _ in 0..PER_PLACEMENT.min(left) {
                 self.case(template, &encoded, &site, tally)?;

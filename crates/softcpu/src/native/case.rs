@@ -5,7 +5,7 @@ use super::{
     host,
     layout::{self, CODE, PAGE, Rights},
     random::Random,
-    state::{AC, ARITHMETIC, DF, ID, IF, NT, RF, RSP, Registers, TF},
+    state::{AC, ARITHMETIC, DF, ID, IF, NT, RF, RSP, Registers, TF, XMM},
     target::{self, solve},
     template::{Need, Operand, Template, Unit},
 };
@@ -124,7 +124,9 @@ impl Case<'_> {
                 self.word(at, value);
             }
             Need::StackFlags => {
-                let at = self.stack();
+                // Never what happens to lie there: TF would trap the way out.
+                let at = target::inside(self.sides.native, 8, 1, self.random);
+                *self.gpr(RSP.into()) = at;
                 let value = self.random.next() & !(TF | RF | VIRTUAL);
                 // Rarely the flags of alignment checks and nested tasks.
                 let rare = if self.random.one_in(4) { AC | NT } else { 0 };
@@ -158,6 +160,11 @@ impl Case<'_> {
                 *self.gpr(RBX) = at.wrapping_sub(al).wrapping_sub(base);
                 self.shorten(RBX);
             }
+            Need::Count => {
+                let count = super::encode::defined_count(*self.gpr(RCX) as u8, self.encoded.size);
+                let rest = *self.gpr(RCX) & !0xff;
+                *self.gpr(RCX) = rest | u64::from(count);
+            }
             Need::Counter => {
                 let mut value = self.random.number();
                 if self.random.one_in(2) {
@@ -173,6 +180,12 @@ impl Case<'_> {
                 let base = super::encode::segment_base(self.encoded.segment, self.site);
                 *self.gpr(RDI) = at.wrapping_sub(base);
                 self.shorten(RDI);
+                // Whether a page that no chosen byte lies in may refuse is up to the processor.
+                if !layout::allows(at.wrapping_sub(self.sides.native), 16, Rights::Write) {
+                    let number = usize::from(self.encoded.rm);
+                    self.registers.fx.put_st(number & 7, (u64::MAX, 0xffff));
+                    self.registers.fx.put(XMM + 16 * number, &[0xff; 16]);
+                }
             }
             _ => {}
         }
@@ -210,7 +223,9 @@ impl Case<'_> {
         let base = super::encode::segment_base(self.encoded.segment, self.site);
         *self.gpr(RSI) = from.wrapping_sub(base);
         *self.gpr(RDI) = to;
-        [RSI, RDI, RCX].into_iter().for_each(|number| self.shorten(number));
+        [RSI, RDI, RCX]
+            .into_iter()
+            .for_each(|number| self.shorten(number));
         let mut bytes = [self.random.next() as u8; 64];
         if self.random.one_in(4) {
             bytes[self.random.below(64) as usize] ^= 1;
@@ -221,7 +236,11 @@ impl Case<'_> {
             1 => *self.gpr(RAX) = value,
             _ => {
                 *self.gpr(RAX) = value;
-                let back = if self.registers.flags & DF == 0 { 0 } else { 56 };
+                let back = if self.registers.flags & DF == 0 {
+                    0
+                } else {
+                    56
+                };
                 self.sides.put(from.wrapping_sub(back), &bytes);
                 bytes[self.random.below(64) as usize] ^= self.random.below(2) as u8;
                 self.sides.put(to.wrapping_sub(back), &bytes);
@@ -241,7 +260,11 @@ impl Case<'_> {
         } else {
             0
         };
-        let small = if self.random.one_in(2) { self.random.below(3) } else { 0 };
+        let small = if self.random.one_in(2) {
+            self.random.below(3)
+        } else {
+            0
+        };
         if size == 0 {
             *self.gpr(RAX) = low & !0xff00 | ((sign ^ small) & 0xff) << 8;
         } else {
@@ -276,7 +299,13 @@ impl Case<'_> {
             _ => return,
         }
         // The accumulator may be a register of the address.
-        solve(&address, target, self.site, &mut self.registers.gpr, self.random);
+        solve(
+            &address,
+            target,
+            self.site,
+            &mut self.registers.gpr,
+            self.random,
+        );
     }
 
     /// Chooses a bit offset that stays near; how far it leads from the address.
@@ -299,7 +328,11 @@ impl Case<'_> {
             }
             (Need::Mxcsr, _) => {
                 let any = self.random.next() as u32 & !MISALIGNED;
-                let value = if self.random.one_in(8) { any } else { any & MXCSR };
+                let value = if self.random.one_in(8) {
+                    any
+                } else {
+                    any & MXCSR
+                };
                 self.sides.put(at, &value.to_le_bytes());
             }
             (Need::Image, _) => {

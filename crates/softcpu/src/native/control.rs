@@ -1,9 +1,6 @@
 //! Branches, the stack, strings, and what programs may not do.
 
-use super::{
-
-    template::{Immediate, Need, Operand, Reg, Sizes, Template},
-};
+use super::template::{Immediate, Need, Operand, Reg, Sizes, Template};
 
 fn branches() -> Vec<Template> {
     let mut list = Vec::new();
@@ -29,16 +26,17 @@ fn branches() -> Vec<Template> {
         list.extend(template.everywhere(false));
     }
     list.push(near(&[0xc3], Immediate::None).need(Need::StackTarget));
-    list.push(
-        near(&[0xc2], Immediate::Half)
-            .need(Need::StackTarget),
-    );
+    list.push(near(&[0xc2], Immediate::Half).need(Need::StackTarget));
     list
 }
 
 fn stack() -> Vec<Template> {
     let mut list = Vec::new();
-    let plain = |opcode: &[u8]| Template::plain(opcode).sizes(Sizes::Stack).need(Need::Stack);
+    let plain = |opcode: &[u8]| {
+        Template::plain(opcode)
+            .sizes(Sizes::Stack)
+            .need(Need::Stack)
+    };
     for opcode in [0x50, 0x58] {
         list.push(Template {
             reg: Reg::InOpcode,
@@ -55,7 +53,11 @@ fn stack() -> Vec<Template> {
     }
     list.push(plain(&[0x9c]));
     list.push(plain(&[0x9d]).need(Need::StackFlags));
-    list.push(plain(&[0xc8]).need(Need::Frame).immediate(Immediate::HalfByte));
+    list.push(
+        plain(&[0xc8])
+            .need(Need::Frame)
+            .immediate(Immediate::HalfByte),
+    );
     list.push(plain(&[0xc9]).need(Need::Frame));
     // Segment registers: selectors only.
     list.push(plain(&[0x0f, 0xa0]));
@@ -96,13 +98,17 @@ pub(crate) fn refused() -> Vec<Template> {
     for opcode in [0xec, 0xed, 0xee, 0xef, 0xf4, 0xfa, 0xfb] {
         list.push(Template::plain(&[opcode]));
     }
-    for opcode in [0x06, 0x07, 0x0e, 0x16, 0x17, 0x1e, 0x1f, 0x27, 0x2f, 0x37, 0x3f, 0x60, 0x61] {
+    for opcode in [
+        0x06, 0x07, 0x0e, 0x16, 0x17, 0x1e, 0x1f, 0x27, 0x2f, 0x37, 0x3f, 0x60, 0x61,
+    ] {
         list.push(Template::plain(&[opcode]));
     }
     for opcode in [0x9a, 0xce, 0xd4, 0xd5, 0xd6, 0xea, 0x82] {
         list.push(Template::plain(&[opcode]).immediate(Immediate::Full));
     }
-    for opcode in [0x04, 0x0a, 0x0b, 0x24, 0x25, 0x26, 0x27, 0x36, 0x39, 0x3b, 0x7a, 0x7b, 0xa6] {
+    for opcode in [
+        0x04, 0x0a, 0x0b, 0x24, 0x25, 0x26, 0x27, 0x36, 0x39, 0x3b, 0x7a, 0x7b, 0xa6,
+    ] {
         list.push(Template::plain(&[0x0f, opcode]));
     }
     // clts, invd, wbinvd, wrmsr, rdmsr.
@@ -147,4 +153,3 @@ pub(crate) fn locked() -> Vec<Template> {
 pub(crate) fn templates() -> Vec<Template> {
     [branches(), stack(), strings()].concat()
 }
-

@@ -62,6 +62,9 @@ pub(crate) const FS: u8 = 0x64;
 pub(crate) const GS: u8 = 0x65;
 const LOCK: u8 = 0xf0;
 const NO_BASE: u8 = 5;
+const RCX: u8 = 1;
+/// No register.
+const NONE: u8 = 16;
 
 #[derive(Default)]
 struct Parts {
@@ -174,7 +177,7 @@ fn operands(
     encoded.reg = match (template.reg, encoded.address) {
         (Reg::Extension(number), _) => number,
         (_, Some(address)) if template.need == Need::BitOffset => {
-            let used = [address.base.unwrap_or(16), address.index.unwrap_or(16)];
+            let used = [address.base, address.index].map(|used| used.unwrap_or(NONE));
             register(template, random, &used)
         }
         _ => register(template, random, &[]),
@@ -197,7 +200,12 @@ fn memory(
         ..Address::default()
     };
     let kind = random.below(16);
-    let rsp_moves = matches!(template.need, Need::Stack | Need::Target);
+    // A register that the case needs for itself.
+    let taken = match template.need {
+        Need::Stack | Need::Target => RSP,
+        Need::Count => RCX,
+        _ => NONE,
+    };
     let displacement = random.next() as i32;
     match kind {
         0 => {
@@ -210,12 +218,7 @@ fn memory(
             parts.modrm = vec![0x04, 0x25];
         }
         2..=9 => {
-            let base = loop {
-                let base = random.below(16) as u8;
-                if !(rsp_moves && base == RSP) {
-                    break base;
-                }
-            };
+            let base = register(template, random, &[taken]);
             address.base = Some(base);
             parts.rex |= base >> 3;
             parts.modrm = if base & 7 == RSP {
@@ -223,11 +226,16 @@ fn memory(
             } else {
                 vec![base & 7]
             };
-            displace(&mut address, parts, base & 7 == NO_BASE, displacement, random);
+            displace(
+                &mut address,
+                parts,
+                base & 7 == NO_BASE,
+                displacement,
+                random,
+            );
         }
         _ => {
-            let not = if rsp_moves { RSP } else { 16 };
-            let index = register(template, random, &[RSP]);
+            let index = register(template, random, &[RSP, taken]);
             address.index = Some(index);
             address.scale = random.below(4) as u32;
             parts.rex |= (index & 8) >> 2;
@@ -237,11 +245,17 @@ fn memory(
                 parts.modrm = vec![0x04, head | NO_BASE];
                 parts.modrm.extend(displacement.to_le_bytes());
             } else {
-                let base = register(template, random, &[not]);
+                let base = register(template, random, &[taken]);
                 address.base = Some(base);
                 parts.rex |= base >> 3;
                 parts.modrm = vec![0x04, head | base & 7];
-                displace(&mut address, parts, base & 7 == NO_BASE, displacement, random);
+                displace(
+                    &mut address,
+                    parts,
+                    base & 7 == NO_BASE,
+                    displacement,
+                    random,
+                );
             }
         }
     }
@@ -338,6 +352,7 @@ fn immediate(
     let (bytes, count) = match template.immediate {
         Immediate::None => (value, 0),
         Immediate::Byte => (value, 1),
+        Immediate::Count => ([defined_count(value[0], encoded.size); 8], 1),
         Immediate::Predicate => (value.map(|byte| byte & 7), 1),
         Immediate::Half => (value, 2),
         Immediate::HalfByte => {
@@ -356,4 +371,13 @@ fn immediate(
         Immediate::Far => (target(code, 4), 4),
     };
     code.extend(&bytes[..count]);
+}
+
+/// A count of a double shift with a defined result.
+pub(crate) fn defined_count(count: u8, size: u8) -> u8 {
+    if size == 1 && count & 31 > 16 {
+        count & !16
+    } else {
+        count
+    }
 }

@@ -26,7 +26,6 @@ use crate::{
     cpuid,
     memory::Memory,
     turns::{Turn, Turns},
-
     vcpu::SoftVcpu,
 };
 
@@ -76,14 +75,15 @@ impl Guest {
     pub(crate) fn new(start: u64, data: &[u8]) -> Guest {
         let ram = Ram::new(2 * SPAN, Backing::Anon).unwrap();
         let memory = Arc::new(Memory::default());
-        memory.set(&Memslot {
+        let slot = Memslot {
             id: SlotId(0),
             gpa: Gpa(0),
             len: 2 * SPAN,
             hva: ram.hva(),
             readonly: false,
             log_dirty: false,
-        });
+        };
+        memory.set(&slot).unwrap();
         let clock = Arc::new(Clock::new(ClockMode::Instructions));
         let turns = Arc::new(Turns::new(Arc::clone(&clock), Arc::default()));
         let shared = Shared {

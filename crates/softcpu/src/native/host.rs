@@ -53,11 +53,7 @@ pub(crate) struct Host {
     floats: bool,
 }
 
-extern "C" fn on_fault(
-    signal: libc::c_int,
-    _: *mut libc::siginfo_t,
-    context: *mut libc::c_void,
-) {
+extern "C" fn on_fault(signal: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid ucontext to a handler with SA_SIGINFO.
     let machine = unsafe { &mut *context.cast::<libc::ucontext_t>() };
     let ours = machine.uc_stack.ss_sp.cast::<Context>();

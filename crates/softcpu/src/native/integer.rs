@@ -47,13 +47,19 @@ fn arithmetic() -> Vec<Template> {
 fn moves() -> Vec<Template> {
     let mut list = Vec::new();
     let mut add = |template: Template, lock| list.extend(template.everywhere(lock));
-    add(Template::modrm(&[0x63]).bytes(4), false);
+    // With 66 Intel's processors read two bytes, AMD's four.
+    for wide in [false, true] {
+        let template = Template::modrm(&[0x63]).sizes(Sizes::Wide(wide));
+        add(template.bytes(4), false);
+    }
     for (opcode, lock) in [(0x86, true), (0x88, false), (0x8a, false)] {
         add(Template::modrm(&[opcode]).of_bytes(), lock);
         add(Template::modrm(&[opcode | 1]), lock);
     }
     add(
-        Template::group(&[0xc6], 0).of_bytes().immediate(Immediate::Byte),
+        Template::group(&[0xc6], 0)
+            .of_bytes()
+            .immediate(Immediate::Byte),
         false,
     );
     add(
@@ -134,7 +140,9 @@ fn plain() -> Vec<Template> {
         list.extend(with(Template::modrm(&[0x01])).everywhere(false));
         list.extend(with(Template::modrm(&[0x8b])).everywhere(false));
         list.extend(with(Template::modrm(&[0x89])).everywhere(false));
-        list.extend(with(Template::modrm(&[0x0f, 0xaf]).undefined(Undefined::MULTIPLY)).everywhere(false));
+        list.extend(
+            with(Template::modrm(&[0x0f, 0xaf]).undefined(Undefined::MULTIPLY)).everywhere(false),
+        );
         list.push(with(Template::plain(&[0x90])));
     }
     list
@@ -215,13 +223,16 @@ fn shifts() -> Vec<Template> {
     for opcode in [0xa4, 0xac] {
         for by_register in [0, 1] {
             let template = Template::modrm(&[0x0f, opcode | by_register]);
-            let immediate = if by_register == 0 {
-                Immediate::Byte
+            let template = if by_register == 0 {
+                template.immediate(Immediate::Count)
             } else {
-                Immediate::None
+                template.need(Need::Count)
             };
-            let template = template.immediate(immediate);
-            list.extend(template.undefined(Undefined::DOUBLE_SHIFT).everywhere(false));
+            list.extend(
+                template
+                    .undefined(Undefined::DOUBLE_SHIFT)
+                    .everywhere(false),
+            );
         }
     }
     list

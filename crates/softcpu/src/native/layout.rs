@@ -59,7 +59,10 @@ pub(crate) fn rights(offset: u64) -> Rights {
 
 /// Whether all of `bytes` bytes at `offset` can be used so.
 pub(crate) fn allows(offset: u64, bytes: u64, wanted: Rights) -> bool {
-    (offset / PAGE..=(offset + bytes.max(1) - 1) / PAGE).all(|page| {
+    let Some(end) = offset.checked_add(bytes.max(1) - 1) else {
+        return false;
+    };
+    (offset / PAGE..=end / PAGE).all(|page| {
         let there = rights(page * PAGE);
         there == Rights::Write || (there == wanted && wanted == Rights::Read)
     })

@@ -58,6 +58,15 @@ fn refused_instructions_fault_as_on_the_host() {
 }
 
 #[test]
+fn lock_is_refused_as_on_the_host() {
+    // One form of operand in hundreds of encodings.
+    let list = control::locked();
+    let count = random::cases().div_ceil(100);
+    assert!(list.len() > 100);
+    Bench::new("locked").run_each("locked", &list, count);
+}
+
+#[test]
 fn vectors_equal_the_host() {
     Bench::new("vectors").run_all("vectors", &vector::templates());
 }

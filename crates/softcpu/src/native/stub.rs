@@ -53,11 +53,7 @@ impl Exchange {
 
 /// `opcode reg, [base + displacement]` or its store, in 64 bits.
 fn access(code: &mut Vec<u8>, opcode: u8, reg: u8, base: u8, displacement: u32) {
-    code.extend([
-        0x48 | (reg >> 3) << 2,
-        opcode,
-        0x80 | (reg & 7) << 3 | base,
-    ]);
+    code.extend([0x48 | (reg >> 3) << 2, opcode, 0x80 | (reg & 7) << 3 | base]);
     code.extend(displacement.to_le_bytes());
 }
 

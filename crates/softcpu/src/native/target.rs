@@ -26,13 +26,7 @@ pub(crate) fn inside(start: u64, bytes: u64, aligned: u64, random: &mut Random) 
 }
 
 /// A place at the end of a page, or where nothing is.
-pub(crate) fn edge(
-    start: u64,
-    bytes: u64,
-    aligned: u64,
-    short: bool,
-    random: &mut Random,
-) -> u64 {
+pub(crate) fn edge(start: u64, bytes: u64, aligned: u64, short: bool, random: &mut Random) -> u64 {
     let page = match random.below(16) {
         0..=7 => 2,
         8..=14 => 1 + random.below(7),

@@ -19,6 +19,8 @@ pub(crate) enum Reg {
 pub(crate) enum Immediate {
     None,
     Byte,
+    /// A byte; of 16-bit operands at most 16 places, because more are undefined.
+    Count,
     /// Three bits of a byte.
     Predicate,
     Half,
@@ -79,6 +81,8 @@ pub(crate) enum Need {
     EqualPair,
     /// RBX with AL points into the data.
     Table,
+    /// CL shifts 16-bit operands by at most 16 places.
+    Count,
     /// RCX is often zero or one.
     Counter,
     /// The operand is an image of MXCSR.
@@ -220,6 +224,12 @@ impl Template {
             all.extend([with(Operand::Memory, true), with(Operand::Edge, true)]);
         }
         all
+    }
+
+    /// The memory operand is one of many parts: which byte of it a page fault names, and in which
+    /// of two pages that refuse it, is not architectural.
+    pub(crate) fn has_parts(&self) -> bool {
+        self.bytes > 16 || self.whole_image || self.need == Need::Masked
     }
 
     /// Register and memory forms.

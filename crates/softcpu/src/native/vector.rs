@@ -144,4 +144,3 @@ pub(crate) fn estimates_agree(here: &[u8], native: &[u8]) -> bool {
                 || (a.abs() <= f32::MIN_POSITIVE && b.abs() <= 1.001 * f32::MIN_POSITIVE)
         })
 }
-

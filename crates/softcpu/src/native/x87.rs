@@ -13,7 +13,10 @@ const FORMAT: EnvironmentFormat = EnvironmentFormat::Protected32;
 /// Instructions whose last place processors do not agree on.
 pub(crate) fn is_transcendental(template: &Template) -> bool {
     template.unit == Unit::X87
-        && matches!(template.opcode[..], [0xd9, 0xf0..=0xf3 | 0xf9 | 0xfb | 0xfe | 0xff])
+        && matches!(
+            template.opcode[..],
+            [0xd9, 0xf0..=0xf3 | 0xf9 | 0xfb | 0xfe | 0xff]
+        )
 }
 
 /// Operands outside the range an instruction is defined for.
