@@ -232,7 +232,7 @@ pub(crate) fn cmpxchg_pair(cpu: &mut Cpu, op: &Op) -> Exec {
     let bytes = 1u64 << half;
     let at = cpu.ea(op, bytes * 2, true)?;
     if half == 3 && at & 15 != 0 {
-        return cpu.misaligned(at);
+        return cpu.gp(0);
     }
     cpu.probe_write(at, bytes * 2)?;
     let low = cpu.load_sized(at, half)?;

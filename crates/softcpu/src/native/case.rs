@@ -8,6 +8,7 @@ use super::{
     state::{AC, ARITHMETIC, DF, ID, IF, NT, RF, RSP, Registers, TF, XMM},
     target::{self, solve},
     template::{Need, Operand, Template, Unit},
+    vector, x87,
 };
 
 const RAX: usize = 0;
@@ -64,8 +65,26 @@ pub(crate) struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// Fills registers and memory.
-    pub(crate) fn prepare(&mut self) {
+    /// Fills registers and memory; false if this encoding can have no case.
+    pub(crate) fn prepare(&mut self) -> bool {
+        const TRIES: usize = 100;
+        (0..TRIES).any(|_| {
+            self.prepare_any();
+            !self.is_vendors() && !x87::is_out_of_range(self.template, &self.registers.fx)
+        })
+    }
+
+    /// An operand in a read-only page that vendors read differently.
+    fn is_vendors(&self) -> bool {
+        let place = match (self.template.need, self.places.last()) {
+            (Need::Image, Some(place)) => place.wrapping_add(24),
+            (Need::Mxcsr, Some(place)) => *place,
+            _ => return false,
+        };
+        self.sides.peek(place) as u32 & MISALIGNED != 0
+    }
+
+    fn prepare_any(&mut self) {
         for value in &mut self.registers.gpr {
             *value = self.random.number();
         }
@@ -76,8 +95,8 @@ impl Case<'_> {
         }
         match self.template.unit {
             Unit::Integer => {}
-            Unit::Vector => super::vector::fill(self.registers, self.random),
-            Unit::X87 => super::x87::fill(self.registers, self.random),
+            Unit::Vector => vector::fill(self.registers, self.random),
+            Unit::X87 => x87::fill(self.registers, self.random),
         }
         self.places.clear();
         self.need();
@@ -183,7 +202,7 @@ impl Case<'_> {
                 // Whether a page that no chosen byte lies in may refuse is up to the processor.
                 if !layout::allows(at.wrapping_sub(self.sides.native), 16, Rights::Write) {
                     let number = usize::from(self.encoded.rm);
-                    self.registers.fx.put_st(number & 7, (u64::MAX, 0xffff));
+                    (0..8).for_each(|st| self.registers.fx.put_st(st, (u64::MAX, 0xffff)));
                     self.registers.fx.put(XMM + 16 * number, &[0xff; 16]);
                 }
             }
@@ -336,11 +355,11 @@ impl Case<'_> {
                 self.sides.put(at, &value.to_le_bytes());
             }
             (Need::Image, _) => {
-                super::x87::fill(self.registers, self.random);
-                super::vector::fill_vectors(self.registers, self.random);
+                x87::fill(self.registers, self.random);
+                vector::fill_vectors(self.registers, self.random);
                 let image = self.registers.fx.clone();
                 self.sides.put(at, &image.0);
-                super::x87::fill(self.registers, self.random);
+                x87::fill(self.registers, self.random);
             }
             (_, Unit::Integer) => {
                 let value = self.random.number();
@@ -354,7 +373,7 @@ impl Case<'_> {
                 let value = self.random.vector();
                 self.sides.put(at, &value.to_le_bytes());
             }
-            (_, Unit::X87) => super::x87::fill_memory(self.sides, at, self.random),
+            (_, Unit::X87) => x87::fill_memory(self.sides, at, self.random),
         }
     }
 }
