@@ -5,7 +5,6 @@ use super::{
     undefined::Undefined,
 };
 
-const LOGIC: [u8; 3] = [1, 4, 6];
 const CMP: u8 = 7;
 
 fn sized(template: Template, byte: bool) -> Template {
@@ -16,19 +15,14 @@ fn sized(template: Template, byte: bool) -> Template {
 fn arithmetic() -> Vec<Template> {
     let mut list = Vec::new();
     for op in 0..8_u8 {
-        let undefined = if LOGIC.contains(&op) {
-            Undefined::LOGIC
-        } else {
-            Undefined::NONE
-        };
         let lock = op != CMP;
         for form in 0..4 {
             let template = sized(Template::modrm(&[op << 3 | form]), form & 1 == 0);
-            list.extend(template.undefined(undefined).everywhere(lock && form < 2));
+            list.extend(template.everywhere(lock && form < 2));
         }
         for form in 4..6 {
             let template = sized(Template::plain(&[op << 3 | form]), form & 1 == 0);
-            list.push(template.immediate(Immediate::Full).undefined(undefined));
+            list.push(template.immediate(Immediate::Full));
         }
         for (opcode, immediate) in [
             (0x80, Immediate::Byte),
@@ -36,7 +30,7 @@ fn arithmetic() -> Vec<Template> {
             (0x83, Immediate::Byte),
         ] {
             let template = sized(Template::group(&[opcode], op), opcode == 0x80);
-            let template = template.immediate(immediate).undefined(undefined);
+            let template = template.immediate(immediate);
             list.extend(template.everywhere(lock));
         }
     }
@@ -123,7 +117,7 @@ fn plain() -> Vec<Template> {
     for (opcode, byte) in [(0xa8, true), (0xa9, false)] {
         let template = sized(Template::plain(&[opcode]), byte);
         let template = template.immediate(Immediate::Full);
-        list.push(template.undefined(Undefined::LOGIC));
+        list.push(template);
     }
     list.push(Template::plain(&[0xd7]).need(Need::Table));
     for opcode in [0x18, 0x1f] {
@@ -184,7 +178,7 @@ fn unary() -> Vec<Template> {
         for op in [0, 1] {
             let template = sized(Template::group(&[opcode], op), byte);
             let template = template.immediate(Immediate::Full);
-            list.extend(template.undefined(Undefined::LOGIC).everywhere(false));
+            list.extend(template.everywhere(false));
         }
         for op in [2, 3] {
             list.extend(sized(Template::group(&[opcode], op), byte).everywhere(true));
@@ -195,7 +189,7 @@ fn unary() -> Vec<Template> {
     }
     for (opcode, byte) in [(0x84, true), (0x85, false)] {
         let template = sized(Template::modrm(&[opcode]), byte);
-        list.extend(template.undefined(Undefined::LOGIC).everywhere(false));
+        list.extend(template.everywhere(false));
     }
     list
 }
@@ -203,10 +197,10 @@ fn unary() -> Vec<Template> {
 fn shifts() -> Vec<Template> {
     let mut list = Vec::new();
     for op in 0..8 {
-        let (undefined, by_one) = if op < 4 {
-            (Undefined::ROTATE, Undefined::NONE)
-        } else {
-            (Undefined::SHIFT, Undefined::SHIFT_BY_ONE)
+        let (undefined, by_one) = match op {
+            0 | 1 => (Undefined::NONE, Undefined::NONE),
+            2 | 3 => (Undefined::ROTATE_CARRY, Undefined::NONE),
+            _ => (Undefined::SHIFT, Undefined::SHIFT),
         };
         for (opcode, immediate, undefined) in [
             (0xc0, Immediate::Byte, undefined),
@@ -242,11 +236,11 @@ fn bits() -> Vec<Template> {
     let mut list = Vec::new();
     for (opcode, extension) in [(0xa3, 4), (0xab, 5), (0xb3, 6), (0xbb, 7)] {
         let lock = extension != 4;
-        let template = Template::modrm(&[0x0f, opcode]).undefined(Undefined::BIT);
+        let template = Template::modrm(&[0x0f, opcode]);
         list.push(template.clone());
         list.extend(template.need(Need::BitOffset).in_memory(lock));
         let template = Template::group(&[0x0f, 0xba], extension).immediate(Immediate::Byte);
-        list.extend(template.undefined(Undefined::BIT).everywhere(lock));
+        list.extend(template.everywhere(lock));
     }
     for opcode in [0xbc, 0xbd] {
         let template = Template::modrm(&[0x0f, opcode]);

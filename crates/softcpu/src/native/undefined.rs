@@ -1,9 +1,38 @@
-//! What is not compared, all of it in this place.
+//! What is not compared between engine and processor, all of it in this place.
 //!
-//! The architecture leaves some flags undefined (Intel SDM volume 2, each instruction). Where
-//! processors of both vendors do the same, it is compared all the same; the rest is here.
+//! **Flags.** The architecture leaves some undefined (Intel SDM volume 2, each instruction's "Flags
+//! affected"). Those that processors of both vendors set alike are compared all the same: AF after
+//! AND, OR, XOR and TEST, all but CF after BT and its kin, OF after ROL, ROR and shifts by more than
+//! one place, CF after shifts by the operand's width or more. Not compared:
+//!
+//! | instructions | flags |
+//! |---|---|
+//! | MUL, IMUL | SF, ZF, AF, PF |
+//! | DIV, IDIV | all |
+//! | BSF, BSR | all but ZF |
+//! | SHL, SHR, SAR | AF |
+//! | RCL, RCR by more than one place | OF |
+//! | SHLD, SHRD | AF, OF |
+//!
+//! **Results.** RCPPS, RSQRTPS and their scalar forms are held to the architected relative error of
+//! 1.5 * 2^-12 and not to a processor's bits. x87's transcendental instructions may differ by one in the last place,
+//! and with it C1 and the precision exception; their operands are in the documented range. Not tried:
+//! SHLD and SHRD of 16 bits by more than 16 places, whose result is undefined.
+//!
+//! **Faults.** Which byte of an operand of more than 16 bytes (FXSAVE, FSAVE, FSTENV and their
+//! counterparts), or of a masked store, a page fault names. For a masked store, whether a page
+//! refuses in which no chosen byte lies. Bit 0 of a page fault's error code for addresses of the
+//! system's half: Linux sets it.
+//!
+//! **Vendors.** The engine's CPU model has Intel's name; the processor of the comparison may be
+//! AMD's. Not tried: 66 before near branches (AMD: a 16-bit target), 66 before MOVSXD (AMD: reads
+//! four bytes), PREFETCHW of a register (AMD: #UD), bit 17 of MXCSR (AMD: misaligned operands). Of an
+//! FXSAVE image the x87 pointers are compared only with an exception that waits, because AMD's
+//! processors leave them alone otherwise.
+//!
+//! **Not compared at all:** RF, which the way out clears.
 
-use super::state::{AF, ARITHMETIC, CF, OF, PF, SF, ZF};
+use super::state::{AF, ARITHMETIC, OF, PF, SF, ZF};
 
 /// Flags that are not compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,10 +43,7 @@ impl Undefined {
     pub(crate) const MULTIPLY: Undefined = Undefined(SF | ZF | AF | PF);
     pub(crate) const DIVIDE: Undefined = Undefined(ARITHMETIC);
     pub(crate) const SEARCH: Undefined = Undefined(ARITHMETIC & !ZF);
-    pub(crate) const BIT: Undefined = Undefined(OF | SF | AF | PF);
-    pub(crate) const LOGIC: Undefined = Undefined(AF);
-    pub(crate) const SHIFT_BY_ONE: Undefined = Undefined(AF);
-    pub(crate) const SHIFT: Undefined = Undefined(AF | OF | CF);
-    pub(crate) const ROTATE: Undefined = Undefined(OF);
+    pub(crate) const SHIFT: Undefined = Undefined(AF);
+    pub(crate) const ROTATE_CARRY: Undefined = Undefined(OF);
     pub(crate) const DOUBLE_SHIFT: Undefined = Undefined(AF | OF);
 }
