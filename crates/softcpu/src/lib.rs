@@ -43,6 +43,8 @@ mod msr;
 mod native;
 mod op;
 mod quick;
+#[cfg(test)]
+mod random;
 mod run;
 mod save;
 mod signal;

@@ -7,11 +7,11 @@ use super::{
     guest::Guest,
     host::{self, Host},
     layout::{CODE, CODE_PAGES, DATA, PAGE, PAGES, Rights},
-    random::{Random, cases},
     state::Registers,
     target,
     template::{Immediate, Need, Operand, Template, Unit},
 };
+use crate::random::{Random, cases};
 
 /// Cases of one encoding.
 const PER_PLACEMENT: u64 = 50;

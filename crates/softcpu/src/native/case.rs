@@ -4,12 +4,12 @@ use super::{
     encode::{Encoded, Site},
     host,
     layout::{self, CODE, PAGE, Rights},
-    random::Random,
     state::{AC, ARITHMETIC, DF, ID, IF, NT, RF, RSP, Registers, TF, XMM},
     target::{self, solve},
     template::{Need, Operand, Template, Unit},
     vector, x87,
 };
+use crate::random::Random;
 
 const RAX: usize = 0;
 const RCX: usize = 1;

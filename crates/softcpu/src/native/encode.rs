@@ -1,10 +1,10 @@
 //! Encodings of a template: prefixes, registers, every form of address.
 
 use super::{
-    random::Random,
     state::{IMAGE, RSP},
     template::{Immediate, Need, Operand, Reg, Sizes, Template},
 };
+use crate::random::Random;
 
 /// How a memory operand's address is made.
 #[derive(Clone, Copy, Debug, Default)]

@@ -115,7 +115,7 @@ impl Guest {
         self.put_word(HIGH_POINTERS, HIGH_DIRECTORY | TABLE);
         self.put_word(HIGH_DIRECTORY, SYSTEM_LARGE);
         let page = |offset: u64, bits: u64| {
-            self.put_word(LOW_TABLE + offset / PAGE * 8, LOW + offset | bits);
+            self.put_word(LOW_TABLE + offset / PAGE * 8, (LOW + offset) | bits);
         };
         for number in 0..CODE_PAGES {
             page(CODE + number * PAGE, TABLE);
@@ -166,7 +166,7 @@ impl Guest {
             attributes: 0x8b,
         };
         for number in [ES, DS, FS, GS] {
-            *cpu.seg_mut(number) = segment(0, 0x10000_u32 as u16);
+            *cpu.seg_mut(number) = segment(0, 0);
         }
         cpu.flush_all();
     }
@@ -229,7 +229,7 @@ impl Guest {
         let cpu = &self.vcpu.cpu;
         let handler = cpu.rip.wrapping_sub(SYSTEM + HANDLERS + 1);
         let vector = (handler / HANDLER_BYTES) as u8;
-        if handler % HANDLER_BYTES != 0 || handler / HANDLER_BYTES > 255 {
+        if !handler.is_multiple_of(HANDLER_BYTES) || handler / HANDLER_BYTES > 255 {
             return Err(format!("the run ended at {:#x}", cpu.rip));
         }
         let has_code = matches!(vector, 8 | 10..=14 | 17);

@@ -14,7 +14,7 @@ mod guest;
 mod host;
 mod integer;
 mod layout;
-mod random;
+
 mod state;
 mod stub;
 mod target;
@@ -25,6 +25,8 @@ mod x87;
 
 use bench::Bench;
 use template::Operand;
+
+use crate::random;
 
 /// Whether a template is the half of its list that has a register operand or none.
 fn is_register(template: &template::Template) -> bool {

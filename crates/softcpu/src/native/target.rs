@@ -3,9 +3,9 @@
 use super::{
     encode::{Address, Encoded, Site, segment_base},
     layout::{DATA, PAGE},
-    random::Random,
     template::{Operand, Template},
 };
+use crate::random::Random;
 
 const LOW_HALF: u64 = 0xffff_ffff;
 /// Room on both sides of an ordinary operand.

@@ -1,11 +1,13 @@
 //! Every entry of the table of MMX, SSE and SSE2, and the instructions beside it.
 
 use super::{
-    random::Random,
     state::{Registers, XMM},
     template::{Immediate, Need, Operand, Sizes, Template, Unit},
 };
-use crate::fp::sse::table::{self, Entry, Forms, Prefix};
+use crate::{
+    fp::sse::table::{self, Entry, Forms, Prefix},
+    random::Random,
+};
 
 /// Only three bits of a comparison's predicate are defined in SSE2.
 const COMPARE: u8 = 0xc2;

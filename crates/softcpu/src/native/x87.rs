@@ -2,11 +2,13 @@
 
 use super::{
     case::Sides,
-    random::Random,
     state::{Image, Registers},
     template::{Operand, Sizes, Template, Unit},
 };
-use crate::fp::x87::{EnvironmentFormat, Form, X87, form};
+use crate::{
+    fp::x87::{EnvironmentFormat, Form, X87, form},
+    random::Random,
+};
 
 const FORMAT: EnvironmentFormat = EnvironmentFormat::Protected32;
 

@@ -11,8 +11,8 @@ use crate::{
     cpuid,
     dispatch::{Leave, Link, plain, start},
     flags::ARITHMETIC,
-    fp::native_tests::random::Random,
     memory::Memory,
+    random::Random,
 };
 
 const RAM: usize = 0x40000;
