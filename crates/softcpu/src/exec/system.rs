@@ -109,10 +109,9 @@ fn wide(cpu: &Cpu) -> u8 {
 
 /// Refuses a control register that is not there and, after that, code at a CPL other than 0.
 fn control_number(cpu: &mut Cpu, number: u8) -> Exec {
-    if matches!(number, 0 | 2 | 3 | 4 | 8) {
-        cpu.supervisor()
-    } else {
-        cpu.ud()
+    match number {
+        0 | 2 | 3 | 4 | 8 => cpu.supervisor(),
+        _ => cpu.ud(),
     }
 }
 
