@@ -2,6 +2,8 @@
 
 use std::fmt::Debug;
 
+use crate::{SavedError, SavedState};
+
 /// What a device may ask about the access it serves.
 pub trait AccessContext {
     /// The vCPU that makes the access.
@@ -80,4 +82,17 @@ pub trait Device: Send + Sync + Debug {
 
     /// Back to the state after power-on.
     fn reset(&self);
+
+    /// The state; none where a device has no more than it has after power-on.
+    fn save(&self) -> Option<SavedState> {
+        None
+    }
+
+    /// Takes over a state, which nobody has looked at: a refused one changes nothing.
+    fn restore(&self, saved: &SavedState) -> Result<(), SavedError> {
+        Err(SavedError::Kind {
+            expected: self.name(),
+            found: saved.kind.clone(),
+        })
+    }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use thiserror::Error;
 
-use crate::{AccessContext, Device, Flow};
+use crate::{AccessContext, Device, Flow, SavedError, SavedState};
 
 /// Unclaimed accesses kept for the user.
 const KEPT: usize = 1024;
@@ -193,6 +193,29 @@ impl IoSpace {
                 claim.device.reset();
             }
         }
+    }
+
+    /// The states of all devices, each with the first address of its range.
+    pub fn save(&self) -> Vec<(u64, SavedState)> {
+        let claims = Arc::clone(&self.claims.read().unwrap_or_else(PoisonError::into_inner));
+        let states = claims.iter();
+        states
+            .filter_map(|claim| Some((claim.start, claim.device.save()?)))
+            .collect()
+    }
+
+    /// Gives devices the states that [`IoSpace::save`] had of them.
+    pub fn restore(&self, states: &[(u64, SavedState)]) -> Result<(), SavedError> {
+        let claims = Arc::clone(&self.claims.read().unwrap_or_else(PoisonError::into_inner));
+        for (start, state) in states {
+            let claim = claims.iter().find(|claim| claim.start == *start);
+            let claim = claim.ok_or_else(|| SavedError::NoDevice {
+                kind: state.kind.clone(),
+                start: *start,
+            })?;
+            claim.device.restore(state)?;
+        }
+        Ok(())
     }
 
     /// What nobody claimed so far.

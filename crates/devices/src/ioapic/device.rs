@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use vmlet_bus::{AccessContext, Device, Flow, IrqLine, Msi, MsiSink, RequesterId};
+use serde::{Deserialize, Serialize};
+use vmlet_bus::{
+    AccessContext, Device, Flow, IrqLine, Msi, MsiSink, RequesterId, SavedError, SavedState,
+};
 
 use super::RedirectionEntry;
 
@@ -178,7 +181,7 @@ fn entry_index(select: u8) -> Option<(usize, bool)> {
 
 impl Device for IoApic {
     fn name(&self) -> &'static str {
-        "I/O APIC"
+        KIND
     }
 
     fn read(&self, _: &dyn AccessContext, offset: u64, data: &mut [u8]) -> Flow {
@@ -219,6 +222,55 @@ impl Device for IoApic {
         (state.select, state.id) = (0, 0);
         self.tell(&mut state);
     }
+
+    fn save(&self) -> Option<SavedState> {
+        let state = self.lock();
+        let pins = state.pins.iter();
+        let fields = Fields {
+            select: state.select,
+            id: state.id,
+            pins: pins
+                .map(|pin| (pin.entry.bits(), pin.high, pin.edge_waits))
+                .collect(),
+        };
+        Some(SavedState::new(KIND, LAYOUT, &fields))
+    }
+
+    fn restore(&self, saved: &SavedState) -> Result<(), SavedError> {
+        let fields: Fields = saved.read(KIND, LAYOUT)?;
+        let mut pins = [PinState::default(); IoApic::PINS];
+        if fields.pins.len() != pins.len() {
+            return Err(SavedError::Damaged {
+                kind: KIND,
+                detail: format!("{} pins", fields.pins.len()),
+            });
+        }
+        for (pin, (bits, high, edge_waits)) in pins.iter_mut().zip(fields.pins) {
+            *pin = PinState {
+                entry: RedirectionEntry::restored(bits),
+                high,
+                edge_waits,
+            };
+        }
+        let mut state = self.lock();
+        state.pins = pins;
+        state.select = fields.select;
+        state.id = fields.id & 0x0f00_0000;
+        self.tell(&mut state);
+        Ok(())
+    }
+}
+
+/// Kind and layout of the saved state.
+const KIND: &str = "I/O APIC";
+const LAYOUT: u16 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Fields {
+    select: u8,
+    id: u32,
+    /// Entry, level of the line, edge that waits.
+    pins: Vec<(u64, bool, bool)>,
 }
 
 /// The line into one pin.

@@ -27,6 +27,16 @@ impl RedirectionEntry {
         self.0
     }
 
+    /// The entry a saved state has; bits that do not exist are dropped.
+    pub fn restored(bits: u64) -> Self {
+        let entry = RedirectionEntry(bits & (STORED | REMOTE_IRR));
+        if entry.is_level() {
+            entry
+        } else {
+            entry.with_remote_irr(false)
+        }
+    }
+
     /// Takes one half as the guest writes it; read-only bits stay.
     #[must_use]
     pub fn with_half(self, high: bool, value: u32) -> Self {

@@ -1,8 +1,11 @@
 //! The registers.
 
-use std::time::Instant;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Instant,
+};
 
-use vmlet_bus::{AccessContext, Device, Flow, StopRequest};
+use vmlet_bus::{AccessContext, Device, Flow, SavedError, SavedState, StopRequest};
 
 /// Sleep control and sleep status, one byte each.
 #[derive(Debug, Default)]
@@ -43,7 +46,13 @@ impl Device for SleepControl {
 #[derive(Debug)]
 pub struct PmTimer {
     start: Instant,
+    /// Ticks that a saved timer had more than this one.
+    ahead: AtomicU32,
 }
+
+/// Kind and layout of the timer's saved state.
+const KIND: &str = "PM timer";
+const VERSION: u16 = 1;
 
 impl PmTimer {
     /// Bytes of the port range.
@@ -53,7 +62,8 @@ impl PmTimer {
 
     fn count(&self) -> u32 {
         let ticks = self.start.elapsed().as_nanos() * Self::FREQUENCY / 1_000_000_000;
-        (ticks & 0xffff_ffff) as u32
+        let ahead = self.ahead.load(Ordering::Relaxed);
+        ((ticks & 0xffff_ffff) as u32).wrapping_add(ahead)
     }
 }
 
@@ -61,13 +71,14 @@ impl Default for PmTimer {
     fn default() -> Self {
         PmTimer {
             start: Instant::now(),
+            ahead: AtomicU32::new(0),
         }
     }
 }
 
 impl Device for PmTimer {
     fn name(&self) -> &'static str {
-        "PM timer"
+        KIND
     }
 
     fn read(&self, _: &dyn AccessContext, offset: u64, data: &mut [u8]) -> Flow {
@@ -84,6 +95,17 @@ impl Device for PmTimer {
     }
 
     fn reset(&self) {}
+
+    fn save(&self) -> Option<SavedState> {
+        Some(SavedState::new(KIND, VERSION, &self.count()))
+    }
+
+    fn restore(&self, saved: &SavedState) -> Result<(), SavedError> {
+        let count: u32 = saved.read(KIND, VERSION)?;
+        self.ahead
+            .fetch_add(count.wrapping_sub(self.count()), Ordering::Relaxed);
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -111,5 +133,13 @@ mod tests {
         std::thread::sleep(std::time::Duration::from_millis(2));
         timer.read(&Nobody, 0, &mut data);
         assert!(u32::from_le_bytes(data) >= 7_000);
+    }
+
+    #[test]
+    fn a_saved_timer_goes_on_from_its_count() {
+        let saved = SavedState::new(KIND, VERSION, &0xffff_0000u32);
+        let timer = PmTimer::default();
+        timer.restore(&saved).unwrap();
+        assert!(timer.count().wrapping_sub(0xffff_0000) < 3_579_545);
     }
 }

@@ -1,7 +1,10 @@
 //! The registers.
 
-use vmlet_bus::{AccessContext, Device, Flow, StopRequest};
+use vmlet_bus::{AccessContext, Device, Flow, SavedError, SavedState, StopRequest};
 
+/// Kind and layout of the reset control's saved state.
+const KIND: &str = "reset control";
+const VERSION: u16 = 1;
 /// The command byte that pulses the processor's reset line (IBM PC/AT Technical Reference,
 /// keyboard controller commands F0-FF; bit 0 is the reset line).
 const PULSE_RESET: u8 = 0xfe;
@@ -49,7 +52,7 @@ impl ResetControl {
 
 impl Device for ResetControl {
     fn name(&self) -> &'static str {
-        "reset control"
+        KIND
     }
 
     fn read(&self, _: &dyn AccessContext, _: u64, data: &mut [u8]) -> Flow {
@@ -71,6 +74,18 @@ impl Device for ResetControl {
 
     fn reset(&self) {
         self.value.store(0, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    fn save(&self) -> Option<SavedState> {
+        let value = self.value.load(std::sync::atomic::Ordering::Relaxed);
+        Some(SavedState::new(KIND, VERSION, &value))
+    }
+
+    fn restore(&self, saved: &SavedState) -> Result<(), SavedError> {
+        let value: u8 = saved.read(KIND, VERSION)?;
+        self.value
+            .store(value & Self::STORED, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
     }
 }
 

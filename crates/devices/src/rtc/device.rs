@@ -5,8 +5,12 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use vmlet_bus::{AccessContext, Device, Flow};
+use serde::{Deserialize, Serialize};
+use vmlet_bus::{AccessContext, Device, Flow, SavedError, SavedState};
 
+/// Kind and layout of the saved state.
+const KIND: &str = "real-time clock";
+const VERSION: u16 = 1;
 const STATUS_A: u8 = 0x0a;
 const STATUS_B: u8 = 0x0b;
 const STATUS_C: u8 = 0x0c;
@@ -60,6 +64,14 @@ struct State {
     index: u8,
     status_b: u8,
     memory: [u8; 128],
+}
+
+/// What is saved of it: the time is the host's.
+#[derive(Serialize, Deserialize)]
+struct Fields {
+    index: u8,
+    status_b: u8,
+    memory: Vec<u8>,
 }
 
 /// The clock at two ports: index and data.
@@ -173,7 +185,7 @@ impl State {
 
 impl Device for Rtc {
     fn name(&self) -> &'static str {
-        "real-time clock"
+        KIND
     }
 
     fn read(&self, _: &dyn AccessContext, offset: u64, data: &mut [u8]) -> Flow {
@@ -200,6 +212,32 @@ impl Device for Rtc {
     fn reset(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         (state.index, state.status_b) = (0, B_24_HOURS);
+    }
+
+    fn save(&self) -> Option<SavedState> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let fields = Fields {
+            index: state.index,
+            status_b: state.status_b,
+            memory: state.memory.to_vec(),
+        };
+        Some(SavedState::new(KIND, VERSION, &fields))
+    }
+
+    fn restore(&self, saved: &SavedState) -> Result<(), SavedError> {
+        let fields: Fields = saved.read(KIND, VERSION)?;
+        let memory = fields.memory.as_slice().try_into();
+        let memory: [u8; 128] = memory.map_err(|_| SavedError::Damaged {
+            kind: KIND,
+            detail: format!("{} bytes of memory", fields.memory.len()),
+        })?;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        *state = State {
+            index: fields.index & 0x7f,
+            status_b: fields.status_b & (B_24_HOURS | B_BINARY),
+            memory,
+        };
+        Ok(())
     }
 }
 

@@ -8,11 +8,30 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use serde::{Deserialize, Serialize};
 use vm_superio::{Serial, Trigger, serial::NoEvents};
-use vmlet_bus::{AccessContext, Device, Flow, IrqLine};
+use vmlet_bus::{AccessContext, Device, Flow, IrqLine, SavedError, SavedState};
 
 /// Input that may wait for the guest.
 const INPUT_LIMIT: usize = 1 << 20;
+
+/// Bytes of the chip's own FIFO.
+const FIFO: usize = 64;
+/// The divisor latch's bit of the line control register.
+const LATCH: u8 = 1 << 7;
+/// Kind and layout of the saved state.
+const KIND: &str = "serial port";
+const VERSION: u16 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Fields {
+    divisor: [u8; 2],
+    interrupt_enable: u8,
+    line_control: u8,
+    modem_control: u8,
+    scratch: u8,
+    input: Vec<u8>,
+}
 
 /// Takes what the guest sends.
 pub trait SerialOut: Send + fmt::Debug {
@@ -136,7 +155,7 @@ impl State {
 
 impl Device for SerialPort {
     fn name(&self) -> &'static str {
-        "serial port"
+        KIND
     }
 
     fn read(&self, _: &dyn AccessContext, offset: u64, data: &mut [u8]) -> Flow {
@@ -180,6 +199,45 @@ impl Device for SerialPort {
         for _ in 0..64 {
             state.chip.read(0);
         }
+    }
+
+    fn save(&self) -> Option<SavedState> {
+        let state = self.lock();
+        let chip = state.chip.state();
+        let fields = Fields {
+            divisor: [chip.baud_divisor_low, chip.baud_divisor_high],
+            interrupt_enable: chip.interrupt_enable,
+            line_control: chip.line_control,
+            modem_control: chip.modem_control,
+            scratch: chip.scratch,
+            input: chip.in_buffer.iter().chain(&state.input).copied().collect(),
+        };
+        Some(SavedState::new(KIND, VERSION, &fields))
+    }
+
+    fn restore(&self, saved: &SavedState) -> Result<(), SavedError> {
+        let fields: Fields = saved.read(KIND, VERSION)?;
+        if fields.input.len() > INPUT_LIMIT + FIFO {
+            return Err(SavedError::Damaged {
+                kind: KIND,
+                detail: format!("{} bytes of input", fields.input.len()),
+            });
+        }
+        self.reset();
+        let mut state = self.lock();
+        // The writes that a driver makes. The one that enables interrupts comes last: it raises
+        // those that wait, as the saved chip would go on raising them.
+        state.put(3, LATCH);
+        state.put(0, fields.divisor[0]);
+        state.put(1, fields.divisor[1]);
+        state.put(3, fields.line_control & !LATCH);
+        state.put(7, fields.scratch);
+        state.input.extend(&fields.input);
+        state.feed();
+        state.put(4, fields.modem_control);
+        state.put(1, fields.interrupt_enable);
+        state.put(3, fields.line_control);
+        Ok(())
     }
 }
 
@@ -269,6 +327,40 @@ mod tests {
         port.push_input(&[1; 500]);
         port.reset();
         assert_eq!(read(&port, 5) & 1, 0);
+    }
+
+    #[test]
+    fn a_saved_port_goes_on_elsewhere_with_its_input() {
+        let (one, _, _) = port();
+        one.write(&Nobody, 3, &[0x13]);
+        one.write(&Nobody, 1, &[5]);
+        one.write(&Nobody, 7, &[0x5a]);
+        let sent: Vec<u8> = (0..=255).collect();
+        one.push_input(&sent);
+        let (two, sink, line) = port();
+        two.restore(&one.save().unwrap()).unwrap();
+        assert!(line.edges() > 0);
+        assert_eq!(
+            [read(&two, 1), read(&two, 3), read(&two, 7)],
+            [5, 0x13, 0x5a]
+        );
+        let got: Vec<u8> = sent.iter().map(|_| read(&two, 0)).collect();
+        assert_eq!(got, sent);
+        assert!(sink.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_state_with_more_input_than_a_port_keeps_is_refused() {
+        let (one, _, _) = port();
+        let mut saved = one.save().unwrap();
+        let zeros = vec!["0"; INPUT_LIMIT + FIFO + 1].join(",");
+        saved.data = saved
+            .data
+            .replace("\"input\":[]", &format!("\"input\":[{zeros}]"));
+        assert!(matches!(
+            one.restore(&saved),
+            Err(SavedError::Damaged { .. })
+        ));
     }
 
     proptest! {

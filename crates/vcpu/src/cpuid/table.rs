@@ -1,7 +1,9 @@
 //! A CPUID table: leaves, subleaves and their four registers.
 
+use serde::{Deserialize, Serialize};
+
 /// One answer of `cpuid`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the fields are the architecture's own names")]
 pub struct CpuidEntry {
     pub leaf: u32,
@@ -15,7 +17,7 @@ pub struct CpuidEntry {
 }
 
 /// All answers, in the engine's order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuidTable {
     /// The answers.
     pub entries: Vec<CpuidEntry>,

@@ -1,7 +1,9 @@
 //! The registers of an x86-64 vCPU in vmlet's own terms (AMD APM volume 2, chapters 3 and 4).
 
+use serde::{Deserialize, Serialize};
+
 /// The general registers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the fields are the architecture's own names")]
 pub struct Regs {
     pub rax: u64,
@@ -25,7 +27,7 @@ pub struct Regs {
 }
 
 /// A segment register with its hidden part.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
     /// Linear base.
     pub base: u64,
@@ -60,7 +62,7 @@ impl Segment {
 }
 
 /// GDTR or IDTR.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     /// Linear base.
     pub base: u64,
@@ -69,7 +71,7 @@ pub struct Table {
 }
 
 /// Segments, control registers and descriptor tables.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the fields are the architecture's own names")]
 pub struct Sregs {
     pub cs: Segment,

@@ -1,10 +1,12 @@
 //! The whole architectural state of a vCPU as plain data: what one engine saves, another restores.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Regs, Sregs};
 use crate::cpuid::CpuidTable;
 
 /// Whether a vCPU runs, halts or waits for its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MpState {
     /// Executes instructions.
     #[default]
@@ -20,7 +22,7 @@ pub enum MpState {
 }
 
 /// DR0 to DR3, DR6, DR7.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the fields are the architecture's own names")]
 pub struct DebugRegs {
     pub db: [u64; 4],
@@ -29,7 +31,7 @@ pub struct DebugRegs {
 }
 
 /// Exceptions and interrupts that are on their way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Events {
     /// An exception not yet delivered: vector and error code.
     pub exception: Option<(u8, Option<u32>)>,
@@ -52,7 +54,7 @@ pub struct Events {
 }
 
 /// Everything that makes a vCPU go on elsewhere.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VcpuState {
     /// The CPUID table the guest sees.
     pub cpuid: CpuidTable,
