@@ -46,13 +46,17 @@ pub(crate) fn save(fd: &VcpuFd, indices: &[u32]) -> Result<VcpuState, EngineErro
     })
 }
 
-pub(crate) fn restore(fd: &VcpuFd, indices: &[u32], state: &VcpuState) -> Result<(), EngineError> {
+pub(crate) fn restore(
+    fd: &VcpuFd,
+    indices: &[u32],
+    tsc_scales: bool,
+    state: &VcpuState,
+) -> Result<(), EngineError> {
     check(indices, state)?;
     fd.set_cpuid2(&convert::cpuid_to_kvm(&state.cpuid)?)
         .map_err(call("KVM_SET_CPUID2"))?;
-    if state.tsc_khz != 0 && fd.get_tsc_khz().is_ok_and(|khz| khz != state.tsc_khz) {
-        fd.set_tsc_khz(state.tsc_khz)
-            .map_err(call("KVM_SET_TSC_KHZ"))?;
+    if state.tsc_khz != 0 {
+        set_tsc_khz(fd, tsc_scales, state.tsc_khz)?;
     }
     let mp_state = convert::mp_state_to_kvm(state.mp_state);
     fd.set_mp_state(mp_state)
@@ -78,6 +82,25 @@ pub(crate) fn restore(fd: &VcpuFd, indices: &[u32], state: &VcpuState) -> Result
     restore_msrs(fd, &state.msrs)?;
     fd.set_vcpu_events(&vcpu_events(&state.events))
         .map_err(call("KVM_SET_VCPU_EVENTS"))
+}
+
+/// Sets the rate of the time-stamp counter. Without scaling KVM takes a rate that is near the
+/// processor's as it is; it would take a higher one too, and correct the counter at every exit,
+/// which no guest can use as a clock.
+pub(crate) fn set_tsc_khz(fd: &VcpuFd, scales: bool, wanted: u32) -> Result<(), EngineError> {
+    let host = fd.get_tsc_khz().map_err(call("KVM_GET_TSC_KHZ"))?;
+    if host == wanted {
+        return Ok(());
+    }
+    if !scales && !is_near(wanted, host) {
+        return Err(EngineError::TscRate { wanted, host });
+    }
+    fd.set_tsc_khz(wanted).map_err(call("KVM_SET_TSC_KHZ"))
+}
+
+/// Within KVM's tolerance, 250 parts in a million (its parameter tsc_tolerance_ppm).
+fn is_near(wanted: u32, host: u32) -> bool {
+    u64::from(wanted.abs_diff(host)) * 4_000 <= u64::from(host)
 }
 
 /// Refuses a state before anything is changed.
@@ -354,5 +377,13 @@ mod tests {
     fn extended_control_registers_keep_index_and_value() {
         let listed = [(0, 7), (1, 9)];
         assert_eq!(listed_xcrs(&xcrs(&listed)), listed);
+    }
+
+    #[test]
+    fn a_rate_counts_as_near_within_two_hundred_and_fifty_parts_in_a_million() {
+        assert!(is_near(1_000_000, 999_800));
+        assert!(is_near(1_000_000, 1_000_200));
+        assert!(!is_near(1_000_000, 1_000_300));
+        assert!(!is_near(1_000_000, 2_000_000));
     }
 }

@@ -379,6 +379,10 @@ impl Vcpu for KvmVcpu {
         state::set_msrs(self.fd()?, &[(index, value)])
     }
 
+    fn set_tsc_khz(&mut self, khz: u32) -> Result<(), EngineError> {
+        state::set_tsc_khz(self.fd()?, self.parts()?.shared.tsc_scales(), khz)
+    }
+
     fn inject_nmi(&mut self) -> Result<(), EngineError> {
         self.fd()?.nmi().map_err(call("KVM_NMI"))
     }
@@ -412,6 +416,7 @@ impl Vcpu for KvmVcpu {
     fn restore(&mut self, state: &VcpuState) -> Result<(), EngineError> {
         self.fresh = false;
         let parts = self.parts()?;
-        state::restore(&parts.fd, &parts.shared.msr_indices, state)
+        let shared = &parts.shared;
+        state::restore(&parts.fd, &shared.msr_indices, shared.tsc_scales(), state)
     }
 }

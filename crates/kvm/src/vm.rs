@@ -10,7 +10,7 @@ use kvm_bindings::{
     kvm_create_device, kvm_device_type_KVM_DEV_TYPE_VFIO, kvm_enable_cap,
     kvm_userspace_memory_region,
 };
-use kvm_ioctls::{DeviceFd, VmFd};
+use kvm_ioctls::{Cap, DeviceFd, VmFd};
 use vmlet_memory::{
     Memslot, PAGE_SIZE, SlotId,
     fork::{Origin, ParentOnly, Watch, watch_fd},
@@ -43,6 +43,13 @@ pub(crate) struct Shared {
     pub(crate) origin: Origin,
     pub(crate) msr_indices: Vec<u32>,
     _watch: Option<Watch>,
+}
+
+impl Shared {
+    /// Whether the processor can run a guest's time-stamp counter at any rate.
+    pub(crate) fn tsc_scales(&self) -> bool {
+        self.fd.check_extension(Cap::TscControl)
+    }
 }
 
 impl KvmVm {

@@ -203,7 +203,9 @@ fn engine_kind(error: &EngineError) -> ErrorKind {
     match error {
         EngineError::Forked => ErrorKind::Forked,
         EngineError::TooManyVcpus { .. } => ErrorKind::Config,
-        EngineError::Lacking { .. } | EngineError::State { .. } => ErrorKind::Unsupported,
+        EngineError::Lacking { .. } | EngineError::State { .. } | EngineError::TscRate { .. } => {
+            ErrorKind::Unsupported
+        }
         EngineError::Ended { .. } => ErrorKind::State,
         _ => ErrorKind::Host,
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Kilohertz of the time-stamp counter.
-pub(crate) const TSC_KHZ: u32 = 1_000_000;
+pub const TSC_KHZ: u32 = 1_000_000;
 /// Hertz of the local APIC's timer input (CPUID 0x15 ECX).
 pub(crate) const CRYSTAL_HZ: u32 = 25_000_000;
 /// Nanoseconds of one period of it.

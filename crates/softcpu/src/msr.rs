@@ -44,6 +44,21 @@ pub(crate) const SAVED: [u32; 15] = [
     number::TSC_DEADLINE,
 ];
 
+/// Those of [`SAVED`] that a guest can have changed and that every engine has.
+pub const PORTABLE: [u32; 11] = [
+    number::TSC,
+    SYSENTER_CS,
+    SYSENTER_ESP,
+    SYSENTER_EIP,
+    number::EFER,
+    number::STAR,
+    number::LSTAR,
+    CSTAR,
+    number::SFMASK,
+    number::KERNEL_GS_BASE,
+    number::TSC_DEADLINE,
+];
+
 /// What has no other place in the vCPU's state.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Msrs {

@@ -2,6 +2,7 @@
 
 use vmlet_vcpu::{
     EngineError, MissingFeature, Vcpu,
+    cpuid::missing_features,
     x86_64::{DebugRegs, Events, MpState, VcpuState, msr},
 };
 
@@ -66,30 +67,6 @@ fn missing(vcpu: &SoftVcpu, state: &VcpuState) -> Vec<MissingFeature> {
     if state.tsc_khz != 0 && state.tsc_khz != TSC_KHZ {
         names.push(format!("a time-stamp counter of {} kHz", state.tsc_khz));
     }
-    let model = crate::cpuid::table();
-    for (leaf, registers) in [
-        (1, "features"),
-        (7, "extended features"),
-        (0x8000_0001, "AMD features"),
-    ] {
-        let have = model.get(leaf, 0).map_or([0; 3], |e| [e.ebx, e.ecx, e.edx]);
-        let want = state
-            .cpuid
-            .get(leaf, 0)
-            .map_or([0; 3], |e| [e.ebx, e.ecx, e.edx]);
-        let mut more: Vec<u32> = want.iter().zip(have).map(|(w, h)| w & !h).collect();
-        if leaf == 1 {
-            // EBX holds ids; x2APIC, deadline timer, hypervisor bit and HTT are the policy's.
-            more = vec![
-                0,
-                more.get(1).map_or(0, |m| m & !0x8120_0000),
-                more.get(2).map_or(0, |m| m & !(1 << 28)),
-            ];
-        }
-        if more.iter().any(|m| *m != 0) {
-            names.push(format!("CPUID {leaf:#x} {registers} {more:x?}"));
-        }
-    }
     let more = state.sregs.cr4 & !CR4_KNOWN;
     if more != 0 {
         let name = if more & CR4_LA57 != 0 { " (LA57)" } else { "" };
@@ -115,10 +92,9 @@ fn missing(vcpu: &SoftVcpu, state: &VcpuState) -> Vec<MissingFeature> {
     {
         names.push(format!("an xsave area of {} bytes", state.xsave.len()));
     }
-    names
-        .into_iter()
-        .map(|name| MissingFeature { name })
-        .collect()
+    let mut missing = missing_features(&state.cpuid, &crate::cpuid::table());
+    missing.extend(names.into_iter().map(|name| MissingFeature { name }));
+    missing
 }
 
 pub(crate) fn restore(vcpu: &mut SoftVcpu, state: &VcpuState) -> Result<(), EngineError> {

@@ -10,6 +10,7 @@ use vmlet_vcpu::{
 
 use crate::{
     bus,
+    clock::TSC_KHZ,
     cpu::{CS, Cpu, DS, ES, FS, GS, SS, Shared},
     save,
     turns::Turns,
@@ -253,6 +254,16 @@ impl Vcpu for SoftVcpu {
         } else {
             Err(EngineError::Msr { index })
         }
+    }
+
+    fn set_tsc_khz(&mut self, khz: u32) -> Result<(), EngineError> {
+        if khz == TSC_KHZ {
+            return Ok(());
+        }
+        Err(EngineError::TscRate {
+            wanted: khz,
+            host: TSC_KHZ,
+        })
     }
 
     fn inject_nmi(&mut self) -> Result<(), EngineError> {

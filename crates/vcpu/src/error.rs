@@ -85,6 +85,16 @@ pub enum EngineError {
         /// The missing features.
         missing: Vec<MissingFeature>,
     },
+    /// A time-stamp counter of this rate cannot be had.
+    #[error(
+        "the guest's time-stamp counter runs at {wanted} kHz, and this host's, which cannot be scaled, at {host} kHz"
+    )]
+    TscRate {
+        /// The rate asked for, in kilohertz.
+        wanted: u32,
+        /// The rate there is.
+        host: u32,
+    },
     /// The vCPU's thread is gone.
     #[error("vCPU {id} has ended")]
     Ended {
@@ -121,6 +131,7 @@ impl EngineError {
             | EngineError::TooManyVcpus { .. }
             | EngineError::Msr { .. }
             | EngineError::State { .. }
+            | EngineError::TscRate { .. }
             | EngineError::Ended { .. }
             | EngineError::Forked => None,
         }

@@ -268,6 +268,10 @@ pub trait Vcpu: Send + Debug {
     /// Sets one MSR.
     fn set_msr(&mut self, index: u32, value: u64) -> Result<(), EngineError>;
 
+    /// Sets the rate of the guest's time-stamp counter, in kilohertz.
+    /// [`EngineError::TscRate`] where the engine cannot have the counter run at that rate.
+    fn set_tsc_khz(&mut self, khz: u32) -> Result<(), EngineError>;
+
     /// Raises a non-maskable interrupt.
     fn inject_nmi(&mut self) -> Result<(), EngineError>;
 

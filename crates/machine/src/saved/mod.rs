@@ -1,0 +1,136 @@
+//! A machine as bytes: saved on one engine, restored on another.
+//!
+//! * `format.rs`: the bytes.
+//!
+//! A machine whose CPU model is [`CpuChoice::SoftV1`] can go on under either engine: what a kernel
+//! has made of the features it found at its boot holds there too. What the guest cannot have
+//! changed is left out.
+//!
+//! Not saved: console output that nobody has read, events, what the host's clock says.
+
+mod format;
+
+use std::sync::Arc;
+
+pub use format::SavedMachineError;
+use format::{Head, Saved, Writer};
+use vmlet_memory::{AddressSpace, Gpa};
+use vmlet_softcpu::soft_v1;
+use vmlet_vcpu::{EngineError, Hypervisor, Vcpu, Vm, cpuid::missing_features, x86_64::VcpuState};
+
+use crate::{Config, CpuChoice, Machine, MachineError, State, ThreadStarter, engine, launch};
+
+const PAGE: usize = 4096;
+
+impl Machine {
+    /// The whole paused machine as bytes.
+    pub fn save(&self) -> Result<Vec<u8>, MachineError> {
+        let parts = self.paused("saving")?;
+        let vcpus: Vec<VcpuState> = parts
+            .vcpus
+            .iter()
+            .map(|vcpu| Ok(vcpu.with(|vcpu| vcpu.save())??))
+            .map(|state: Result<VcpuState, EngineError>| Ok(trim(state?, self.cpu())))
+            .collect::<Result<_, EngineError>>()?;
+        let dispatch = &parts.board.dispatch;
+        let mut writer = Writer::new(&Head {
+            engine: self.engine()?.to_owned(),
+            cpu: self.cpu().name().to_owned(),
+            memory: self.memory_size()?,
+            cpus: u32::try_from(vcpus.len()).unwrap_or(u32::MAX),
+            cmdline: self.cmdline().to_owned(),
+            debug_port: self.has_debug_port(),
+            vcpus,
+            ports: dispatch.ports.save(),
+            mmio: dispatch.mmio.save(),
+        });
+        for region in parts.space.regions() {
+            let mut at = 0;
+            while at < region.len {
+                let (gpa, mut page) = (region.gpa.0 + at, [0; PAGE]);
+                parts.space.read(Gpa(gpa), &mut page)?;
+                writer.page(gpa, &page);
+                at += PAGE as u64;
+            }
+        }
+        Ok(writer.finish())
+    }
+
+    /// The machine that [`Machine::save`] made `bytes` of; it waits for its start. Of `config` the
+    /// engine, the kind of memory and the console's limit count.
+    pub fn restore(
+        bytes: &[u8],
+        config: &Config,
+        spawn: &ThreadStarter,
+    ) -> Result<Machine, MachineError> {
+        let saved = Saved::parse(bytes)?;
+        let config = Config {
+            cmdline: saved.head.cmdline.clone(),
+            memory: saved.head.memory,
+            cpus: saved.head.cpus,
+            cpu: CpuChoice::named(&saved.head.cpu).ok_or_else(|| unknown_model(&saved.head))?,
+            debug_port: saved.head.debug_port,
+            ..config.clone()
+        };
+        config.check()?;
+        let engine = engine::open(config.engine, config.clock)?;
+        let offered = engine.supported_cpuid()?;
+        for vcpu in &saved.head.vcpus {
+            let missing = missing_features(&vcpu.cpuid, &offered);
+            if !missing.is_empty() {
+                return Err(EngineError::State { missing }.into());
+            }
+        }
+        let space = launch::map_memory(&config, engine.limits().slots)?;
+        fill(&space, &saved)?;
+        let create = |_: &dyn Hypervisor, vm: &dyn Vm| create_vcpus(vm, &saved.head.vcpus);
+        let machine = Machine::assemble(&config, engine, space, create, spawn)?;
+        let board = machine.open()?;
+        let dispatch = &board.board.dispatch;
+        dispatch
+            .mmio
+            .restore(&saved.head.mmio)
+            .and_then(|()| dispatch.ports.restore(&saved.head.ports))
+            .map_err(SavedMachineError::from)?;
+        Ok(machine)
+    }
+}
+
+fn unknown_model(head: &Head) -> MachineError {
+    MachineError::Config {
+        what: "the CPU model of the saved VM",
+        detail: format!("{:?}", head.cpu),
+        remedy: "Use the version of vmlet that saved it.",
+    }
+}
+
+/// What another engine needs to know of a state.
+fn trim(mut state: VcpuState, cpu: CpuChoice) -> VcpuState {
+    if cpu == CpuChoice::SoftV1 {
+        state
+            .msrs
+            .retain(|(index, _)| soft_v1::MSRS.contains(index));
+        // The model has no XSAVE: XCR0 is what the engine starts with.
+        state.xcrs.clear();
+    }
+    state
+}
+
+fn fill(space: &AddressSpace, saved: &Saved<'_>) -> Result<(), MachineError> {
+    for (gpa, page) in saved.pages() {
+        space.load(Gpa(gpa), page)?;
+    }
+    Ok(())
+}
+
+fn create_vcpus(vm: &dyn Vm, states: &[VcpuState]) -> Result<Vec<Box<dyn Vcpu>>, MachineError> {
+    let mut vcpus = Vec::new();
+    for (id, state) in (0..).zip(states) {
+        vcpus.push(vm.create_vcpu(id, &state.cpuid)?);
+    }
+    // All are there when the first local APIC is restored: interrupts may be on their way.
+    for (vcpu, state) in vcpus.iter_mut().zip(states) {
+        vcpu.restore(state)?;
+    }
+    Ok(vcpus)
+}
