@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use vmlet_vcpu::x86_64::Regs;
+use vmlet_vcpu::x86_64::{Regs, Segment, Sregs};
 
 use crate::harness::{CODE, DATA, Guest, Place, each, limit, memory::RAM_SIZE};
 
@@ -14,7 +14,7 @@ const LIKELY: [u8; 24] = [
     0x0f, 0x66, 0x48, 0xf3, 0xf2, 0x8b, 0x89, 0x01, 0xff, 0xc7, 0xcf, 0xc3, 0xe8, 0xeb, 0x74, 0xcd,
     0xf4, 0xa4, 0xab, 0xaf, 0x20, 0x22, 0x07, 0xd9,
 ];
-const PROGRAMS: u64 = 300;
+const PROGRAMS: u64 = 320;
 const BYTES: usize = 96;
 
 /// Marsaglia's xorshift with 64 bits.
@@ -51,6 +51,55 @@ impl Random {
         }
     }
 
+    fn one_in(&mut self, chances: u64) -> bool {
+        self.next().is_multiple_of(chances)
+    }
+
+    fn segment(&mut self, segment: &mut Segment) {
+        let [a, b, c, d, ..] = self.next().to_le_bytes();
+        match a % 4 {
+            0 => segment.base = self.value(),
+            1 => segment.limit = u32::from_le_bytes([b, c, d, 0]),
+            2 => segment.attributes ^= 1 << (b % 16),
+            _ => segment.selector = u16::from_le_bytes([b, c]),
+        }
+    }
+
+    /// Changes some of what decides the mode.
+    fn sregs(&mut self, sregs: &mut Sregs) {
+        let mut segments = [
+            &mut sregs.cs,
+            &mut sregs.ds,
+            &mut sregs.es,
+            &mut sregs.fs,
+            &mut sregs.gs,
+            &mut sregs.ss,
+            &mut sregs.tr,
+            &mut sregs.ldt,
+        ];
+        for segment in &mut segments {
+            if self.one_in(8) {
+                self.segment(segment);
+            }
+        }
+        let registers = [
+            (&mut sregs.cr0, 31),
+            (&mut sregs.cr3, 40),
+            (&mut sregs.cr4, 12),
+            (&mut sregs.efer, 12),
+        ];
+        for (register, bits) in registers {
+            if self.one_in(8) {
+                *register ^= 1 << (self.next() % bits);
+            }
+        }
+        for table in [&mut sregs.gdt, &mut sregs.idt] {
+            if self.one_in(8) {
+                table.base = self.value();
+            }
+        }
+    }
+
     fn regs(&mut self) -> Regs {
         Regs {
             rax: self.value(),
@@ -71,7 +120,11 @@ impl Random {
 fn program(place: &Place, seed: u64) {
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let code: Vec<u8> = (0..BYTES).map(|_| random.byte()).collect();
-    let mut guest = Guest::new(place);
+    let mut guest = if seed % 16 < 8 {
+        Guest::new(place)
+    } else {
+        Guest::with_irqchip(place)
+    };
     match seed % 4 {
         0 => guest.enter_user(),
         1 => {
@@ -79,13 +132,11 @@ fn program(place: &Place, seed: u64) {
         }
         _ => {}
     }
-    if seed % 8 == 3 {
-        // Tables anywhere in memory.
-        guest.change_sregs(|sregs| {
-            sregs.idt.base = random.value() & 0x3f_ffff;
-            sregs.gdt.base = random.value() & 0x3f_ffff;
-            sregs.tr.base = random.value() & 0x3f_ffff;
-        });
+    if place.is_soft() && seed % 4 >= 2 {
+        // What a processor refuses is refused.
+        let mut sregs = guest.vcpu.sregs().unwrap();
+        random.sregs(&mut sregs);
+        let _ = guest.vcpu.set_sregs(&sregs);
     }
     let regs = random.regs();
     guest.load_with(&code, regs);
