@@ -127,7 +127,7 @@ pub(crate) struct Cpu {
     pub(crate) yields: bool,
     pub(crate) width: Width,
     pub(crate) cpl: u8,
-    /// [`crate::tlb::USER`] at CPL 3.
+    /// [`crate::tlb::USER`] or [`crate::tlb::ALIGNED`] at CPL 3.
     pub(crate) tlb_mode: usize,
     /// What a block's mark must be for its use now: [0] where a change of CR3 takes its page away,
     /// [1] in global pages.
@@ -316,6 +316,16 @@ impl Cpu {
         self.flush_all();
     }
 
+    /// Recomputes which translations data accesses use.
+    fn data_mode(&mut self) {
+        let checked = self.cr0 & CR0_AM != 0 && self.rflags & flags::AC != 0;
+        self.tlb_mode = match self.cpl {
+            3 if checked => crate::tlb::ALIGNED,
+            3 => crate::tlb::USER,
+            _ => 0,
+        };
+    }
+
     /// Recomputes what is derived from CS, CR0 and EFER.
     pub(crate) fn mode_changed(&mut self) {
         let cs = self.segs[CS].attributes;
@@ -334,7 +344,7 @@ impl Cpu {
         } else {
             (self.segs[SS].attributes >> 5) as u8 & 3
         };
-        self.tlb_mode = if self.cpl == 3 { crate::tlb::USER } else { 0 };
+        self.data_mode();
         let CodeSegment { base, limit } = self.code;
         if (self.segs[CS].base, self.segs[CS].limit) != (base, limit) {
             self.code = CodeSegment {
@@ -476,6 +486,7 @@ impl Cpu {
             | flags::ID;
         self.lazy.load(value);
         self.rflags = value & kept;
+        self.data_mode();
         self.look = true;
     }
 
@@ -546,6 +557,7 @@ pub(crate) const STACK: u8 = 12;
 pub(crate) const GP: u8 = 13;
 pub(crate) const PF: u8 = 14;
 pub(crate) const MF: u8 = 16;
+pub(crate) const AC: u8 = 17;
 pub(crate) const XM: u8 = 19;
 
 fn system(attributes: u16) -> Segment {

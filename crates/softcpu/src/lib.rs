@@ -9,7 +9,7 @@
 //! (`cpuid.rs`, `msr.rs`); the local APIC, with TSC-deadline timer and x2APIC, is `lapic.rs`.
 //!
 //! Not supported: task switches, virtual-8086 mode, 5-level paging, SMEP and SMAP,
-//! XSAVE and what needs it, alignment checks (#AC), performance counters. An
+//! XSAVE and what needs it, performance counters. An
 //! instruction that is not carried out ends the run with `FatalExit::Instruction` and its name, a
 //! state in a mode that is not there with its name before an instruction is run.
 

@@ -14,12 +14,12 @@ use vmlet_vcpu::SpaceId;
 
 use crate::{
     cpu::{
-        CR0_PG, CR0_WP, CR4_PAE, CR4_PGE, CR4_PSE, Cpu, EFER_NXE, Exec, GP, PF, SS, STACK, Stop,
+        AC, CR0_PG, CR0_WP, CR4_PAE, CR4_PGE, CR4_PSE, Cpu, EFER_NXE, Exec, GP, PF, SS, STACK, Stop,
     },
     int::Int,
     memory::HAS_CODE,
     op::Op,
-    tlb::{self, FETCH, Fill, READ, USER, WRITE},
+    tlb::{self, ALIGNED, FETCH, Fill, READ, USER, WRITE},
 };
 
 const PRESENT: u64 = 1;
@@ -343,7 +343,7 @@ impl Cpu {
         if let Some(found) = self.tlb.find_code(set, addr) {
             return Ok(found);
         }
-        let page = self.translate(addr, Want::Fetch, self.tlb_mode == USER)?;
+        let page = self.translate(addr, Want::Fetch, self.tlb_mode & USER != 0)?;
         let Page { gpa, global, large } = page;
         self.tlb.fill(
             set,
@@ -382,6 +382,7 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn load_slow<T: Int>(&mut self, addr: u64, mode: usize) -> Result<T, Stop> {
+        self.check_alignment(addr, T::BYTES, mode)?;
         let head = 0x1000 - (addr & OFFSET);
         if head < T::BYTES {
             let next = self.wrap(addr.wrapping_add(head));
@@ -389,10 +390,10 @@ impl Cpu {
             let high = self.load_part(next, T::BYTES - head, mode)?;
             return Ok(T::of(low | high << (8 * head)));
         }
-        let Page { gpa, global, large } = self.translate(addr, Want::Read, mode == USER)?;
+        let Page { gpa, global, large } = self.translate(addr, Want::Read, mode & USER != 0)?;
         self.watch_data(self.wrap(addr), T::BYTES, false);
         if let Some(target) = self.host(gpa) {
-            if !self.watch.keeps_out(self.wrap(addr)) {
+            if !self.stays_out(addr, mode) {
                 self.tlb.fill(
                     READ + mode,
                     Fill {
@@ -410,7 +411,7 @@ impl Cpu {
 
     /// Reads `bytes` bytes, fewer than 8, in one page.
     fn load_part(&mut self, addr: u64, bytes: u64, mode: usize) -> Result<u64, Stop> {
-        let gpa = self.translate(addr, Want::Read, mode == USER)?.gpa;
+        let gpa = self.translate(addr, Want::Read, mode & USER != 0)?.gpa;
         self.watch_data(self.wrap(addr), bytes, false);
         let Some(host) = self.host(gpa) else {
             let value = self.device_read(gpa, bytes as usize);
@@ -418,6 +419,23 @@ impl Cpu {
         };
         let byte = |at| u64::from(tlb::load::<u8>(host + at)) << (8 * at);
         Ok((0..bytes).fold(0, |value, at| value | byte(at)))
+    }
+
+    /// Whether a page is kept out of the TLB, so that every access of it is looked at.
+    fn stays_out(&self, addr: u64, mode: usize) -> bool {
+        mode == ALIGNED || self.watch.keeps_out(self.wrap(addr))
+    }
+
+    /// #AC for a misaligned operand at CPL 3 where it is asked for, mapped or not (Intel SDM
+    /// volume 3, section 7.15 "Interrupt 17").
+    fn check_alignment(&mut self, addr: u64, bytes: u64, mode: usize) -> Exec {
+        if mode != ALIGNED || addr & (bytes - 1) == 0 {
+            return Ok(());
+        }
+        if self.long_mode() && !canonical(addr) {
+            return self.gp(0);
+        }
+        self.raise_code(AC, 0)
     }
 
     fn wrap(&self, addr: u64) -> u64 {
@@ -454,11 +472,12 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn store_slow<T: Int>(&mut self, addr: u64, value: T, mode: usize) -> Exec {
+        self.check_alignment(addr, T::BYTES, mode)?;
         let head = 0x1000 - (addr & OFFSET);
         if head < T::BYTES {
             let next = self.wrap(addr.wrapping_add(head));
-            self.translate(addr, Want::Write, mode == USER)?;
-            self.translate(next, Want::Write, mode == USER)?;
+            self.translate(addr, Want::Write, mode & USER != 0)?;
+            self.translate(next, Want::Write, mode & USER != 0)?;
             self.store_part(addr, value.u(), head, mode)?;
             return self.store_part(next, value.u() >> (8 * head), T::BYTES - head, mode);
         }
@@ -489,11 +508,11 @@ impl Cpu {
     }
 
     fn write_target(&mut self, addr: u64, mode: usize) -> Result<Target, Stop> {
-        let Page { gpa, global, large } = self.translate(addr, Want::Write, mode == USER)?;
+        let Page { gpa, global, large } = self.translate(addr, Want::Write, mode & USER != 0)?;
         let target = self.writable(gpa).unwrap_or(Target::Device(gpa));
-        let watched = self.watch.keeps_out(self.wrap(addr));
+        let stays_out = self.stays_out(addr, mode);
         if let Target::Host(target) = target
-            && !watched
+            && !stays_out
         {
             self.tlb.fill(
                 WRITE + mode,
@@ -510,13 +529,16 @@ impl Cpu {
 
     /// Checks that a byte can be read, without reading a device.
     pub(crate) fn probe_read(&mut self, addr: u64) -> Exec {
-        let user = self.tlb_mode == USER;
+        let user = self.tlb_mode & USER != 0;
         self.translate(addr, Want::Read, user).map(|_| ())
     }
 
     /// Checks that `bytes` bytes can be written, so that a later store does not fault.
     pub(crate) fn probe_write(&mut self, addr: u64, bytes: u64) -> Exec {
-        let user = self.tlb_mode == USER;
+        let user = self.tlb_mode & USER != 0;
+        if bytes.is_power_of_two() {
+            self.check_alignment(addr, bytes.min(8), self.tlb_mode)?;
+        }
         if self.tlb.find(WRITE + self.tlb_mode, addr, bytes).is_none() {
             self.translate(addr, Want::Write, user)?;
             let last = self.wrap(addr.wrapping_add(bytes - 1));

@@ -21,9 +21,11 @@ use std::{
 use crate::int::Int;
 
 const ENTRIES: usize = 512;
-const SETS: usize = 8;
+const SETS: usize = 16;
 /// Offset of the sets for code at CPL 3.
 pub(crate) const USER: usize = 4;
+/// Offset of the sets for code at CPL 3 whose alignment is checked; those for data stay empty.
+pub(crate) const ALIGNED: usize = 8 | USER;
 pub(crate) const READ: usize = 0;
 pub(crate) const WRITE: usize = 1;
 /// Entries of this set lead to guest-physical addresses.

@@ -5,7 +5,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use vmlet_vcpu::{RunEnd, x86_64::msr};
+use vmlet_vcpu::{
+    RunEnd,
+    x86_64::{Regs, msr},
+};
 
 use crate::harness::{
     CODE, DATA, Guest, Place, STACK, Taken, USER_STACK, divide_unmasked, each,
@@ -368,5 +371,70 @@ fn an_exception_without_a_table_to_enter_is_a_triple_fault() {
         let mut guest = Guest::user(place, guest!("ud2"));
         guest.change_sregs(|sregs| sregs.idt.limit = 0);
         assert_eq!(guest.run(), RunEnd::Shutdown);
+    });
+}
+
+/// Intel SDM volume 3, section 7.15, "Interrupt 17": CR0.AM, RFLAGS.AC and CPL 3 together.
+#[test]
+fn a_misaligned_operand_where_alignment_is_checked() {
+    each(|place| {
+        let codes = [
+            guest!("mov eax, [0x20001]", "mov [r15], eax"),
+            guest!("mov word ptr [0x20001], ax", "mov [r15], eax"),
+            guest!("add qword ptr [0x20004], 1", "mov [r15], eax"),
+            guest!("mov rsp, 0x5ffff", "push rax", "mov [r15], eax"),
+            guest!("mov eax, [0x20ffe]", "mov [r15], eax"),
+        ];
+        for code in codes {
+            for (user, am, ac) in [(true, 1, 1), (true, 1, 0), (true, 0, 1), (false, 1, 1)] {
+                let mut guest = Guest::new(place);
+                if user {
+                    guest.enter_user();
+                }
+                guest.change_sregs(|sregs| sregs.cr0 |= am << 18);
+                let rflags = ac << 18;
+                guest.load_with(
+                    code,
+                    Regs {
+                        rflags,
+                        ..Regs::default()
+                    },
+                );
+                // An interpreting KVM runs CPL 3 with the host's CR0.
+                if user && ac == 1 && (am == 1 || place.interpreted) {
+                    let found = guest.exception();
+                    assert_eq!((found.vector, found.code), (17, 0));
+                } else {
+                    guest.finish();
+                }
+            }
+        }
+    });
+}
+
+/// The alignment counts before a page that is missing, and aligned operands pass.
+#[test]
+fn aligned_operands_pass_where_alignment_is_checked() {
+    each(|place| {
+        let checked = |code: &'static [u8]| {
+            let mut guest = Guest::user(place, code);
+            guest.change_sregs(|sregs| sregs.cr0 |= 1 << 18);
+            let mut regs = guest.vcpu.regs().unwrap();
+            regs.rflags |= 1 << 18;
+            guest.vcpu.set_regs(&regs).unwrap();
+            guest
+        };
+        let found = checked(guest!("mov eax, 0x50000001", "mov eax, [rax]")).exception();
+        assert_eq!((found.vector, found.rip), (17, CODE + 5));
+        checked(guest!(
+            "mov eax, [0x20004]",
+            "mov [0x20008], rax",
+            "push rax",
+            "call 2f",
+            "2: pop rcx",
+            "mov cl, [0x20003]",
+            "mov [r15], eax"
+        ))
+        .finish();
     });
 }
