@@ -196,6 +196,11 @@ exec setsid cttyhack sh
     )
 
 
+def short(cmdline: str) -> str:
+    """``cmdline`` with what kernels leave out here."""
+    return f"{cmdline} {_GUEST_CMDLINE}".rstrip()
+
+
 @pytest.fixture
 def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., vmlet.VM]]:
     """Makes VMs that are closed at the end of the test; on the engine that the test runs on."""
@@ -210,8 +215,7 @@ def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., vmlet.VM]]:
     def make(**settings: object) -> vmlet.VM:
         settings = {"engine": engine, **settings}
         if _GUEST_CMDLINE and "kernel" in settings and "cmdline" not in settings:
-            default = vmlet.default_cmdline(str(settings["engine"]))
-            settings["cmdline"] = f"{default} {_GUEST_CMDLINE}"
+            settings["cmdline"] = short(vmlet.default_cmdline(str(settings["engine"])))
         vm = vmlet.VM(**settings)  # type: ignore[arg-type]
         made.append(vm)
         return vm

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import vmlet
-from conftest import initramfs, kernels, limit
+from conftest import default_engine, initramfs, kernels, limit, short
 
 pytestmark = pytest.mark.linux
 
@@ -79,7 +79,14 @@ def test_debian_reaches_a_shell_that_takes_commands_and_powers_off(
 @pytest.fixture(scope="module")
 def linux() -> Iterator[vmlet.VM]:
     """A Linux with a shell, for tests that leave it as it was."""
-    with vmlet.VM(kernel=kernels()["linux-6.1-cloud"], initramfs=initramfs(), cpus=2) as vm:
+    engine = default_engine()
+    with vmlet.VM(
+        kernel=kernels()["linux-6.1-cloud"],
+        initramfs=initramfs(),
+        cpus=2,
+        cmdline=short(vmlet.default_cmdline(engine)),
+        engine=engine,
+    ) as vm:
         shell(vm)
         yield vm
 
@@ -131,7 +138,7 @@ def test_reboot_is_a_reset(make: Callable[..., vmlet.VM]) -> None:
     vm = make(
         kernel=kernels()["linux-6.1-cloud"],
         initramfs=initramfs(),
-        cmdline=vmlet.DEFAULT_CMDLINE.replace("reboot=t", "reboot=a"),
+        cmdline=short(vmlet.DEFAULT_CMDLINE.replace("reboot=t", "reboot=a")),
     )
     shell(vm)
     vm.console.write("reboot -f\n")

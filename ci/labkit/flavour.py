@@ -38,6 +38,9 @@ class BochsFlavour(Flavour):
     model: Model
 
 
+# Self-tests, page-table isolation and messages are most of what a kernel does at start.
+_GUEST_CMDLINE = "quiet cryptomgr.notests mitigations=off"
+
 AMD = QemuFlavour(
     name="amd",
     summary="AMD-V with nested paging, VT-d with interrupt remapping and device IOTLB",
@@ -63,6 +66,7 @@ AMD = QemuFlavour(
         *("virtio_net", "virtio_blk", "igb", "nvme"),
     ),
     root_ports=4,
+    guest_cmdline=_GUEST_CMDLINE,
 )
 
 # Parts of L1's kernel that cost many instructions to start and that no test needs.
@@ -89,8 +93,7 @@ def intel(model: Model) -> BochsFlavour:
             "console=ttyS0 quiet panic=-1 mitigations=off nokaslr audit=0 apparmor=0 "
             f"cryptomgr.notests=1 initcall_blacklist={','.join(_NOT_STARTED)}"
         ),
-        # Self-tests, page-table isolation and messages are most of what a kernel does at start.
-        guest_cmdline="quiet cryptomgr.notests mitigations=off",
+        guest_cmdline=_GUEST_CMDLINE,
         modules=("kvm-intel", "nd_e820", "nd_pmem", "ext4"),
     )
 
