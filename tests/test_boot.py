@@ -159,7 +159,7 @@ def test_a_panic_that_stays_put_ends_the_run_too(make: Callable[..., vmlet.VM]) 
     vm = make(
         kernel=kernels()["linux-6.1-cloud"],
         initramfs=initramfs("echo c > /proc/sysrq-trigger"),
-        cmdline="console=ttyS0 panic=0",
+        cmdline=short("console=ttyS0 panic=0"),
     )
     assert vm.run(timeout=limit(20)).kind == "panic"
 

@@ -43,9 +43,8 @@ STRAY = """
 """
 # KVM makes an exit of every byte of a string, so that 64 MiB take ten minutes; that much is put
 # through the console in its own tests (crates/machine/src/console.rs), and by the software CPU
-# (test_soft.py). The lab is slower still, and there one flood of the full length is enough.
-FLOOD = 64 * KIB
-SHORT_FLOOD = 16 * KIB if "VMLET_LAB" in os.environ else FLOOD
+# (test_soft.py). The lab is slower still.
+FLOOD = 16 * KIB if "VMLET_LAB" in os.environ else 64 * KIB
 
 
 def flood(length: int) -> bytes:
@@ -106,21 +105,21 @@ def test_a_flood_keeps_the_newest_and_counts_the_rest(make: Make) -> None:
 
 
 def test_a_reader_of_a_flood_loses_nothing_or_is_told(make: Make) -> None:
-    vm = make(kernel=flood(SHORT_FLOOD), memory="64M", console_limit="4K")
+    vm = make(kernel=flood(FLOOD), memory="64M", console_limit="4K")
     vm.start()
     count = 0
     while data := vm.console.read(timeout=limit(10)):
         count += len(data)
-    assert count + vm.console.dropped == SHORT_FLOOD
+    assert count + vm.console.dropped == FLOOD
 
 
 def test_expecting_in_a_flood_is_bounded(make: Make) -> None:
-    vm = make(kernel=flood(SHORT_FLOOD), memory="64M", console_limit="4K")
+    vm = make(kernel=flood(FLOOD), memory="64M", console_limit="4K")
     vm.start()
     with pytest.raises(vmlet.GuestError) as caught:
         vm.console.expect(re.compile(rb"never\x00printed"), timeout=limit(20))
     assert len(vm.console.read()) <= 4 * KIB
-    assert vm.console.dropped >= SHORT_FLOOD - 4 * KIB
+    assert vm.console.dropped >= FLOOD - 4 * KIB
     assert "vm.wait" in str(caught.value.remedy)
 
 
