@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use vmlet_vcpu::Position;
+
 /// Kilohertz of the time-stamp counter.
 pub const TSC_KHZ: u32 = 1_000_000;
 /// Hertz of the local APIC's timer input (CPUID 0x15 ECX).
@@ -33,6 +35,10 @@ pub(crate) struct Clock {
     start: Instant,
     /// Added to the host's clock, or the whole time when counting.
     nanoseconds: AtomicU64,
+    /// Counting: instructions of all vCPUs.
+    instructions: AtomicU64,
+    /// Counting: instructions of the slice that was left in the middle; time moves with slices.
+    partial: AtomicU64,
 }
 
 impl Clock {
@@ -41,6 +47,8 @@ impl Clock {
             mode,
             start: Instant::now(),
             nanoseconds: AtomicU64::new(0),
+            instructions: AtomicU64::new(0),
+            partial: AtomicU64::new(0),
         }
     }
 
@@ -60,7 +68,28 @@ impl Clock {
     /// Instructions were retired.
     pub(crate) fn retired(&self, instructions: u64) {
         if self.counts() {
+            self.partial.store(0, Ordering::Relaxed);
             self.nanoseconds.fetch_add(instructions, Ordering::Relaxed);
+            self.instructions.fetch_add(instructions, Ordering::Relaxed);
+        }
+    }
+
+    /// A slice was left after `instructions`.
+    pub(crate) fn left(&self, instructions: u64) {
+        self.partial.store(instructions, Ordering::Relaxed);
+    }
+
+    /// Instructions of all slices that are over.
+    pub(crate) fn instructions(&self) -> u64 {
+        self.instructions.load(Ordering::Relaxed)
+    }
+
+    /// Where a counted run is; exact while no vCPU runs.
+    pub(crate) fn position(&self) -> Position {
+        let partial = self.partial.load(Ordering::Relaxed);
+        Position {
+            instructions: self.instructions() + partial,
+            nanoseconds: self.nanoseconds.load(Ordering::Relaxed) + partial,
         }
     }
 

@@ -221,6 +221,11 @@ impl SoftVcpu {
         self.cpu.cut = false;
     }
 
+    /// Whether a debugger runs this vCPU alone, for one instruction.
+    pub(crate) fn is_single_step(&self) -> bool {
+        self.cpu.watch.control.single_step
+    }
+
     /// Whether instructions are run one at a time.
     pub(crate) fn stepping(&self) -> bool {
         let control = &self.cpu.watch.control;

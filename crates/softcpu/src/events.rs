@@ -17,7 +17,7 @@ use vmm_sys_util::{
     eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd},
 };
 
-use crate::{cpu::Cpu, lapic::Apics};
+use crate::{cpu::Cpu, lapic::Apics, turns::Turns};
 
 /// Guest writes that signal an eventfd.
 #[derive(Debug, Default)]
@@ -87,6 +87,7 @@ impl Cpu {
 #[derive(Debug)]
 pub(crate) struct Irqs {
     apics: Arc<Apics>,
+    turns: Arc<Turns>,
     routes: Mutex<HashMap<u32, MsiMessage>>,
     fds: Mutex<HashMap<i32, (u32, EventFd)>>,
     poll: Mutex<Option<Arc<Poll>>>,
@@ -102,9 +103,10 @@ struct Poll {
 const STOP: u64 = u64::MAX;
 
 impl Irqs {
-    pub(crate) fn new(apics: Arc<Apics>) -> Irqs {
+    pub(crate) fn new(apics: Arc<Apics>, turns: Arc<Turns>) -> Irqs {
         Irqs {
             apics,
+            turns,
             routes: Mutex::default(),
             fds: Mutex::default(),
             poll: Mutex::default(),
@@ -123,7 +125,9 @@ impl Irqs {
         let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         let message = routes.get(&gsi).copied();
         drop(routes);
-        if let Some(message) = message {
+        if let Some(message) = message
+            && !self.turns.defer(message)
+        {
             self.apics.message(message);
         }
     }

@@ -22,6 +22,7 @@ mod address;
 mod block;
 mod bus;
 mod clock;
+mod counted;
 mod cpu;
 mod cpuid;
 mod debug;

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Instructions between two looks at clock, turn and requests.
-const SLICE: i64 = 16_384;
+pub(crate) const SLICE: i64 = 16_384;
 /// Slices of one turn when others wait.
 const SLICES_A_TURN: u32 = 8;
 /// The interrupt shadow of `mov ss`, which delays debug traps too.
@@ -24,21 +24,37 @@ const SHADOW_STACK: u8 = 1;
 impl SoftVcpu {
     /// Runs guest code until others may go first, nothing is left to do or the run ends.
     pub(crate) fn turn(&mut self) -> Turn {
-        self.cpu.look = true;
-        self.slices = 0;
+        let turn = self.run_turn();
+        self.leave_turn(&turn);
+        turn
+    }
+
+    fn run_turn(&mut self) -> Turn {
+        let mut first = true;
+        if !self.resumes() {
+            self.cpu.look = true;
+            self.slices = 0;
+        }
         loop {
-            if (self.cpu.look || self.cpu.budget <= 0 || self.cpu.signal.wanted())
-                && let Some(turn) = self.service()
+            if (first || self.cpu.look || self.cpu.budget <= 0 || self.cpu.signal.wanted())
+                && let Some(turn) = self.look()
             {
                 return turn;
             }
+            // Near a fence every block's end is looked at.
+            first = self.is_near_fence();
             if self.stepping() {
                 if let Some(end) = self.step() {
                     return Turn::End(end);
                 }
                 continue;
             }
-            if let Err(stop) = self.cpu.run_blocks()
+            let done = if self.is_near_fence() {
+                self.fenced_block()
+            } else {
+                self.cpu.run_blocks()
+            };
+            if let Err(stop) = done
                 && let Some(end) = self.stopped(stop)
             {
                 return Turn::End(end);
@@ -116,17 +132,26 @@ impl SoftVcpu {
         })
     }
 
-    /// Between two blocks: requests, time, interrupts. `Some` ends the turn.
+    /// Between two blocks, when something may want a look. `Some` ends the turn.
     #[cold]
     #[inline(never)]
-    fn service(&mut self) -> Option<Turn> {
+    fn look(&mut self) -> Option<Turn> {
+        if self.cpu.clock.counts() {
+            self.boundary()
+        } else {
+            self.service()
+        }
+    }
+
+    /// Requests, time, interrupts. `Some` ends the turn.
+    pub(crate) fn service(&mut self) -> Option<Turn> {
         self.settle_time();
         self.cpu.signal.take_attention();
         self.start_up();
         if let Some(end) = self.ended() {
             return Some(Turn::End(end));
         }
-        if self.cpu.signal.take_kick() {
+        if !self.cpu.clock.counts() && self.cpu.signal.take_kick() {
             return Some(Turn::End(RunEnd::Kicked));
         }
         if self.is_over() {
@@ -177,7 +202,7 @@ impl SoftVcpu {
     fn is_over(&mut self) -> bool {
         let yields = std::mem::take(&mut self.cpu.yields);
         self.slices += 1;
-        (yields || self.slices > SLICES_A_TURN) && self.turns.wanted()
+        (yields || self.slices > SLICES_A_TURN) && self.turns.is_shared()
     }
 
     fn waits_for_start(&self) -> bool {

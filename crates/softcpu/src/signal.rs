@@ -63,6 +63,8 @@ impl Bell {
 pub(crate) struct Signal {
     /// Set with any of the others, or when an interrupt came: looked at between two blocks.
     attention: AtomicBool,
+    /// The guest's own part of it: what a counted run must see at the same instruction each time.
+    event: AtomicBool,
     kick: AtomicBool,
     nmi: AtomicBool,
     bell: Arc<Bell>,
@@ -84,6 +86,21 @@ impl Signal {
     /// Clears the mark; what is asked for afterwards sets it again.
     pub(crate) fn take_attention(&self) {
         self.attention.swap(false, Ordering::SeqCst);
+        self.event.swap(false, Ordering::SeqCst);
+    }
+
+    /// Clears the mark but not what the guest is to see.
+    pub(crate) fn take_call(&self) {
+        self.attention.swap(false, Ordering::SeqCst);
+    }
+
+    /// Something came that the guest is to see.
+    pub(crate) fn event(&self) -> bool {
+        self.event.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn kicked(&self) -> bool {
+        self.kick.load(Ordering::SeqCst)
     }
 
     pub(crate) fn take_kick(&self) -> bool {
@@ -103,6 +120,12 @@ impl Signal {
 
     /// Makes the vCPU look at what waits.
     pub(crate) fn wake(&self) {
+        self.event.store(true, Ordering::SeqCst);
+        self.call();
+    }
+
+    /// Makes the vCPU leave guest code for something that is not the guest's.
+    pub(crate) fn call(&self) {
         self.attention.store(true, Ordering::SeqCst);
         self.bell.tell();
     }
@@ -111,7 +134,7 @@ impl Signal {
 impl Kicker for Signal {
     fn kick(&self) {
         self.kick.store(true, Ordering::SeqCst);
-        self.wake();
+        self.call();
     }
 }
 

@@ -27,8 +27,13 @@ use std::{
 
 use vmlet_vcpu::RunEnd;
 
+mod counted;
+
+use counted::{Calls, Order};
+
 use crate::{
     clock::Clock,
+    lapic::Apics,
     signal::{Bell, Signal},
     vcpu::SoftVcpu,
 };
@@ -40,12 +45,15 @@ pub(crate) enum Turn {
     End(RunEnd),
     /// Others may go first.
     Over,
+    /// Something that is not the guest's wants a look; the turn goes on afterwards.
+    Cut,
     /// Nothing to do until a request or this time of the guest's clock.
     Idle(Option<u64>),
 }
 
 /// How a vCPU's run ended: a panic goes on where the vCPU belongs.
-type End = Result<RunEnd, Box<dyn Any + Send>>;
+type End = Result<RunEnd, Panic>;
+type Panic = Box<dyn Any + Send>;
 
 /// A lent vCPU.
 #[derive(Debug)]
@@ -84,6 +92,7 @@ struct State {
     holder: Option<ThreadId>,
     last: u32,
     changers: usize,
+    order: Order,
 }
 
 impl State {
@@ -109,6 +118,11 @@ impl State {
         entry.is_none_or(|entry| matches!(entry.state, Seat::Ended(_)))
     }
 
+    /// Whether the thread of `id` lends its vCPU.
+    fn is_here(&self, id: u32) -> bool {
+        !self.has_ended(id)
+    }
+
     fn take_end(&mut self, id: u32) -> Option<End> {
         if !self.has_ended(id) {
             return None;
@@ -127,17 +141,21 @@ pub(crate) struct Turns {
     changed: Condvar,
     clock: Arc<Clock>,
     bell: Arc<Bell>,
+    apics: Arc<Apics>,
+    calls: Calls,
     /// vCPUs in the table and changers.
     present: AtomicUsize,
 }
 
 impl Turns {
-    pub(crate) fn new(clock: Arc<Clock>, bell: Arc<Bell>) -> Turns {
+    pub(crate) fn new(clock: Arc<Clock>, bell: Arc<Bell>, apics: Arc<Apics>) -> Turns {
         Turns {
             state: Mutex::default(),
             changed: Condvar::new(),
             clock,
             bell,
+            apics,
+            calls: Calls::default(),
             present: AtomicUsize::new(0),
         }
     }
@@ -159,6 +177,9 @@ impl Turns {
     /// Runs `vcpu` in its turns until its run ends; meanwhile this thread may run the others too.
     pub(crate) fn run(&self, vcpu: &mut SoftVcpu) -> RunEnd {
         let id = vcpu.cpu.id;
+        if self.clock.counts() && vcpu.is_single_step() {
+            return self.run_alone(vcpu);
+        }
         let entry = Entry {
             signal: Arc::clone(&vcpu.cpu.signal),
             vcpu: NonNull::from(vcpu),
@@ -177,7 +198,11 @@ impl Turns {
                 continue;
             }
             state.driven = true;
-            state = self.drive(state, id);
+            state = if self.clock.counts() {
+                self.drive_counted(state, id)
+            } else {
+                self.drive(state, id)
+            };
             state.driven = false;
             self.changed.notify_all();
         };
@@ -198,30 +223,46 @@ impl Turns {
                 continue;
             };
             state.last = next;
-            let Some(entry) = state.entries.get(&next) else {
-                continue;
-            };
-            let mut vcpu = entry.vcpu;
-            state.holder = Some(thread::current().id());
-            drop(state);
-            // SAFETY: the module's invariant.
-            let turn = catch_unwind(AssertUnwindSafe(|| unsafe { vcpu.as_mut() }.turn()));
-            state = self.lock();
-            state.holder = None;
-            let ended = !matches!(turn, Ok(Turn::Over | Turn::Idle(_)));
-            if let Some(entry) = state.entries.get_mut(&next) {
-                entry.state = match turn {
-                    Ok(Turn::Over) => Seat::Ready,
-                    Ok(Turn::Idle(deadline)) => Seat::Idle(deadline),
-                    Ok(Turn::End(end)) => Seat::Ended(Ok(end)),
-                    Err(panic) => Seat::Ended(Err(panic)),
-                };
-            }
-            if ended || state.changers > 0 {
-                self.changed.notify_all();
-            }
+            let (locked, turn) = self.take_turn(state, next);
+            state = locked;
+            self.seat(&mut state, next, turn);
         }
         state
+    }
+
+    /// Lets `id`, whose vCPU is lent, run for a turn.
+    fn take_turn<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        id: u32,
+    ) -> (MutexGuard<'a, State>, Result<Turn, Panic>) {
+        let Some(entry) = state.entries.get(&id) else {
+            return (state, Ok(Turn::Over));
+        };
+        let mut vcpu = entry.vcpu;
+        state.holder = Some(thread::current().id());
+        drop(state);
+        // SAFETY: the module's invariant.
+        let turn = catch_unwind(AssertUnwindSafe(|| unsafe { vcpu.as_mut() }.turn()));
+        let mut state = self.lock();
+        state.holder = None;
+        (state, turn)
+    }
+
+    /// Notes what a turn came to.
+    fn seat(&self, state: &mut State, id: u32, turn: Result<Turn, Panic>) {
+        let ended = matches!(turn, Ok(Turn::End(_)) | Err(_));
+        if let Some(entry) = state.entries.get_mut(&id) {
+            entry.state = match turn {
+                Ok(Turn::Over | Turn::Cut) => Seat::Ready,
+                Ok(Turn::Idle(deadline)) => Seat::Idle(deadline),
+                Ok(Turn::End(end)) => Seat::Ended(Ok(end)),
+                Err(panic) => Seat::Ended(Err(panic)),
+            };
+        }
+        if ended || state.changers > 0 {
+            self.changed.notify_all();
+        }
     }
 
     /// No vCPU has anything to do: waits, or lets counted time jump.
@@ -254,6 +295,9 @@ impl Turns {
             return change();
         }
         state.changers += 1;
+        if self.clock.counts() {
+            self.call_locked(&state);
+        }
         self.present.fetch_add(1, Ordering::SeqCst);
         while state.holder.is_some() {
             state = self.wait(state);
@@ -310,7 +354,11 @@ mod tests {
 
     #[test]
     fn a_change_without_vcpus_is_carried_out_at_once() {
-        let turns = Turns::new(Arc::new(Clock::new(Default::default())), Arc::default());
+        let turns = Turns::new(
+            Arc::new(Clock::new(Default::default())),
+            Arc::default(),
+            Arc::default(),
+        );
         assert_eq!(turns.still(|| 7), 7);
         assert!(!turns.wanted());
     }

@@ -11,6 +11,7 @@ use vmlet_vcpu::{
 use crate::{
     bus,
     clock::TSC_KHZ,
+    counted::Fence,
     cpu::{CS, Cpu, DS, ES, FS, GS, SS, Shared},
     save,
     turns::Turns,
@@ -23,6 +24,7 @@ pub(crate) struct SoftVcpu {
     pub(crate) turns: Arc<Turns>,
     pub(crate) mp: MpState,
     pub(crate) slices: u32,
+    pub(crate) fence: Fence,
     /// A run ends when the guest can take an interrupt.
     pub(crate) interrupt_window: bool,
     origin: Origin,
@@ -46,6 +48,7 @@ impl SoftVcpu {
             } else {
                 MpState::Runnable
             },
+            fence: Fence::default(),
             slices: 0,
             interrupt_window: false,
             origin: Origin::here(),
@@ -201,6 +204,7 @@ impl Vcpu for SoftVcpu {
 
     fn set_debug(&mut self, control: &DebugControl) -> Result<(), EngineError> {
         self.control(control);
+        self.cpu.look = true;
         Ok(())
     }
 
@@ -212,6 +216,7 @@ impl Vcpu for SoftVcpu {
     fn set_regs(&mut self, regs: &Regs) -> Result<(), EngineError> {
         self.here()?;
         self.cpu.set_all_regs(regs);
+        self.cpu.look = true;
         Ok(())
     }
 
@@ -223,6 +228,7 @@ impl Vcpu for SoftVcpu {
     fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), EngineError> {
         self.here()?;
         self.cpu.set_all_sregs(sregs);
+        self.cpu.look = true;
         Ok(())
     }
 
@@ -235,6 +241,7 @@ impl Vcpu for SoftVcpu {
     }
 
     fn set_mp_state(&mut self, state: MpState) -> Result<(), EngineError> {
+        self.cpu.look = true;
         self.cpu.halted = state == MpState::Halted;
         self.mp = if self.cpu.halted {
             MpState::Runnable

@@ -10,7 +10,8 @@ use std::{
 
 use vmlet_memory::{SlotId, fork::Origin};
 use vmlet_vcpu::{
-    EngineError, IoEvent, MsiMessage, MsiRoute, SlotChange, Vcpu, Vm, cpuid::CpuidTable,
+    EngineError, Inputs, IoEvent, MsiMessage, MsiRoute, Position, SlotChange, Vcpu, Vm,
+    cpuid::CpuidTable,
 };
 use vmm_sys_util::eventfd::EventFd;
 
@@ -44,12 +45,14 @@ impl SoftVm {
     pub(crate) fn new(mode: ClockMode) -> SoftVm {
         let (apics, bell) = (Arc::new(Apics::default()), Arc::<Bell>::default());
         let clock = Arc::new(Clock::new(mode));
+        let (for_turns, for_irqs) = (Arc::clone(&apics), Arc::clone(&apics));
+        let turns = Arc::new(Turns::new(Arc::clone(&clock), Arc::clone(&bell), for_turns));
         SoftVm {
             memory: Arc::default(),
-            turns: Arc::new(Turns::new(Arc::clone(&clock), Arc::clone(&bell))),
+            irqs: Arc::new(Irqs::new(for_irqs, Arc::clone(&turns))),
+            turns,
             clock,
             bell,
-            irqs: Arc::new(Irqs::new(Arc::clone(&apics))),
             apics,
             io_events: Arc::default(),
             has_apics: AtomicBool::new(false),
@@ -59,6 +62,17 @@ impl SoftVm {
 
     fn here(&self) -> Result<(), EngineError> {
         self.origin.check().map_err(|_| EngineError::Forked)
+    }
+
+    fn counting(&self) -> Result<(), EngineError> {
+        self.here()?;
+        if self.clock.counts() {
+            return Ok(());
+        }
+        Err(EngineError::Lacking {
+            feature: "a clock that counts instructions",
+            remedy: "Make the VM with such a clock.",
+        })
     }
 }
 
@@ -91,6 +105,7 @@ impl Vm for SoftVm {
             self.apics.add(Arc::clone(&lapic));
             lapic
         });
+        self.turns.register(id, &signal);
         let shared = Shared {
             memory: Arc::clone(&self.memory),
             clock: Arc::clone(&self.clock),
@@ -110,7 +125,7 @@ impl Vm for SoftVm {
 
     fn signal_msi(&self, message: MsiMessage) -> Result<bool, EngineError> {
         self.here()?;
-        Ok(self.apics.message(message))
+        Ok(self.turns.defer(message) || self.apics.message(message))
     }
 
     fn attach_irqfd(&self, fd: &EventFd, gsi: u32) -> Result<(), EngineError> {
@@ -146,6 +161,26 @@ impl Vm for SoftVm {
     fn set_clock(&self, nanoseconds: u64) -> Result<(), EngineError> {
         self.clock.set(nanoseconds);
         Ok(())
+    }
+
+    fn position(&self) -> Option<Position> {
+        self.clock.counts().then(|| self.clock.position())
+    }
+
+    fn stop_at(&self, instructions: Option<u64>) -> Result<(), EngineError> {
+        self.counting()?;
+        self.turns.stop_at(instructions);
+        Ok(())
+    }
+
+    fn set_inputs(&self, inputs: Arc<dyn Inputs>) -> Result<(), EngineError> {
+        self.counting()?;
+        self.turns.set_inputs(inputs);
+        Ok(())
+    }
+
+    fn input_waits(&self) {
+        self.turns.call();
     }
 
     /// Device memory is never cached here: there is nothing to honour.

@@ -6,7 +6,7 @@ use vmlet_memory::{Memslot, SlotId};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::{
-    EngineError, GuestBus, Kicker, SpaceId, Stat, StopReason,
+    EngineError, GuestBus, Inputs, Kicker, Position, SpaceId, Stat, StopReason,
     cpuid::CpuidTable,
     x86_64::{MpState, Regs, Sregs, VcpuState},
 };
@@ -125,9 +125,38 @@ pub trait Vm: Send + Sync + Debug {
     /// Sets the guest's clock in nanoseconds.
     fn set_clock(&self, nanoseconds: u64) -> Result<(), EngineError>;
 
+    /// Where the run is, where the engine counts instructions.
+    fn position(&self) -> Option<Position> {
+        None
+    }
+
+    /// Makes runs end with [`RunEnd::Budget`] once that many instructions are retired, all vCPUs
+    /// together; `None`: never. While guest code stands still, of a VM that counts.
+    fn stop_at(&self, instructions: Option<u64>) -> Result<(), EngineError> {
+        let _ = instructions;
+        Err(counts_nothing())
+    }
+
+    /// Sets where the inputs of a counted run come from; before the first run.
+    fn set_inputs(&self, inputs: Arc<dyn Inputs>) -> Result<(), EngineError> {
+        let _ = inputs;
+        Err(counts_nothing())
+    }
+
+    /// An input waits: [`Inputs::enter`] is called as soon as guest code stands between two blocks
+    /// of instructions.
+    fn input_waits(&self) {}
+
     /// Tells the engine of a VFIO device file, so that it can honour what the device needs
     /// (non-coherent DMA).
     fn attach_vfio_fd(&self, fd: BorrowedFd<'_>) -> Result<(), EngineError>;
+}
+
+fn counts_nothing() -> EngineError {
+    EngineError::Lacking {
+        feature: "a clock that counts instructions",
+        remedy: "Use the software engine with such a clock.",
+    }
 }
 
 /// Why [`Vcpu::run`] returned.
@@ -144,6 +173,8 @@ pub enum RunEnd {
     Stopped(StopReason),
     /// A debug condition of [`DebugControl`] was met.
     Debug(DebugStop),
+    /// The instructions of [`Vm::stop_at`] are retired, or [`Inputs`] stop the run.
+    Budget,
     /// The guest can take an interrupt ([`Vcpu::set_interrupt_window`]).
     InterruptWindow,
     /// The engine cannot go on with this guest.

@@ -21,6 +21,7 @@ mod hypervisor;
 mod kick;
 mod run;
 mod stats;
+mod timeline;
 
 pub mod cpuid;
 pub mod x86_64;
@@ -34,3 +35,4 @@ pub use hypervisor::{
 pub use kick::Kicker;
 pub use run::{Next, PendingStep, RunState, Spawner, VcpuThread};
 pub use stats::{Stat, StatKind, StatUnit};
+pub use timeline::{Entered, Inputs, Position};
