@@ -32,13 +32,15 @@ def default_cmdline(engine: str = "auto") -> str:
     return f"{DEFAULT_CMDLINE} {_core.linux_cmdline(resolve(engine))}".rstrip()
 
 
-def resolve(engine: str) -> str:
-    """The engine that ``engine`` stands for: "kvm" or "soft"."""
+def resolve(engine: str, clock: str = "realtime") -> str:
+    """The engine that ``engine`` stands for: "kvm" or "soft". Only "soft" counts instructions."""
     if engine not in _NAMES:
         names = ", ".join(f'"{name}"' for name in _NAMES)
         raise ConfigError(f"engine cannot be {engine!r}", remedy=f"Give one of {names}.")
     if engine != "auto":
         return engine
+    if clock == "icount":
+        return "soft"
     chosen, reason, remedy = _core.choose_engine()
     if chosen != "kvm":
         _tell(reason, remedy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import hashlib
 import os
 import warnings
 import weakref
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, NoReturn, Self
+from typing import Any, Final, Literal, NoReturn, Self
 
 from vmlet._core import Machine
 from vmlet.console import Console
@@ -28,6 +29,7 @@ from vmlet.exits import Exits, exits_of
 from vmlet.initramfs import build_initramfs
 from vmlet.inspection import Walk, walk_of
 from vmlet.memory import Memory, Unclaimed, _unclaimed
+from vmlet.records import Images, identity_of
 from vmlet.registers import Vcpu
 from vmlet.sizes import parse_size
 
@@ -70,6 +72,10 @@ class VM:
             on it executed supervisor code on the processor, else the software CPU, which a
             warning of the logger ``vmlet`` tells once. A KVM that interprets supervisor code
             runs some small guests, but no kernel: it has to be asked for by its name.
+        clock: what guest time follows: "realtime", the host; or "icount", the guest's instructions,
+            one nanosecond each, which makes every run the same (`run_for`, `record`, `replay`).
+            Idle time is skipped then, and the guest's clock starts at 2026-01-01 00:00:00 UTC.
+            Only the software CPU counts; "auto" takes it.
         protocol: "auto", "linux64", "pvh" or "bzimage".
         ram: "anon", "memfd", or "hugetlb:2M" or "hugetlb:1G" for huge pages, which the VM takes
             from the host's pool when it is made.
@@ -95,6 +101,7 @@ class VM:
         memory: int | str = "256M",
         cpus: int = 1,
         engine: Literal["auto", "kvm", "soft"] = "auto",
+        clock: Literal["realtime", "icount"] = "realtime",
         protocol: Literal["auto", "linux64", "pvh", "bzimage"] = "auto",
         ram: Literal["anon", "memfd", "hugetlb:2M", "hugetlb:1G"] = "anon",
         prefault: bool = False,
@@ -114,18 +121,24 @@ class VM:
             "cmdline": "" if cmdline is None else cmdline,
             "engine": engine,
             "protocol": protocol,
+            "clock": clock,
         }
         for what, text in texts.items():
             if not isinstance(text, str):
                 raise ConfigError(f"{what} cannot be {text!r}", remedy="Give text.")
-        chosen = resolve(engine)
+        chosen = resolve(engine, clock)
         #: The kernel's command line.
         self.cmdline: Final = default_cmdline(chosen) if cmdline is None else cmdline
+        images = Images(
+            kernel=_read(kernel, "kernel"),
+            initramfs=None if initramfs is None else _read_initramfs(initramfs),
+            modules=[_read(module, "module") for module in modules],
+        )
         try:
             self._machine = Machine(
-                kernel=_read(kernel, "kernel"),
-                initramfs=None if initramfs is None else _read_initramfs(initramfs),
-                modules=[_read(module, "module") for module in modules],
+                kernel=images.kernel,
+                initramfs=images.initramfs,
+                modules=images.modules,
                 cmdline=self.cmdline,
                 memory=size,
                 cpus=cpus,
@@ -136,12 +149,19 @@ class VM:
                 prefault=prefault,
                 console_limit=min(limit, _MOST),
                 debug_port=debug_port,
+                clock=clock,
             )
         except ValueError as error:
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(str(error)) from None
         _alive.add(self._machine)
+        #: What the VM is made of, for records; digests take time and are made when one begins.
+        self._identity = None
+        if clock == "icount":
+            settings = {"cmdline": self.cmdline, "memory": size, "cpus": cpus}
+            settings |= {"protocol": protocol, "debug port": debug_port}
+            self._identity = identity_of(images, settings)
         self._pid = os.getpid()
         #: What the guest prints and reads.
         self.console = Console(self._machine, min(limit, _MOST))
@@ -193,6 +213,89 @@ class VM:
         """`start`, then `wait`."""
         self.start()
         return self.wait(timeout)
+
+    @property
+    def instructions(self) -> int:
+        """Instructions that the vCPUs have retired, all together; faults count one.
+
+        Exact while guest code stands still. `UnsupportedError` without ``clock="icount"``.
+        """
+        return self._machine.instructions()
+
+    def run_for(self, *, instructions: int, timeout: float | None = None) -> Event | None:
+        """Starts or resumes the guest, and pauses it after exactly that many ``instructions``.
+
+        None when it stands there, "paused"; the event when its run ended before. Where it stopped
+        makes no difference to the guest. `TimeoutError` after ``timeout`` seconds (None: never),
+        with the guest still running: one that waits for input retires nothing.
+
+        >>> with vmlet.VM(kernel="vmlinuz", clock="icount") as vm:  # doctest: +SKIP
+        ...     vm.run_for(instructions=1_000_000)
+        ...     vm.instructions, vm.state
+        (1000000, 'paused')
+        """
+        if isinstance(instructions, bool) or not isinstance(instructions, int) or instructions < 0:
+            raise ConfigError(
+                f"instructions cannot be {instructions!r}", remedy="Give a number from 0 on."
+            )
+        if not self._machine.run_for(min(instructions, _MOST), timeout):
+            raise TimeoutError(
+                f"{self.name} has not retired {instructions} instructions after {timeout} s",
+                remedy="Give it more time or input; vm.pause() makes it stand still.",
+            )
+        found = self._machine.wait(0) if self.state == "ended" else None
+        return None if found is None else Event(*found)
+
+    def record(self, path: str | PathLike[str]) -> None:
+        """Writes every input of the run to come to a file; before `start`, with ``clock="icount"``.
+
+        The file is whole when the run has ended or the VM is closed. It holds what is typed and
+        interrupts from outside, each with the instruction at which it entered, and what the VM was
+        made of; not the images. Meanwhile memory and registers cannot be written (`StateError`).
+        """
+        self._machine.record(path, self._identity_or_none())
+
+    @classmethod
+    def replay(cls, path: str | PathLike[str], **settings: Any) -> Self:
+        """A VM whose run takes its inputs from a file of `record`, and ends with it.
+
+        ``settings`` are those of the recorded VM. A record of another kernel, initramfs, command
+        line, size or version of vmlet is refused with its name (`ConfigError`), as is a damaged
+        file, with the offset. The run goes as the recorded one went and ends at the same
+        instruction, in the same state (`state_hash`): as that did, or with "stopped" where that was
+        stopped or closed. A run that goes otherwise ends with "error".
+
+        >>> vm = vmlet.VM(kernel="vmlinuz", clock="icount")  # doctest: +SKIP
+        >>> vm.record("boot.rec"); vm.run_for(instructions=10**8); vm.close()  # doctest: +SKIP
+        >>> again = vmlet.VM.replay("boot.rec", kernel="vmlinuz")  # doctest: +SKIP
+        >>> again.run(timeout=60)  # doctest: +SKIP
+        Event(kind='stopped', vcpu=None, source='record', detail='')
+        """
+        vm = cls(**{"clock": "icount", **settings})
+        try:
+            vm._machine.replay(path, vm._identity_or_none())
+        except BaseException:
+            vm.close()
+            raise
+        return vm
+
+    def _identity_or_none(self) -> list[tuple[str, str]]:
+        return [] if self._identity is None else self._identity()
+
+    def state_hash(self) -> str:
+        """A SHA-256 over memory, vCPU registers and, where they are counted, instructions.
+
+        Of a VM that stands still: two counted runs that are the same have the same one.
+        """
+        digest = hashlib.sha256()
+        for region in self.memory.regions():
+            digest.update(repr(region).encode())
+            digest.update(memoryview(self.memory.view(region.gpa, region.length)))
+        for vcpu in self.vcpus:
+            digest.update(repr((vcpu.regs, vcpu.sregs)).encode())
+        if self._identity is not None:
+            digest.update(str(self.instructions).encode())
+        return digest.hexdigest()
 
     def events(self, timeout: float | None = None) -> Iterator[Event]:
         """Events as they come, until the run has ended.

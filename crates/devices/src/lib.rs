@@ -12,6 +12,8 @@
 //! | `power` | ACPI power-off, reduced hardware, and the PM timer | sleep states, fixed events |
 //! | `debugport` | the debug port of Bochs and QEMU, output only | other port numbers, input |
 //! | `pvpanic` | the guest's crash report | the extended event bits |
+//!
+//! `time.rs` is where clocks and timers have their time from: the host, or the guest's own progress.
 
 pub mod debugport;
 pub mod ioapic;
@@ -20,6 +22,7 @@ pub mod pvpanic;
 pub mod reset;
 pub mod rtc;
 pub mod serial;
+pub mod time;
 
 #[cfg(test)]
 mod testing;

@@ -33,6 +33,16 @@ impl EngineChoice {
     }
 }
 
+/// What guest time follows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClockChoice {
+    /// The host's clock.
+    #[default]
+    Realtime,
+    /// The guest's instructions: two runs are the same.
+    Icount,
+}
+
 /// What stands behind the guest's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RamBacking {
@@ -65,6 +75,8 @@ pub struct Config {
     pub cpus: u32,
     /// Which engine.
     pub engine: EngineChoice,
+    /// What guest time follows.
+    pub clock: ClockChoice,
     /// Which boot protocol.
     pub protocol: ProtocolChoice,
     /// What stands behind the memory.

@@ -3,10 +3,10 @@
 use std::sync::{Arc, OnceLock};
 
 use vmlet_kvm::{KernelMode, Kvm};
-use vmlet_softcpu::Soft;
+use vmlet_softcpu::{ClockMode, Soft};
 use vmlet_vcpu::{EngineError, Hypervisor};
 
-use crate::{EngineChoice, MachineError};
+use crate::{ClockChoice, EngineChoice, MachineError};
 
 /// Errors of the host that say nothing of its KVM: it is short of something now.
 const SHORTAGES: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN];
@@ -15,12 +15,28 @@ const SHORTAGES: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAG
 /// processor's, and neither changes under an open VM.
 static JUDGED: OnceLock<Judgement> = OnceLock::new();
 
-/// Opens the engine asked for; [`choose`] says what `Auto` is.
-pub(crate) fn open(choice: EngineChoice) -> Result<Arc<dyn Hypervisor>, MachineError> {
+/// Opens the engine asked for; [`choose`] says what `Auto` is, but only one engine counts
+/// instructions.
+pub(crate) fn open(
+    choice: EngineChoice,
+    clock: ClockChoice,
+) -> Result<Arc<dyn Hypervisor>, MachineError> {
+    let counts = clock == ClockChoice::Icount;
     match choice {
-        EngineChoice::Auto => open(choose()?.engine),
+        EngineChoice::Auto if counts => open(EngineChoice::Soft, clock),
+        EngineChoice::Auto => open(choose()?.engine, clock),
+        EngineChoice::Kvm if counts => Err(MachineError::Unsupported {
+            what: "clock=\"icount\" on KVM",
+            remedy: "Ask for engine=\"soft\": a processor does not stop at an instruction.",
+        }),
         EngineChoice::Kvm => Ok(Arc::new(Kvm::open()?)),
-        EngineChoice::Soft => Ok(Arc::new(Soft::default())),
+        EngineChoice::Soft => Ok(Arc::new(Soft {
+            clock: if counts {
+                ClockMode::Instructions
+            } else {
+                ClockMode::Realtime
+            },
+        })),
     }
 }
 

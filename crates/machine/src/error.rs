@@ -5,6 +5,8 @@ use vmlet_boot::{BootError, initramfs};
 use vmlet_memory::MemoryError;
 use vmlet_vcpu::EngineError;
 
+use crate::RecordError;
+
 /// The error number of "out of memory", which a pool of huge pages answers with.
 const ENOMEM: i32 = 12;
 
@@ -68,6 +70,9 @@ pub enum MachineError {
         /// What would do.
         remedy: &'static str,
     },
+    /// A record of a run.
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// Not in this state.
     #[error("the VM is {state}; {action} needs it {needed}")]
     State {
@@ -152,6 +157,7 @@ impl MachineError {
             MachineError::Memory(error) => memory_kind(error),
             MachineError::Engine(error) => engine_kind(error),
             MachineError::Unsupported { .. } => ErrorKind::Unsupported,
+            MachineError::Record(error) => record_kind(error),
             MachineError::Step { .. } | MachineError::NotMapped { .. } => ErrorKind::Guest,
             MachineError::Board(_) => ErrorKind::Host,
             MachineError::State { .. } | MachineError::Closed => ErrorKind::State,
@@ -167,6 +173,7 @@ impl MachineError {
                 MemoryError::NoMemory { errno, .. } | MemoryError::File { errno, .. },
             ) => Some(*errno),
             MachineError::Memory(MemoryError::HugePool { .. }) => Some(ENOMEM),
+            MachineError::Record(RecordError::File { source, .. }) => source.raw_os_error(),
             MachineError::Archive(initramfs::ArchiveError::Read { source, .. })
             | MachineError::Modules(
                 initramfs::ModuleError::NoIndex { source, .. }
@@ -184,6 +191,17 @@ fn errno_remedy(errno: i32) -> Option<&'static str> {
         libc::ENOMEM => Some("Give the VM less memory, or free some of the host's."),
         libc::EAGAIN => Some("Raise the limit of threads (ulimit -u), or close other VMs."),
         _ => None,
+    }
+}
+
+fn record_kind(error: &RecordError) -> ErrorKind {
+    match error {
+        RecordError::Damaged { .. } | RecordError::Foreign { .. } => ErrorKind::Config,
+        RecordError::File { .. } => ErrorKind::Host,
+        RecordError::NotCounted { .. } => ErrorKind::Unsupported,
+        RecordError::Late { .. } | RecordError::Unrecorded { .. } | RecordError::Replaying => {
+            ErrorKind::State
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 //! * `inspect.rs`: how an address is translated, in which pages memory is mapped.
 //! * `console.rs`: what the guest prints and reads.
 //! * `bell.rs`: how an event loop learns of either.
+//! * `journal/`: the inputs of a counted run, recorded and replayed; the format of the file.
 //! * `error.rs`: everything that can go wrong, with the remedy.
 //!
 //! The public face takes and returns plain data, descriptors and leases only.
@@ -22,18 +23,20 @@ mod engine;
 mod error;
 mod event;
 mod inspect;
+pub mod journal;
 mod launch;
 mod lifecycle;
 mod machine;
 
 pub use bell::Bell;
 pub use board::{ExitCount, ExitKind, ExitReport};
-pub use config::{Config, EngineChoice, RamBacking};
+pub use config::{ClockChoice, Config, EngineChoice, RamBacking};
 pub use console::{Console, ConsoleFeed};
 pub use engine::{Choice, EngineReport, choose, linux_cmdline, report};
 pub use error::{ErrorKind, MachineError};
 pub use event::{Event, EventKind, LackingInstruction};
 pub use inspect::{PageReport, SecondStage, WalkEnd, WalkReport, WalkStep};
+pub use journal::{RecordError, format::Identity};
 pub use lifecycle::State;
 pub use machine::{Machine, Region, ThreadStarter};
 

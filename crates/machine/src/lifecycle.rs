@@ -8,13 +8,13 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 use vmlet_vcpu::{EngineError, FatalExit, Next, RunEnd, StopReason, VcpuThread};
 
-use crate::{Console, Event, EventKind, LackingInstruction};
+use crate::{Console, Event, EventKind, LackingInstruction, journal::Journal};
 
 /// Events kept for who has not asked for them yet.
 const KEPT: usize = 4096;
@@ -63,6 +63,8 @@ pub(crate) struct Life {
     changed: Condvar,
     pub(crate) console: Arc<Console>,
     pub(crate) vcpus: Mutex<Vec<Arc<VcpuThread>>>,
+    /// The inputs of a counted run.
+    pub(crate) journal: OnceLock<Arc<Journal>>,
 }
 
 impl Life {
@@ -78,6 +80,7 @@ impl Life {
             changed: Condvar::new(),
             console,
             vcpus: Mutex::default(),
+            journal: OnceLock::new(),
         })
     }
 
@@ -106,6 +109,7 @@ impl Life {
 
     /// Ends the run with `event`; only the first end counts. The other vCPUs are asked to pause.
     pub(crate) fn end(&self, event: Event) {
+        self.finish_record();
         let mut status = self.lock();
         if status.is_over() {
             return;
@@ -124,6 +128,24 @@ impl Life {
     pub(crate) fn ask_pause(&self) {
         let vcpus = self.vcpus.lock().unwrap_or_else(PoisonError::into_inner);
         vcpus.iter().for_each(|vcpu| vcpu.ask_pause());
+    }
+
+    /// Ends a record; that it could not be written is an event.
+    pub(crate) fn finish_record(&self) {
+        if let Some(Err(detail)) = self.journal.get().map(|journal| journal.finish()) {
+            let event = Event {
+                detail,
+                source: "record",
+                ..Event::by_user(EventKind::Error)
+            };
+            self.lock().note(event);
+        }
+    }
+
+    /// Waits until no guest code runs; `false` when `timeout` passes before.
+    pub(crate) fn wait_still(&self, timeout: Duration) -> bool {
+        let still = |status: &mut Status| (status.state != State::Running).then_some(());
+        self.until(timeout, still).is_some()
     }
 
     /// Marks the machine as closed.
@@ -197,7 +219,21 @@ impl Life {
 
     /// A vCPU's run has ended: decides what becomes of the machine.
     pub(crate) fn run_ended(&self, vcpu: u32, end: Result<RunEnd, EngineError>) -> Next {
-        self.end(self.explain(vcpu, end));
+        if !matches!(end, Ok(RunEnd::Budget)) {
+            self.end(self.explain(vcpu, end));
+        } else if self.journal.get().is_some_and(|journal| journal.is_over()) {
+            self.end(Event {
+                source: "record",
+                ..Event::by_user(EventKind::Stopped)
+            });
+        } else {
+            let event = Event {
+                source: "budget",
+                ..Event::by_user(EventKind::Paused)
+            };
+            self.advance(State::Paused, event);
+            self.ask_pause();
+        }
         Next::Pause
     }
 

@@ -14,7 +14,7 @@ use vmlet_memory::{
     paging::PagingContext,
 };
 use vmlet_vcpu::{
-    EngineError, PendingStep, RunEnd, Spawner, Stat, Vcpu, VcpuThread, Vm,
+    EngineError, Inputs, PendingStep, RunEnd, Spawner, Stat, Vcpu, VcpuThread, Vm,
     x86_64::{Regs, Sregs},
 };
 
@@ -23,9 +23,12 @@ use crate::{
     board::{Board, ExitReport},
     console::ConsoleFeed,
     engine, inspect,
+    journal::Journal,
     launch::{self, Slots},
     lifecycle::Life,
 };
+
+mod counted;
 
 /// Pins of the I/O APIC, mirrored in the first interrupt numbers.
 const PINS: u32 = 24;
@@ -82,7 +85,7 @@ impl Machine {
     /// Makes a machine. Its vCPU threads are started by `spawn` and wait.
     pub fn new(config: &Config, spawn: &ThreadStarter) -> Result<Machine, MachineError> {
         config.check()?;
-        let engine = engine::open(config.engine)?;
+        let engine = engine::open(config.engine, config.clock)?;
         let limits = engine.limits();
         if config.cpus > limits.vcpus {
             let detail = format!("{}, and this engine takes {}", config.cpus, limits.vcpus);
@@ -107,6 +110,12 @@ impl Machine {
             .map_err(|error| MachineError::Board(error.to_string()))?;
         let vcpus = launch::create_vcpus(&*engine, &*vm, config.cpus, &loaded.entry)?;
         let life = Life::new(console, vcpus.len());
+        if vm.position().is_some() {
+            let journal = Journal::new(Arc::downgrade(&vm), Arc::downgrade(&board.serial));
+            let journal = Arc::new(journal);
+            vm.set_inputs(Arc::clone(&journal) as Arc<dyn Inputs>)?;
+            let _ = life.journal.set(journal);
+        }
         let vcpus = start_threads(vcpus, &board, &life, spawn)?;
         let space = Arc::new(loaded.space);
         let cpuid = engine.supported_cpuid()?;
@@ -184,14 +193,10 @@ impl Machine {
     fn go(&self, action: &'static str, from: State, kind: EventKind) -> Result<(), MachineError> {
         let (inner, _turn) = (self.open()?, self.inner()?.take_turn());
         inner.expect(action, from)?;
-        if inner.life.advance(State::Running, Event::by_user(kind)) {
-            inner.vcpus.iter().try_for_each(|vcpu| vcpu.resume())?;
+        if inner.life.journal.get().is_some() {
+            inner.vm.stop_at(None)?;
         }
-        // The run of one vCPU may have ended while others were still to be resumed.
-        if inner.life.is_over() {
-            inner.life.ask_pause();
-        }
-        Ok(())
+        inner.run(kind)
     }
 
     /// Stops guest code between two instructions, on every vCPU.
@@ -234,7 +239,11 @@ impl Machine {
 
     /// Gives the guest console input; returns how many bytes were taken.
     pub fn console_input(&self, bytes: &[u8]) -> Result<usize, MachineError> {
-        Ok(self.open()?.board.serial.push_input(bytes))
+        let parts = self.open()?;
+        match parts.life.journal.get() {
+            Some(journal) => Ok(journal.push(bytes)?),
+            None => Ok(parts.board.serial.push_input(bytes)),
+        }
     }
 
     /// `len` bytes of guest memory.
@@ -250,6 +259,7 @@ impl Machine {
 
     /// Writes guest memory.
     pub fn write_memory(&self, gpa: u64, data: &[u8]) -> Result<(), MachineError> {
+        self.unrecorded("writing memory")?;
         Ok(self.open()?.space.write(Gpa(gpa), data)?)
     }
 
@@ -260,6 +270,9 @@ impl Machine {
         let (ram, offset, there) = inner.space.find(Gpa(gpa)).ok_or_else(|| missing(gpa))?;
         if len > there {
             return Err(missing(gpa.saturating_add(there)).into());
+        }
+        if writable {
+            self.unrecorded("a writable view")?;
         }
         let kind = if writable {
             LeaseKind::WritableView
@@ -449,6 +462,7 @@ impl Machine {
     }
 
     fn still(&self, action: &'static str) -> Result<(), MachineError> {
+        self.unrecorded(action)?;
         match self.open()?.life.state() {
             State::Running => Err(MachineError::State {
                 state: "running",
@@ -471,6 +485,9 @@ impl Inner {
 
     fn close(&self) {
         let parts = self.parts().take();
+        if let Some(parts) = &parts {
+            parts.finish_record();
+        }
         self.life.close();
         if let Some(parts) = &parts {
             parts.vcpus.iter().for_each(|vcpu| vcpu.ask_finish());

@@ -1,13 +1,15 @@
 //! The class `Machine`.
 
-use std::os::fd::AsRawFd;
+use std::{os::fd::AsRawFd, path::PathBuf};
 
 use pyo3::{
     exceptions::{PyTypeError, PyValueError},
     prelude::*,
     types::{PyBytes, PyDict},
 };
-use vmlet_machine::{Config, EngineChoice, Event, ProtocolChoice, RamBacking, State};
+use vmlet_machine::{
+    ClockChoice, Config, EngineChoice, Event, Identity, ProtocolChoice, RamBacking, State,
+};
 
 use crate::{errors, gateway, inspect, registers, view::View};
 
@@ -67,7 +69,7 @@ fn start_thread(name: String, body: Box<dyn FnOnce() + Send>) -> std::io::Result
 #[pymethods]
 impl Machine {
     #[new]
-    #[pyo3(signature = (*, kernel, initramfs, modules, cmdline, memory, cpus, engine, protocol, ram, huge_page, prefault, console_limit, debug_port))]
+    #[pyo3(signature = (*, kernel, initramfs, modules, cmdline, memory, cpus, engine, protocol, ram, huge_page, prefault, console_limit, debug_port, clock))]
     #[expect(
         clippy::too_many_arguments,
         reason = "one argument a setting, all by name"
@@ -87,6 +89,7 @@ impl Machine {
         prefault: bool,
         console_limit: usize,
         debug_port: bool,
+        clock: &str,
     ) -> PyResult<Machine> {
         let engines = [EngineChoice::Auto, EngineChoice::Kvm, EngineChoice::Soft]
             .map(|engine| (engine.name(), engine));
@@ -95,6 +98,10 @@ impl Machine {
             ("linux64", ProtocolChoice::Linux64),
             ("pvh", ProtocolChoice::Pvh),
             ("bzimage", ProtocolChoice::BzImage),
+        ];
+        let clocks = [
+            ("realtime", ClockChoice::Realtime),
+            ("icount", ClockChoice::Icount),
         ];
         let huge = RamBacking::HugeTlb {
             page_size: huge_page,
@@ -112,6 +119,7 @@ impl Machine {
             memory,
             cpus,
             engine: choose("engine", engine, &engines)?,
+            clock: choose("clock", clock, &clocks)?,
             protocol: choose("protocol", protocol, &protocols)?,
             ram: choose("ram", ram, &backings)?,
             prefault,
@@ -172,6 +180,31 @@ impl Machine {
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         gateway::call(py, || self.machine.close())
+    }
+
+    /// Instructions that all vCPUs have retired.
+    fn instructions(&self, py: Python<'_>) -> PyResult<u64> {
+        errors::raise(py, self.machine.instructions())
+    }
+
+    /// Runs for `instructions`; False when `timeout` seconds pass before.
+    #[pyo3(signature = (instructions, timeout))]
+    fn run_for(&self, py: Python<'_>, instructions: u64, timeout: Option<f64>) -> PyResult<bool> {
+        gateway::call(py, || self.machine.begin_run_for(instructions))?;
+        let done = gateway::wait(py, timeout, |slice| {
+            Ok(self.machine.end_run_for(slice)?.then_some(()))
+        })?;
+        Ok(done.is_some())
+    }
+
+    /// Records the inputs of the run to come.
+    fn record(&self, py: Python<'_>, path: PathBuf, identity: Identity) -> PyResult<()> {
+        gateway::call(py, || self.machine.record(&path, &identity))
+    }
+
+    /// Takes the inputs of the run to come from a record.
+    fn replay(&self, py: Python<'_>, path: PathBuf, identity: Identity) -> PyResult<()> {
+        gateway::call(py, || self.machine.replay(&path, &identity))
     }
 
     /// The event that ended the run; None when `timeout` seconds pass before.

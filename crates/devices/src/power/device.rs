@@ -1,11 +1,13 @@
 //! The registers.
 
-use std::{
-    sync::atomic::{AtomicU32, Ordering},
-    time::Instant,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
 };
 
 use vmlet_bus::{AccessContext, Device, Flow, SavedError, SavedState, StopRequest};
+
+use crate::time::{HostTime, TimeSource};
 
 /// Sleep control and sleep status, one byte each.
 #[derive(Debug, Default)]
@@ -45,7 +47,7 @@ impl Device for SleepControl {
 /// The power-management timer: a 32-bit counter at 3.579545 MHz.
 #[derive(Debug)]
 pub struct PmTimer {
-    start: Instant,
+    time: Arc<dyn TimeSource>,
     /// Ticks that a saved timer had more than this one.
     ahead: AtomicU32,
 }
@@ -60,8 +62,16 @@ impl PmTimer {
 
     const FREQUENCY: u128 = 3_579_545;
 
+    /// A timer that counts the time of `time`.
+    pub fn new(time: Arc<dyn TimeSource>) -> PmTimer {
+        PmTimer {
+            time,
+            ahead: AtomicU32::new(0),
+        }
+    }
+
     fn count(&self) -> u32 {
-        let ticks = self.start.elapsed().as_nanos() * Self::FREQUENCY / 1_000_000_000;
+        let ticks = self.time.elapsed().as_nanos() * Self::FREQUENCY / 1_000_000_000;
         let ahead = self.ahead.load(Ordering::Relaxed);
         ((ticks & 0xffff_ffff) as u32).wrapping_add(ahead)
     }
@@ -69,10 +79,7 @@ impl PmTimer {
 
 impl Default for PmTimer {
     fn default() -> Self {
-        PmTimer {
-            start: Instant::now(),
-            ahead: AtomicU32::new(0),
-        }
+        PmTimer::new(Arc::new(HostTime::default()))
     }
 }
 

@@ -1,12 +1,11 @@
 //! Index and data register, and what stands behind them.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use vmlet_bus::{AccessContext, Device, Flow, SavedError, SavedState};
+
+use crate::time::{HostTime, TimeSource};
 
 /// Kind and layout of the saved state.
 const KIND: &str = "real-time clock";
@@ -78,7 +77,7 @@ struct Fields {
 #[derive(Debug)]
 pub struct Rtc {
     state: Mutex<State>,
-    now: fn() -> u64,
+    time: Arc<dyn TimeSource>,
 }
 
 impl Rtc {
@@ -88,6 +87,11 @@ impl Rtc {
     /// A clock that shows the host's time and a machine with `low` bytes of memory below 4 GiB and
     /// `high` above.
     pub fn new(low: u64, high: u64) -> Rtc {
+        Rtc::with_time(low, high, Arc::new(HostTime::default()))
+    }
+
+    /// As [`Rtc::new`], with the time of `time`.
+    pub fn with_time(low: u64, high: u64, time: Arc<dyn TimeSource>) -> Rtc {
         let state = State {
             index: 0,
             status_b: B_24_HOURS,
@@ -95,15 +99,9 @@ impl Rtc {
         };
         Rtc {
             state: Mutex::new(state),
-            now: host_seconds,
+            time,
         }
     }
-}
-
-fn host_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_secs())
 }
 
 /// Memory sizes where firmware and old boot loaders look for them: KiB below 1 MiB (0x15), KiB
@@ -192,7 +190,7 @@ impl Device for Rtc {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         data.fill(0xff);
         if let (1, Some(first)) = (offset, data.first_mut()) {
-            *first = state.read((self.now)());
+            *first = state.read(self.time.civil().as_secs());
         }
         Flow::Continue
     }
@@ -243,19 +241,27 @@ impl Device for Rtc {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::testing::Nobody;
 
     /// 2000-02-29 23:59:58 UTC, a Tuesday.
-    fn leap_day() -> u64 {
-        951_868_798
+    #[derive(Debug)]
+    struct LeapDay;
+
+    impl TimeSource for LeapDay {
+        fn elapsed(&self) -> Duration {
+            Duration::ZERO
+        }
+
+        fn civil(&self) -> Duration {
+            Duration::from_secs(951_868_798)
+        }
     }
 
     fn rtc() -> Rtc {
-        Rtc {
-            now: leap_day,
-            ..Rtc::new(256 << 20, 1 << 30)
-        }
+        Rtc::with_time(256 << 20, 1 << 30, Arc::new(LeapDay))
     }
 
     fn read(rtc: &Rtc, index: u8) -> u8 {

@@ -13,7 +13,7 @@ use vm_superio::{Serial, Trigger, serial::NoEvents};
 use vmlet_bus::{AccessContext, Device, Flow, IrqLine, SavedError, SavedState};
 
 /// Input that may wait for the guest.
-const INPUT_LIMIT: usize = 1 << 20;
+pub const INPUT_LIMIT: usize = 1 << 20;
 
 /// Bytes of the chip's own FIFO.
 const FIFO: usize = 64;
@@ -116,6 +116,11 @@ impl SerialPort {
         state.input.extend(taken);
         state.feed();
         taken.len()
+    }
+
+    /// Bytes of input that wait for the guest.
+    pub fn unread(&self) -> usize {
+        self.lock().input.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -4,4 +4,4 @@
 
 mod device;
 
-pub use device::{SerialOut, SerialPort};
+pub use device::{INPUT_LIMIT, SerialOut, SerialPort};

@@ -6,6 +6,7 @@ mod exits;
 mod interrupts;
 pub(crate) mod layout;
 mod parts;
+mod time;
 
 pub(crate) use dispatch::Dispatch;
 pub use exits::{ExitCount, ExitKind, ExitReport};

@@ -22,6 +22,7 @@ use super::{
         IOAPIC, IRQ_COM1, PORT_COM1, PORT_DEBUG, PORT_KEYBOARD, PORT_PM_TIMER, PORT_PVPANIC,
         PORT_RESET, PORT_RTC, PORT_SLEEP, low_bytes,
     },
+    time::time_of,
 };
 
 /// The assembled board.
@@ -42,14 +43,16 @@ impl Board {
         console: Box<dyn SerialOut>,
         debug: Option<Box<dyn SerialOut>>,
     ) -> Result<Board, SpaceError> {
+        let time = time_of(&vm);
         let sink: Arc<dyn MsiSink> = Arc::new(Interrupts::new(vm));
         let ioapic = Arc::new(IoApic::new(sink, IOAPIC_REQUESTER));
         let line: Arc<dyn IrqLine> = ioapic.pin(usize::from(IRQ_COM1));
         let serial = Arc::new(SerialPort::new(line, console));
         let (ports, mmio) = (IoSpace::new(), IoSpace::new());
         let low = low_bytes(memory);
+        let rtc = Arc::new(Rtc::with_time(low, memory - low, Arc::clone(&time)));
         let placed: [(u64, u64, Arc<dyn Device>); 7] = [
-            (PORT_RTC, Rtc::LEN, Arc::new(Rtc::new(low, memory - low))),
+            (PORT_RTC, Rtc::LEN, rtc),
             (PORT_KEYBOARD, 1, Arc::new(KeyboardController)),
             (
                 PORT_COM1.into(),
@@ -61,7 +64,7 @@ impl Board {
             (
                 PORT_PM_TIMER.into(),
                 PmTimer::LEN,
-                Arc::new(PmTimer::default()),
+                Arc::new(PmTimer::new(time)),
             ),
             (PORT_RESET.into(), 1, Arc::new(ResetControl::default())),
         ];
