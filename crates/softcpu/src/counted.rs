@@ -71,7 +71,8 @@ impl SoftVcpu {
         if self.cpu.signal.take_kick() {
             return Some(Turn::End(RunEnd::Kicked));
         }
-        if self.turns.is_called() || self.meets_fence() {
+        // A run that has ended by itself does not end by a fence.
+        if self.cpu.ending.is_none() && (self.turns.is_called() || self.meets_fence()) {
             return Some(Turn::Cut);
         }
         let looks = self.cpu.look || self.budget <= 0 || self.cpu.signal.event();
