@@ -85,6 +85,7 @@ impl Cpu {
             self.cut = true;
             self.look = true;
         }
+        self.look |= self.signal.event();
     }
 
     /// A read of a device. Without a board all ones.

@@ -23,7 +23,7 @@ pub(crate) struct Fence {
     /// The fence is so near that instructions are counted one by one.
     near: bool,
     /// Instructions left of a block that a fence has cut.
-    rest: usize,
+    rest: u32,
     /// The fence that was reached last: it is met once.
     met: Option<u64>,
     /// The turn was left in its middle.
@@ -48,7 +48,7 @@ impl SoftVcpu {
 
     /// Instructions of this slice so far.
     fn retired(&self) -> u64 {
-        let left = self.budget.saturating_add(self.fence.bias);
+        let left = self.cpu.budget.saturating_add(self.fence.bias);
         (SLICE - left).unsigned_abs()
     }
 
@@ -58,7 +58,7 @@ impl SoftVcpu {
     }
 
     fn unbias(&mut self) {
-        self.budget += std::mem::take(&mut self.fence.bias);
+        self.cpu.budget += std::mem::take(&mut self.fence.bias);
         self.fence.near = false;
     }
 
@@ -75,7 +75,11 @@ impl SoftVcpu {
         if self.cpu.ending.is_none() && (self.turns.is_called() || self.meets_fence()) {
             return Some(Turn::Cut);
         }
-        let looks = self.cpu.look || self.budget <= 0 || self.cpu.signal.event();
+        if self.cpu.signal.take_input() {
+            self.cpu.look = true;
+        }
+        // What the guest brings about itself sets `look` where it does.
+        let looks = self.cpu.look || self.cpu.budget <= 0;
         if self.fence.rest == 0
             && looks
             && let Some(turn) = self.service()
@@ -103,14 +107,17 @@ impl SoftVcpu {
 
     /// Makes the budget end at the fence, or just before.
     fn see_fence(&mut self) {
-        let Some(left) = self.to_fence().filter(|left| *left <= self.budget + NEAR) else {
+        let Some(left) = self
+            .to_fence()
+            .filter(|left| *left <= self.cpu.budget + NEAR)
+        else {
             self.fence.near = self.fence.rest > 0;
             return;
         };
         self.fence.near = left <= NEAR || self.fence.rest > 0;
         let until = if self.fence.near { left } else { left - NEAR };
-        self.fence.bias = (self.budget - until).max(0);
-        self.budget -= self.fence.bias;
+        self.fence.bias = (self.cpu.budget - until).max(0);
+        self.cpu.budget -= self.fence.bias;
     }
 
     pub(crate) fn is_near_fence(&self) -> bool {
@@ -120,10 +127,7 @@ impl SoftVcpu {
     /// Carries out a block, or what is left of one, up to the fence.
     pub(crate) fn fenced_block(&mut self) -> Result<(), Stop> {
         if self.fence.rest == 0 {
-            let cpu = &mut self.cpu;
-            cpu.block_rip = cpu.rip;
-            cpu.op_end = 0;
-            self.fence.rest = self.cache.find(cpu)?.ops.len();
+            self.fence.rest = self.cpu.block_at_rip()?.block().count;
         }
         let mut left = self.to_fence().unwrap_or(NEAR);
         let mut rest = std::mem::take(&mut self.fence.rest);
@@ -155,7 +159,7 @@ impl SoftVcpu {
             cpu.rip = block.rip;
             return Err(stop);
         }
-        self.budget -= 1;
+        self.cpu.budget -= 1;
         Ok(std::mem::take(&mut self.cpu.cut))
     }
 }

@@ -28,6 +28,7 @@ use crate::{
     memory::{Map, Memory},
     msr::Msrs,
     op::HIGH,
+    run::SLICE,
     signal::Signal,
     tlb::Tlb,
 };
@@ -229,7 +230,7 @@ impl Cpu {
             tlb_mode: 0,
             tags: [0; 2],
             epochs: [0; 2],
-            budget: 0,
+            budget: SLICE,
             block: cache.nothing(),
             #[cfg(debug_assertions)]
             at: At::NOWHERE,

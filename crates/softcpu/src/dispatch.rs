@@ -310,7 +310,7 @@ impl Cpu {
     }
 
     /// The block at RIP, decoded if need be.
-    fn block_at_rip(&mut self) -> Result<Link, Stop> {
+    pub(crate) fn block_at_rip(&mut self) -> Result<Link, Stop> {
         let rip = self.rip;
         if let Some(block) = known(self, rip) {
             return Ok(Link::to(block));

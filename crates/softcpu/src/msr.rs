@@ -208,6 +208,7 @@ impl Cpu {
         };
         if index == X2APIC_ICR {
             lapic.command(value as u32, (value >> 32) as u32);
+            self.look = true;
             return true;
         }
         if value >> 32 != 0 {

@@ -65,6 +65,8 @@ pub(crate) struct Signal {
     attention: AtomicBool,
     /// The guest's own part of it: what a counted run must see at the same instruction each time.
     event: AtomicBool,
+    /// Something of it came from outside, at this point of a counted run.
+    input: AtomicBool,
     kick: AtomicBool,
     nmi: AtomicBool,
     bell: Arc<Bell>,
@@ -97,6 +99,15 @@ impl Signal {
     /// Something came that the guest is to see.
     pub(crate) fn event(&self) -> bool {
         self.event.load(Ordering::SeqCst)
+    }
+
+    /// An input has entered: the guest is to see it before its next instruction.
+    pub(crate) fn set_input(&self) {
+        self.input.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn take_input(&self) -> bool {
+        self.input.swap(false, Ordering::SeqCst)
     }
 
     pub(crate) fn kicked(&self) -> bool {

@@ -67,6 +67,12 @@ impl Order {
             .min()
     }
 
+    /// vCPUs with nothing new to see.
+    fn quiet(&self) -> Vec<Arc<Signal>> {
+        let signals = self.places.values().map(|place| &place.signal);
+        signals.filter(|signal| !signal.event()).cloned().collect()
+    }
+
     fn over(&mut self, id: u32, idle: Option<Option<u64>>) {
         self.current = None;
         self.last = Some(id);
@@ -260,9 +266,12 @@ impl Turns {
         }
         let order = &state.order;
         let idle = order.next(self.clock.now()).is_none() && order.deadline().is_none();
+        let quiet = order.quiet();
         state.holder = Some(thread::current().id());
         drop(state);
         let entered = self.enter(self.clock.position(), idle);
+        let woken = quiet.iter().filter(|signal| signal.event());
+        woken.for_each(|signal| signal.set_input());
         let mut state = self.lock();
         state.holder = None;
         let end = match entered {
