@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import random
-import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -13,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import vmlet
-from conftest import initramfs, kernels, limit
+import vmlet.aio
+from conftest import limit
 from guests import guest
 
 pytestmark = [
@@ -66,42 +66,10 @@ def counted(make: Make, code: str, **settings: object) -> vmlet.VM:
     return make(**{"kernel": guest(code), "memory": "4M", "clock": "icount", **settings})
 
 
-def boot(make: Make, cpus: int = 1) -> vmlet.VM:
-    """A Linux that says how much it did and powers off."""
-    script = "cat /proc/interrupts /proc/uptime; date; nproc; poweroff -f"
-    return make(
-        kernel=kernels()["linux-6.1-cloud"],
-        initramfs=initramfs(script),
-        cmdline=f"{vmlet.default_cmdline('soft')} quiet",
-        clock="icount",
-        cpus=cpus,
-    )
-
-
 def ending(vm: vmlet.VM) -> tuple[str, int, str, bytes]:
     """How the run of ``vm`` ended, and everything that tells it from another."""
     event = vm.wait(timeout=limit(120))
     return event.kind, vm.instructions, vm.state_hash(), vm.console.read()
-
-
-@pytest.mark.parametrize("cpus", [1, 2])
-def test_two_boots_of_debian_are_the_same_whatever_the_host_asks(make: Make, cpus: int) -> None:
-    first = boot(make, cpus)
-    first.start()
-    wanted = ending(first)
-    first.close()
-    assert wanted[0] == "poweroff"
-    assert b"Thu Jan  1" in wanted[3]
-    assert f"\n{cpus}\r\n".encode() in wanted[3]
-    second, chance = boot(make, cpus), random.Random(7)
-    for _ in range(20):
-        assert second.run_for(instructions=chance.randrange(1, 3_000_000)) is None
-        second.resume()
-        _ = second.vcpus[-1].regs
-        _ = second.memory[0:4096]
-        second.pause()
-    second.resume()
-    assert ending(second) == wanted
 
 
 def test_a_run_stops_at_exactly_the_instruction(make: Make) -> None:
@@ -184,30 +152,6 @@ def test_a_replay_ends_where_the_record_was_stopped(make: Make, tmp_path: Path) 
         assert (event.kind, event.source) == ("stopped", "record")
         assert (again.instructions, again.state_hash()) == (count, state)
         assert again.console.read() == b"b"
-
-
-def test_a_recorded_boot_of_debian_replays_to_the_same_state(make: Make, tmp_path: Path) -> None:
-    path = tmp_path / "boot.rec"
-    settings = {
-        "kernel": kernels()["linux-6.1-cloud"],
-        "initramfs": initramfs(),
-        "cmdline": f"{vmlet.default_cmdline('soft')} quiet",
-        "clock": "icount",
-    }
-    vm = make(**settings)
-    vm.record(path)
-    vm.start()
-    vm.console.expect("# ", timeout=limit(60))
-    vm.console.write("echo $((6*7)) $RANDOM; date\n")
-    vm.console.expect(re.compile(rb"\n42 \d+\r\n"), timeout=limit(20))
-    vm.console.write("poweroff -f\n")
-    kind, count, state, _ = ending(vm)
-    vm.close()
-    assert kind == "poweroff"
-    again = vmlet.VM.replay(path, **settings)  # type: ignore[arg-type]
-    with again:
-        again.start()
-        assert ending(again)[:3] == (kind, count, state)
 
 
 @pytest.fixture
@@ -351,3 +295,21 @@ def test_typing_from_another_thread_enters_once(make: Make, tmp_path: Path) -> N
     with vmlet.VM.replay(copy, kernel=guest(ECHO), memory="4M") as again:
         again.start()
         assert ending(again)[:3] == (kind, count, state)
+
+
+def test_a_counted_run_is_awaited_recorded_and_replayed(tmp_path: Path) -> None:
+    path, settings = tmp_path / "run.rec", {"kernel": guest("spin"), "memory": "4M"}
+
+    async def first() -> tuple[int, str]:
+        async with vmlet.aio.VM(clock="icount", **settings) as vm:
+            await vm.record(path)
+            assert await vm.run_for(instructions=1234, timeout=limit(10)) is None
+            assert vm.state == "paused"
+            return vm.instructions, await vm.state_hash()
+
+    async def again() -> tuple[int, str]:
+        async with vmlet.aio.VM.replay(path, **settings) as vm:
+            assert (await vm.run(timeout=limit(10))).source == "record"
+            return vm.instructions, await vm.state_hash()
+
+    assert asyncio.run(first()) == asyncio.run(again())

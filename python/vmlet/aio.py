@@ -27,6 +27,7 @@ import builtins
 import re
 import threading
 from collections.abc import AsyncIterator, Callable, Generator
+from os import PathLike
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -227,7 +228,7 @@ class VM:
     """
 
     def __init__(self, **arguments: Any) -> None:
-        self._arguments = arguments
+        self._make: Callable[[], vmlet.VM] = lambda: vmlet.VM(**arguments)
         self._vm: vmlet.VM | None = None
 
     def __await__(self) -> Generator[Any, None, Self]:
@@ -236,7 +237,7 @@ class VM:
     async def _open(self) -> Self:
         if self._vm is not None:
             raise StateError("this VM has been made", remedy="Make another one.")
-        self._vm = await _finish(lambda: vmlet.VM(**self._arguments), undo=vmlet.VM.close)
+        self._vm = await _finish(self._make, undo=vmlet.VM.close)
         self._waits = _Waits(self._vm._machine)
         #: The guest's console.
         self.console = Console(self._vm.console, self._waits)
@@ -327,6 +328,35 @@ class VM:
         """`start`, then `wait`."""
         await self.start()
         return await self.wait(timeout)
+
+    @property
+    def instructions(self) -> int:
+        """As `vmlet.VM.instructions`."""
+        return self.sync.instructions
+
+    async def run_for(self, *, instructions: int, timeout: float | None = None) -> Event | None:
+        """As `vmlet.VM.run_for`."""
+        vm = self.sync
+        await _finish(lambda: vm._begin_run_for(instructions))
+        stands = await self._waits.until(lambda: vm._machine.end_run_for(0) or None, timeout)
+        if not stands:
+            raise vm._still_counts(timeout)
+        return vm._early_end()
+
+    async def record(self, path: str | PathLike[str]) -> None:
+        """As `vmlet.VM.record`."""
+        await _finish(lambda: self.sync.record(path))
+
+    @classmethod
+    def replay(cls, path: str | PathLike[str], **settings: Any) -> Self:
+        """As `vmlet.VM.replay`; the VM is made when it is entered or awaited."""
+        vm = cls(**settings)
+        vm._make = lambda: vmlet.VM.replay(path, **settings)
+        return vm
+
+    async def state_hash(self) -> str:
+        """As `vmlet.VM.state_hash`."""
+        return await _finish(self.sync.state_hash)
 
     async def events(self, timeout: float | None = None) -> AsyncIterator[Event]:
         """Events as they come, until the run has ended; each may take ``timeout`` seconds."""

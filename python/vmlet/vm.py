@@ -234,17 +234,27 @@ class VM:
         ...     vm.instructions, vm.state
         (1000000, 'paused')
         """
+        self._begin_run_for(instructions)
+        if not self._machine.end_run_for(timeout):
+            raise self._still_counts(timeout)
+        return self._early_end()
+
+    def _begin_run_for(self, instructions: int) -> None:
         if isinstance(instructions, bool) or not isinstance(instructions, int) or instructions < 0:
             raise ConfigError(
                 f"instructions cannot be {instructions!r}", remedy="Give a number from 0 on."
             )
-        if not self._machine.run_for(min(instructions, _MOST), timeout):
-            raise TimeoutError(
-                f"{self.name} has not retired {instructions} instructions after {timeout} s",
-                remedy="Give it more time or input; vm.pause() makes it stand still.",
-            )
+        self._machine.begin_run_for(min(instructions, _MOST))
+
+    def _still_counts(self, timeout: float | None) -> TimeoutError:
+        return TimeoutError(
+            f"{self.name} has not retired its instructions after {timeout} s",
+            remedy="Give it more time or input; vm.pause() makes it stand still.",
+        )
+
+    def _early_end(self) -> Event | None:
         found = self._machine.wait(0) if self.state == "ended" else None
-        return None if found is None else Event(*found)
+        return None if found is None else event_of(*found)
 
     def record(self, path: str | PathLike[str]) -> None:
         """Writes every input of the run to come to a file; before `start`, with ``clock="icount"``.

@@ -187,10 +187,14 @@ impl Machine {
         errors::raise(py, self.machine.instructions())
     }
 
-    /// Runs for `instructions`; False when `timeout` seconds pass before.
-    #[pyo3(signature = (instructions, timeout))]
-    fn run_for(&self, py: Python<'_>, instructions: u64, timeout: Option<f64>) -> PyResult<bool> {
-        gateway::call(py, || self.machine.begin_run_for(instructions))?;
+    /// Starts or resumes the guest for `instructions`.
+    fn begin_run_for(&self, py: Python<'_>, instructions: u64) -> PyResult<()> {
+        gateway::call(py, || self.machine.begin_run_for(instructions).map(drop))
+    }
+
+    /// Whether it stands still again; False when `timeout` seconds pass before.
+    #[pyo3(signature = (timeout))]
+    fn end_run_for(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let done = gateway::wait(py, timeout, |slice| {
             Ok(self.machine.end_run_for(slice)?.then_some(()))
         })?;
