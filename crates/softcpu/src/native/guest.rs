@@ -85,7 +85,11 @@ impl Guest {
         };
         memory.set(&slot).unwrap();
         let clock = Arc::new(Clock::new(ClockMode::Instructions));
-        let turns = Arc::new(Turns::new(Arc::clone(&clock), Arc::default()));
+        let turns = Arc::new(Turns::new(
+            Arc::clone(&clock),
+            Arc::default(),
+            Arc::default(),
+        ));
         let shared = Shared {
             memory,
             clock,
