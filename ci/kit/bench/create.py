@@ -8,20 +8,22 @@ thread. `freed`: until the kernel has freed everything, against closing in place
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ..paths import LOGS, TARGET
 from ..process import Words, must
 from ..tools import tool
 from .result import Row
-from .rounds import Plan, Samples, measure
+from .rounds import Plan, Samples, fitting, measure
 from .worker import Worker
 
 _HERE = Path(__file__).resolve().parent
 _SOURCE = _HERE / "floor" / "create.c"
 _FLOOR = TARGET / "bench" / "create-floor"
-# VMs of one party in one round, for each of the two ways to close them.
-_BATCH = 10
+# VMs of one party in one round, for each of the two ways to close them: so many, or as many as a
+# slow host makes in so many seconds.
+_BATCH, _BATCH_SECONDS = 10, 0.5
 _LEAST, _CAP = 20, 120
 _LIMIT = 1.2
 
@@ -46,15 +48,23 @@ def run(told: Callable[[str], None]) -> list[Row]:
     """Measure."""
     subject: Words = [tool("python"), "-B", _HERE / "subject" / "create.py"]
     with Worker(subject) as ours, Worker([_FLOOR]) as floor:
-        _batch(ours), _batch(floor)  # the first VMs of a process pay for what stays
+        size = min(
+            fitting(partial(_batch, worker), _BATCH, _BATCH_SECONDS) for worker in (ours, floor)
+        )
+        told(f"batches of {size} VMs, at least {_LEAST} rounds")
         return measure(
-            PLANS, lambda: _batch(ours), lambda: _batch(floor), least=_LEAST, cap=_CAP, told=told
+            PLANS,
+            lambda: _batch(ours, size),
+            lambda: _batch(floor, size),
+            least=_LEAST,
+            cap=_CAP,
+            told=told,
         )
 
 
-def _batch(worker: Worker) -> Samples:
-    handed = worker.ask(f"handoff {_BATCH}", _BATCH)
-    freed = worker.ask(f"sync {_BATCH}", _BATCH)
+def _batch(worker: Worker, size: int) -> Samples:
+    handed = worker.ask(f"handoff {size}", size)
+    freed = worker.ask(f"sync {size}", size)
     return {
         "create": [create / 1000 for create, _ in (*handed, *freed)],
         "close": [close / 1000 for _, close in handed],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +13,9 @@ Samples = Mapping[str, Sequence[float]]
 """Costs by row."""
 Batch = Callable[[], Samples]
 """Measures one party once."""
+
+
+_NEWS_SECONDS = 10  # between two lines on how far it is
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ def measure(
     """Run at least `least` rounds, and more up to `cap` while a row's control is off."""
     costs = {plan.row: _Costs() for plan in plans}
     done = 0
+    news = time.monotonic() + _NEWS_SECONDS
     while True:
         _round(costs, subject, reference, done)
         done += 1
@@ -53,6 +58,18 @@ def measure(
             return rows
         if undecided and done % least == 0:
             told(f"{done} rounds, at most {cap}: undecided: {', '.join(undecided)}")
+        elif time.monotonic() >= news:
+            told(f"{done} rounds of {least if done < least else cap}")
+            news = time.monotonic() + _NEWS_SECONDS
+
+
+def fitting(batch: Callable[[int], object], most: int, seconds: float) -> int:
+    """How many of something, at most `most`, a batch may hold to take about `seconds`."""
+    batch(1)  # the first one pays for what stays
+    begin = time.monotonic()
+    batch(1)
+    took = time.monotonic() - begin
+    return max(1, min(most, int(seconds / took))) if took > 0 else most
 
 
 def _round(costs: dict[str, _Costs], subject: Batch, reference: Batch, number: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from kit.bench.result import Result, Row, to_json, to_table
-from kit.bench.rounds import Plan, measure
+from kit.bench.rounds import Plan, fitting, measure
 from kit.bench.statistics import Verdict, is_off, low, percentile, ratio, verdict
 
 PLAN = Plan("create", "us", "bare ioctls", 1.2)
@@ -73,6 +73,32 @@ def test_a_noisy_row_runs_more_rounds_up_to_the_cap_and_stays_undecided() -> Non
     )
     assert (row.verdict, row.rounds) == (Verdict.UNDECIDED, 2)
     assert told == ["1 rounds, at most 2: undecided: create"]
+
+
+def test_a_slow_host_gets_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("kit.bench.rounds.time.monotonic", lambda: now[0])
+
+    def takes(seconds: float) -> int:
+        def batch(count: int) -> None:
+            now[0] += count * seconds
+
+        return fitting(batch, 10, 0.5)
+
+    assert [takes(seconds) for seconds in (0, 0.001, 0.1, 0.3, 4)] == [10, 10, 5, 1, 1]
+
+
+def test_a_long_run_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("kit.bench.rounds.time.monotonic", lambda: now[0])
+    told: list[str] = []
+
+    def batch() -> Mapping[str, list[float]]:
+        now[0] += 3
+        return {"create": [10.0]}
+
+    measure([PLAN], batch, batch, least=4, cap=9, told=told.append)
+    assert told == ["2 rounds of 4"]
 
 
 def result() -> Result:
