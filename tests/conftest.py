@@ -225,6 +225,6 @@ def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., vmlet.VM]]:
         vm.close()
 
 
-def default_engine() -> str:
+def default_engine() -> Literal["kvm", "soft"]:
     """The engine of a test that names none: what users get, without the words about it."""
     return "kvm" if _missing("kvm-linux") is None else "soft"

@@ -445,6 +445,8 @@ def test_cache_that_cannot_be_written_is_a_host_error(monkeypatch: pytest.Monkey
         {"package": "a b"},
         {"package": "6.1", "max_unpacked": 0},
         {"package": "6.1", "mirror": "file:/x"},
+        {"package": "6.1", "keyring": "/x"},
+        {"package": "6.1", "components": ["contrib"]},
         {"package": "6.1", "mirror": "file:/x y", "suite": "s"},
         {"package": "6.1", "mirror": "file:/x", "suite": "[trusted=yes]"},
         {"package": "6.1", "mirror": "file:/x", "suite": "s", "keyring": "/nowhere"},

@@ -62,7 +62,9 @@ def raw(descriptor: int) -> Iterator[None]:
     before = termios.tcgetattr(descriptor)
 
     def again(_number: int, _frame: FrameType | None) -> None:
-        tty.setraw(descriptor, termios.TCSANOW)
+        # It comes with SIGHUP too, when the terminal has gone.
+        with contextlib.suppress(termios.error):
+            tty.setraw(descriptor, termios.TCSANOW)
 
     previous = signal.signal(signal.SIGCONT, again)
     try:
@@ -70,7 +72,9 @@ def raw(descriptor: int) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGCONT, previous)
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        # One that hung up cannot be put back, and must not hide why we are here.
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
 @contextlib.contextmanager

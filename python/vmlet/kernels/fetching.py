@@ -45,8 +45,15 @@ def fetch(
     """
     if max_unpacked <= 0:
         raise ConfigError(f"max_unpacked is {max_unpacked}, it must be positive")
-    if mirror is not None and suite is None:
-        raise ConfigError("mirror= needs suite=", remedy="Name the suite, such as the codename.")
+    elsewhere = {
+        "mirror": mirror is not None,
+        "keyring": keyring is not None,
+        "components": tuple(components) != ("main",),
+    }
+    if suite is None and any(elsewhere.values()):
+        # The host's own sources have theirs: what is asked for here would have no effect.
+        given = next(name for name, used in elsewhere.items() if used)
+        raise ConfigError(f"{given}= needs suite=", remedy="Name the suite, such as the codename.")
     if not package or package.startswith("-") or not package.isprintable() or " " in package:
         raise ConfigError(f"{package!r} is not a package's name")
     tell = progress or _silent
