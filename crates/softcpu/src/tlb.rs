@@ -28,6 +28,7 @@ pub(crate) const USER: usize = 4;
 pub(crate) const ALIGNED: usize = 8 | USER;
 pub(crate) const READ: usize = 0;
 pub(crate) const WRITE: usize = 1;
+const WRITE_USER: usize = WRITE + USER;
 /// Entries of this set lead to guest-physical addresses.
 pub(crate) const FETCH: usize = 2;
 /// Past this many filled entries of one kind everything is dropped.
@@ -179,7 +180,7 @@ impl Tlb {
 
     fn writing(&mut self) -> impl Iterator<Item = &mut Entry> {
         let sets = self.entries.chunks_exact_mut(ENTRIES).enumerate();
-        sets.filter(|(set, _)| set & (USER - 1) == WRITE)
+        sets.filter(|(set, _)| matches!(*set, WRITE | WRITE_USER))
             .flat_map(|(_, entries)| entries)
     }
 }

@@ -94,7 +94,10 @@ fn a_handler_or_a_stack_that_is_not_canonical() {
 
 /// A guest whose handlers of `vectors` start with a fresh stack, at `handler`.
 fn with_own_stack(place: &Place, vectors: &[u64], handler: u64) -> Guest {
-    let guest = Guest::new(place);
+    prepared(Guest::new(place), vectors, handler)
+}
+
+fn prepared(guest: Guest, vectors: &[u64], handler: u64) -> Guest {
     guest.write(TSS + 0x24, &STACK1.to_le_bytes());
     for vector in vectors {
         set_gate(&guest.memory, *vector, handler, 0);
@@ -110,6 +113,39 @@ fn a_handler_that_faults_as_it_starts_can_be_kicked() {
         guest.write(HANDLER, guest!("ud2"));
         guest.load(guest!("ud2"));
         assert_eq!(guest.run_briefly(), RunEnd::Kicked);
+    });
+}
+
+/// The handler's gate leaves interrupts on, and the guest does nothing but fault.
+fn timer_among_faults(place: &Place) {
+    let guest = Guest::with_irqchip(place);
+    let mut guest = prepared(guest, &[6], HANDLER);
+    guest.write(IDT + 6 * 16 + 5, &[0x8f]);
+    guest.write(HANDLER, guest!("ud2"));
+    guest.load(guest!(
+        "mov ebx, 0xfee00000",
+        "mov dword ptr [rbx + 0xf0], 0x1ff",
+        "mov dword ptr [rbx + 0x320], 0x40",
+        "mov dword ptr [rbx + 0x3e0], 0xb",
+        "mov dword ptr [rbx + 0x380], 100000",
+        "sti",
+        "ud2"
+    ));
+    if place.interpreted {
+        // Such a KVM takes no interrupt between one fault and the next.
+        assert_eq!(guest.run_briefly(), RunEnd::Kicked);
+    } else {
+        assert_eq!(guest.exception().vector, 0x40);
+    }
+}
+
+#[test]
+fn a_timer_interrupts_a_loop_of_faults() {
+    each(|place| {
+        timer_among_faults(place);
+        if place.is_soft() {
+            timer_among_faults(&place.counting());
+        }
     });
 }
 

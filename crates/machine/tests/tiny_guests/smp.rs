@@ -136,6 +136,43 @@ fn init_stops_a_processor_that_runs() {
     });
 }
 
+/// Code that one processor rewrites while another runs it in a loop.
+#[test]
+fn code_rewritten_by_another_processor_is_seen() {
+    each(|place| {
+        let mut pair = pair(place);
+        let memory = &pair.first.memory;
+        let load = |at, code| memory.load(Gpa(at), code).unwrap();
+        // At 0x1100:0001 is the operand; the answer comes when the loop has begun.
+        load(
+            0x7000,
+            guest!(
+                ".code16",
+                "mov ax, 0x1100",
+                "mov ds, ax",
+                "3: inc byte ptr [1]",
+                "mov al, [1]",
+                "2: cmp al, [0x1100]",
+                "jne 2b",
+                "jmp 3b"
+            ),
+        );
+        load(
+            0x1_1000,
+            guest!(
+                "2: mov eax, 0",
+                "mov [0x12100], al",
+                "cmp al, 200",
+                "jne 2b",
+                "mov [r15], eax"
+            ),
+        );
+        pair.first
+            .load(start_second!("mov eax, 0x11000", "jmp rax"));
+        assert_eq!(pair.first.finish().rax, 200);
+    });
+}
+
 /// The second processor starts in 64-bit mode here, so that it can serve interrupts.
 #[test]
 fn an_interrupt_from_one_processor_reaches_the_other() {

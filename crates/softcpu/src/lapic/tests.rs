@@ -121,3 +121,35 @@ fn a_timer_saved_in_its_last_moment_goes_on_elsewhere() {
         assert_eq!(other.deadline(), Some(CRYSTAL_NS), "{late}");
     }
 }
+
+/// Whatever a guest writes to the page, at whatever time: no arithmetic overflows.
+#[test]
+fn random_writes_at_random_times() {
+    let lapic = lapic();
+    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    for _ in 0..20_000 {
+        let (at, value, now) = (
+            random() as usize % PAGE,
+            random(),
+            random() >> (random() % 64),
+        );
+        lapic.write(at, value as u32 >> (value % 32), now);
+        lapic.set_deadline((value % 3 == 0).then_some(value));
+        lapic.read(at, now);
+        lapic.expire(random() >> (random() % 64));
+        if value % 16 == 0 {
+            let mut page = lapic.save(now);
+            page[at] ^= value as u8;
+            lapic.restore(&page, now);
+        }
+        if let Some(vector) = lapic.next() {
+            lapic.take(vector);
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::{
 };
 
 use vmlet_kvm::{KernelMode, Kvm};
-use vmlet_softcpu::Soft;
+use vmlet_softcpu::{ClockMode, Soft};
 use vmlet_vcpu::Hypervisor;
 
 use super::{
@@ -33,6 +33,15 @@ impl Place {
     /// The engine without hardware, whose every answer is known.
     pub(crate) fn is_soft(&self) -> bool {
         self.engine.name() == "soft"
+    }
+
+    /// The software engine with a clock that counts instructions.
+    pub(crate) fn counting(&self) -> Place {
+        let clock = ClockMode::Instructions;
+        Place {
+            engine: Arc::new(Soft { clock }),
+            ..self.clone()
+        }
     }
 
     /// What the table of differences says of this test here.
