@@ -192,19 +192,22 @@ impl Host {
             entry(ptr::from_mut(&mut *self.exchange));
             (*self.context).exit = 0;
         }
+        let out = ptr::from_ref(&*self.exchange);
         // SAFETY: the stubs wrote these behind the compiler's back.
-        let out = unsafe { ptr::from_ref(&*self.exchange).read_volatile() };
-        after.gpr = out.gpr_out;
-        after.flags = out.flags_out;
-        if self.floats {
-            after.fx.0 = out.fx_out;
-        }
+        let way = unsafe {
+            after.gpr = (&raw const (*out).gpr_out).read_volatile();
+            after.flags = (&raw const (*out).flags_out).read_volatile();
+            if self.floats {
+                after.fx.0 = (&raw const (*out).fx_out).read_volatile();
+            }
+            (&raw const (*out).way).read_volatile()
+        };
         let done = |rip| End {
             vector: BREAKPOINT,
             rip: rip + 1,
             ..End::default()
         };
-        match out.way {
+        match way {
             1 => done(self.fall),
             2 => done(self.target),
             // SAFETY: as above; the handler has returned.
