@@ -312,4 +312,6 @@ impl Decoder<'_> {
 }
 
 #[cfg(test)]
+mod iced;
+#[cfg(test)]
 mod tests;

@@ -123,7 +123,7 @@ impl Decoder<'_> {
             (4, _) => self.finish(system::smsw, size),
             (6, _) => self.end_with(system::lmsw, 1),
             (7, true) => self.end_with(system::invlpg, size),
-            (7, false) if self.modrm == 0xf8 => self.set(system::swapgs),
+            (7, false) if self.modrm == 0xf8 && self.long() => self.set(system::swapgs),
             _ => self.undefined(),
         }
         Ok(())
@@ -206,6 +206,11 @@ impl Decoder<'_> {
     fn group_15(&mut self) -> Result<(), Short> {
         self.read_modrm()?;
         let (size, mem) = (self.operand(), self.mem());
+        if self.rep != 0 || self.operand16 {
+            // Of later instruction sets.
+            self.undefined();
+            return Ok(());
+        }
         match (self.extension(), mem) {
             (0, true) => self.finish(state::fxsave, size),
             (1, true) => self.finish(state::fxrstor, size),
@@ -294,7 +299,8 @@ impl Decoder<'_> {
 
     /// MMX, SSE and SSE2.
     fn vectors(&mut self, opcode: u8) -> Result<(), Short> {
-        if opcode == 0x77 {
+        let plain = self.rep == 0 && !self.operand16;
+        if opcode == 0x77 && plain {
             self.set(state::emms);
             return Ok(());
         }

@@ -132,6 +132,13 @@ pub(crate) fn refused() -> Vec<Template> {
     list.push(Template::group(&[0x0f, 0x01], 7).operand(Operand::Memory));
     list.push(Template::group(&[0x0f, 0x00], 2));
     list.push(Template::group(&[0x0f, 0x00], 3));
+    for extension in [0, 2, 3] {
+        list.push(Template {
+            prefix: Some(0x66),
+            operand: Operand::Memory,
+            ..Template::group(&[0x0f, 0xae], extension).sizes(Sizes::Fixed(2))
+        });
+    }
     list.push(Template::group(&[0x8e], 1));
     list.push(Template::group(&[0x8e], 6));
     list
