@@ -433,6 +433,6 @@ fn programs_decode_as_iced_decodes_them() {
         }
         println!("{name}: {} instructions", tally.compared - before);
     }
-    assert!(tally.compared > 100_000);
+    assert!(tally.compared > 3 * code_limit());
     tally.end("programs");
 }
