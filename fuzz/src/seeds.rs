@@ -2,6 +2,9 @@
 
 use std::{env, fs, path::Path};
 
+use vmlet_machine::journal::format::{self, Input};
+use vmlet_vcpu::{MsiMessage, Position};
+
 use crate::images;
 
 /// Writes a target's seeds into the directory that `VMLET_FUZZ_SEEDS` names, if it does: `ci/fuzz`
@@ -27,6 +30,7 @@ fn of(target: &str) -> Vec<Vec<u8>> {
         "host_findings" => vec![host()],
         "guest_walk" => walks(),
         "nested_walk" => nested_walks(),
+        "record" => vec![record()],
         _ => Vec::new(),
     }
 }
@@ -40,6 +44,29 @@ fn with_options(images: &[Vec<u8>], skip: usize) -> Vec<Vec<u8>> {
         .flat_map(|image| options.iter().map(move |option| (option, image)));
     all.map(|(option, image)| [option, &image[skip..]].concat())
         .collect()
+}
+
+/// A short record of a run.
+fn record() -> Vec<u8> {
+    let identity = vec![("kernel".to_owned(), "sha256 0".to_owned())];
+    let mut bytes = format::header(&identity);
+    let message = MsiMessage {
+        address: 0xfee0_0000,
+        data: 0x31,
+    };
+    let inputs = [
+        Input::Typed(b"ls".to_vec()),
+        Input::Message(message),
+        Input::End,
+    ];
+    for (instructions, input) in (1..).zip(&inputs) {
+        let at = Position {
+            instructions,
+            nanoseconds: instructions,
+        };
+        bytes.extend(format::record(at, input));
+    }
+    bytes
 }
 
 fn payloads() -> Vec<Vec<u8>> {

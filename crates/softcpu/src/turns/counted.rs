@@ -395,4 +395,77 @@ mod tests {
         waiting.signal.wake();
         assert!(waiting.is_due(0));
     }
+
+    #[derive(Debug, Default)]
+    struct Seen(Mutex<Vec<(u64, MsiMessage)>>);
+
+    impl Inputs for Seen {
+        fn next(&self) -> Option<u64> {
+            Some(77)
+        }
+
+        fn enter(&self, at: Position, all: &[MsiMessage], _: bool) -> Result<Entered, String> {
+            let all = all.iter().map(|message| (at.instructions, *message));
+            self.0.lock().unwrap().extend(all);
+            Ok(Entered::GoOn)
+        }
+    }
+
+    fn turns(mode: crate::ClockMode) -> Turns {
+        let clock = Arc::new(crate::clock::Clock::new(mode));
+        Turns::new(clock, Arc::default(), Arc::default())
+    }
+
+    const MESSAGE: MsiMessage = MsiMessage {
+        address: 0xfee0_0000,
+        data: 0x41,
+    };
+
+    #[test]
+    fn an_interrupt_from_another_thread_enters_between_two_instructions() {
+        let (turns, seen) = (
+            turns(crate::ClockMode::Instructions),
+            Arc::new(Seen::default()),
+        );
+        turns.set_inputs(Arc::clone(&seen) as Arc<dyn Inputs>);
+        assert!(turns.defer(MESSAGE));
+        assert!(turns.is_called());
+        turns.clock.retired(5);
+        assert_eq!(
+            turns.enter(turns.clock.position(), false),
+            Ok(Entered::GoOn)
+        );
+        assert_eq!(*seen.0.lock().unwrap(), [(5, MESSAGE)]);
+        assert_eq!(turns.fence(), Some(77));
+    }
+
+    #[test]
+    fn under_the_hosts_clock_interrupts_are_delivered_at_once() {
+        assert!(!turns(crate::ClockMode::Realtime).defer(MESSAGE));
+    }
+
+    #[test]
+    fn interrupts_that_nobody_takes_are_bounded() {
+        let turns = turns(crate::ClockMode::Instructions);
+        for _ in 0..MESSAGES + 9 {
+            turns.defer(MESSAGE);
+        }
+        assert_eq!(turns.calls.take_messages().len(), MESSAGES);
+    }
+
+    #[test]
+    fn a_run_stops_at_its_instruction() {
+        let turns = turns(crate::ClockMode::Instructions);
+        turns.stop_at(Some(10));
+        turns.clock.retired(9);
+        assert_eq!(
+            turns.enter(turns.clock.position(), false),
+            Ok(Entered::GoOn)
+        );
+        turns.clock.left(1);
+        assert_eq!(
+            turns.enter(turns.clock.position(), false),
+            Ok(Entered::Stop)
+        );
+    }
 }
