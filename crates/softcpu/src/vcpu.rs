@@ -241,6 +241,7 @@ impl Vcpu for SoftVcpu {
     }
 
     fn set_mp_state(&mut self, state: MpState) -> Result<(), EngineError> {
+        self.turns.was_set(self.cpu.id);
         self.cpu.look = true;
         self.cpu.halted = state == MpState::Halted;
         self.mp = if self.cpu.halted {

@@ -133,6 +133,13 @@ impl Turns {
         self.lock().order.places.insert(id, place);
     }
 
+    /// The state of a vCPU was set from outside: it may have something to do again.
+    pub(crate) fn was_set(&self, id: u32) {
+        if let Some(place) = self.lock().order.places.get_mut(&id) {
+            place.waits = false;
+        }
+    }
+
     /// Whether guest code is to be left for something that is not the guest's.
     pub(crate) fn is_called(&self) -> bool {
         self.calls.called.load(Ordering::SeqCst)
