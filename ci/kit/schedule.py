@@ -38,7 +38,8 @@ class Step:
     """A part of the run.
 
     `after` names steps whose success it needs; of the steps that share a name in `holds`, one
-    runs at a time. A step that `counts` tests and counts none has found something wrong.
+    runs at a time. A step that `counts` tests and counts none has found something wrong. A `full`
+    one takes long, and runs only where it is asked for.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Step:
     after: tuple[str, ...] = ()
     holds: tuple[str, ...] = ()
     counts: bool = False
+    full: bool = False
 
 
 @dataclass

@@ -42,11 +42,20 @@ def _tests(log: Path, report: Report) -> None:
 
 
 def _tiny_guests_in_lab(log: Path, report: Report) -> None:
-    lab: Words = [REPOSITORY / "ci" / "lab", "amd", "--"]
-    command: Words = [*lab, "sh", "-c", _WITH_GIBIBYTE_PAGE, tiny_guests(), "--show-output"]
-    status = run(command, log, timeout=900)
+    options: Words = ["amd", "--timeout", "900"]
+    _tiny_guests(log, report, "lab amd", options, ["sh", "-c", _WITH_GIBIBYTE_PAGE])
+
+
+def _tiny_guests_on(model: str, log: Path, report: Report) -> None:
+    options: Words = ["intel", "--cpu", model, "--timeout", "1500"]
+    _tiny_guests(log, report, "lab intel", options, [])
+
+
+def _tiny_guests(log: Path, report: Report, where: str, options: Words, shell: Words) -> None:
+    lab: Words = [REPOSITORY / "ci" / "lab", *options, "--"]
+    status = run([*lab, *shell, tiny_guests(), "--show-output"], log, timeout=1800)
     for tally in outcome.of_cargo(log.read_text(errors="replace")).values():
-        report.count({"tiny guests": tally}, "lab amd")
+        report.count({"tiny guests": tally}, where)
     if status:
         raise StepFailed(f"the tiny guests ended with status {status}")
 
@@ -85,6 +94,17 @@ RUST = (
         after=("rust tests",),
         holds=("lab",),
         counts=True,
+    ),
+    *(
+        Step(
+            f"tiny guests on {model}",
+            partial(_tiny_guests_on, model),
+            after=("rust tests", "kernels"),
+            holds=("lab",),
+            counts=True,
+            full=True,
+        )
+        for model in ("corei7_haswell_4770", "core2_penryn_t9600")
     ),
     Step("fuzz build", _fuzz_build),
     *(

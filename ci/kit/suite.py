@@ -16,7 +16,7 @@ from .steps_static import STATIC
 from .steps_wheel import WHEEL
 from .tools import ensure
 
-PLACES = ("host", "lab amd")
+PLACES = ("host", "lab amd", "lab intel")
 
 
 def steps() -> list[Step]:
@@ -35,17 +35,20 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="ci/test", description=__doc__)
     parser.add_argument("--list", action="store_true", help="name the steps and run none")
     parser.add_argument("--only", nargs="+", metavar="STEP", help="run these and what they need")
+    parser.add_argument("--full", action="store_true", help="run the steps that take long too")
     parser.add_argument("--lanes", type=int, default=os.cpu_count() or 1, metavar="N")
     options = parser.parse_args(arguments)
     chosen = steps()
     if options.list:
-        print("\n".join(step.name for step in chosen))
+        print("\n".join(f"{step.name}{' (--full)' if step.full else ''}" for step in chosen))
         return 0
     if options.only:
         unknown = sorted(set(options.only) - {step.name for step in chosen})
         if unknown:
             parser.error(f"no step {', '.join(unknown)}; see --list")
         chosen = with_needs(chosen, options.only)
+    elif not options.full:
+        chosen = [step for step in chosen if not step.full]
     LOGS.mkdir(parents=True, exist_ok=True)
     ensure()
     begin = time.monotonic()

@@ -7,25 +7,13 @@
 # wrote with all quoting done; `settings`, shell assignments; `status`, written
 # here.  Lines on the console are for people, nothing parses them but the host's
 # wait for "LAB-WAITING".
-/bin/busybox mkdir -p /sbin /usr/bin /usr/sbin
-/bin/busybox --install -s
-export PATH=/bin:/sbin:/usr/bin:/usr/sbin
+. /start.sh
 
 finish() { # finish STATUS: tell the host through the debug-exit port that the end was reached
     # Bit 6 tells this value from the emulator's own failures; see machine.py.
     printf "\\x$(printf %x $((64 | ($1 & 63))))" | dd of=/dev/port bs=1 seek=244 conv=notrunc 2>/dev/null
     poweroff -f
 }
-
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t devtmpfs devtmpfs /dev
-for module in /modules/*.ko; do
-    insmod "$module" || echo "lab: insmod $module failed"
-done
-ip link set lo up
-ulimit -n 65536
-echo 1 >/proc/sys/vm/overcommit_memory
 
 count() { ls /sys/bus/pci/devices | wc -l; }
 expected=$(count)
@@ -36,27 +24,10 @@ while [ "$(cat $go)" != 1 ]; do usleep 10000; done
 share() { mount -t 9p -o "trans=virtio,version=9p2000.L,msize=512000,cache=loose,$3" "$1" "$2" || echo "lab: no share $1"; }
 mkdir -p /run
 share run /run rw
-. /run/settings
-date -u -s "@$LAB_TIME" >/dev/null
+take_settings
 
 share host /host ro
-mount --bind /host /root
-mount -t proc proc /root/proc
-mount -t sysfs sysfs /root/sys
-mount -t debugfs debugfs /root/sys/kernel/debug
-mount -t devtmpfs devtmpfs /root/dev
-mkdir -p /root/dev/pts /root/dev/shm
-mount -t devpts -o ptmxmode=666 devpts /root/dev/pts
-for folder in dev/shm run tmp; do mount -t tmpfs -o mode=1777 tmpfs "/root/$folder"; done
-for link in fd: stdin:/0 stdout:/1 stderr:/2; do
-    ln -snf "/proc/self/fd${link#*:}" "/root/dev/${link%%:*}"
-done
-# What the host keeps below a folder that is covered by now is shown again.
-printf '%s\n' "$LAB_VISIBLE" | while IFS= read -r folder; do
-    [ -n "$folder" ] || continue
-    mkdir -p "/root$folder"
-    mount --bind "/host$folder" "/root$folder"
-done
+open_root
 [ -d "/root$LAB_OUT" ] || mkdir -p "/root$LAB_OUT"
 share out "/root$LAB_OUT" rw
 

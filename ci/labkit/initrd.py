@@ -10,7 +10,7 @@ from .modules import load_order, read_stripped
 from .paths import LABKIT, cache_dir, locked
 
 _BUSYBOX = Path("/bin/busybox")
-_INIT = LABKIT / "init.sh"
+_INIT, _START = LABKIT / "init.sh", LABKIT / "start.sh"
 
 
 def build(modules_dir: Path, modules: tuple[str, ...]) -> Path:
@@ -30,7 +30,7 @@ def build(modules_dir: Path, modules: tuple[str, ...]) -> Path:
 
 def _key(modules_dir: Path, modules: tuple[str, ...]) -> str:
     digest = hashlib.sha256(f"{modules_dir} {modules}".encode())
-    for path in (_INIT, LABKIT / "initrd.py", LABKIT / "cpio.py"):
+    for path in (_INIT, _START, LABKIT / "initrd.py", LABKIT / "cpio.py"):
         digest.update(path.read_bytes())
     for path in (_BUSYBOX, modules_dir / "modules.dep"):
         stat = path.stat()
@@ -45,6 +45,7 @@ def _pack(modules_dir: Path, modules: tuple[str, ...]) -> bytes:
     archive.character_device("dev/console", 5, 1)
     archive.file("bin/busybox", _BUSYBOX.read_bytes(), 0o755)
     archive.file("init", _INIT.read_bytes(), 0o755)
+    archive.file("start.sh", _START.read_bytes())
     dependencies = (modules_dir / "modules.dep").read_text()
     builtin = (modules_dir / "modules.builtin").read_text()
     order = load_order(dependencies, modules, builtin)

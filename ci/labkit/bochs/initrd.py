@@ -12,7 +12,7 @@ from . import programs
 
 _BUSYBOX = Path("/bin/busybox")
 _HERE = Path(__file__).resolve().parent
-_INIT = _HERE / "init.sh"
+_INIT, _START = _HERE / "init.sh", LABKIT / "start.sh"
 # Symbols and the places for tracing calls are most of a module, and L1 reads them all.
 _STRIP = ("--strip-unneeded", "-R", ".BTF", "-R", "__mcount_loc")
 
@@ -42,7 +42,7 @@ def of_run(command: str, settings: str) -> bytes:
 
 def _key(modules_dir: Path, modules: tuple[str, ...], relay: Path) -> str:
     digest = hashlib.sha256(f"{modules_dir} {modules} {relay.name} {_STRIP}".encode())
-    for path in (_INIT, _HERE / "initrd.py", LABKIT / "cpio.py"):
+    for path in (_INIT, _START, _HERE / "initrd.py", LABKIT / "cpio.py"):
         digest.update(path.read_bytes())
     for path in (_BUSYBOX, modules_dir / "modules.dep"):
         stat = path.stat()
@@ -58,6 +58,7 @@ def _pack(modules_dir: Path, modules: tuple[str, ...], relay: Path) -> bytes:
     archive.file("bin/busybox", _BUSYBOX.read_bytes(), 0o755)
     archive.file("bin/relay", relay.read_bytes(), 0o755)
     archive.file("init", _INIT.read_bytes(), 0o755)
+    archive.file("start.sh", _START.read_bytes())
     dependencies = (modules_dir / "modules.dep").read_text()
     builtin = (modules_dir / "modules.builtin").read_text()
     for number, file in enumerate(load_order(dependencies, modules, builtin)):
