@@ -68,7 +68,7 @@ def _installed(now: str, *, quick: bool) -> Path | None:
         return None
     then, mode, name = _STAMP.read_text().splitlines()
     wheel = Path(name)
-    right_mode = mode == "full" or (quick and mode == "quick")
+    right_mode = mode == "sdist" or (quick and mode == "quick")
     return wheel if then == now and right_mode and wheel.exists() else None
 
 
@@ -88,7 +88,7 @@ def _build_and_install(now: str, *, quick: bool) -> Path:
     ]
     install: Words = [*pip, "--force-reinstall", "--no-deps", "--no-index", wheel]
     must(install, "installing the wheel", LOGS / "wheel-install.log")
-    _STAMP.write_text(f"{now}\n{'quick' if quick else 'full'}\n{wheel}\n")
+    _STAMP.write_text(f"{now}\n{'quick' if quick else 'sdist'}\n{wheel}\n")
     progress(f"build: {wheel.name}, {time.monotonic() - start:.0f} s")
     return wheel
 
