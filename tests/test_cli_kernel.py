@@ -18,6 +18,8 @@ from conftest import lacks, limit
 from vmlet.cli import doctor
 from vmlet.host import Finding
 
+pytestmark = pytest.mark.skipif("VMLET_LAB" in os.environ, reason="programs start slowly there")
+
 
 def cli(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """What ``vmlet`` does with these words."""
@@ -130,7 +132,6 @@ def archive() -> None:
         lacks("network", f"{name} cannot be reached: {error}")
 
 
-@pytest.mark.skipif("VMLET_LAB" in os.environ, reason="the lab has no network")
 def test_a_kernel_is_refused_where_too_large_else_fetched_listed_and_found_again(
     cache: Path,
 ) -> None:
