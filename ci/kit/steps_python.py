@@ -11,6 +11,8 @@ from .schedule import Report, Step, StepFailed
 from .tools import tool
 
 _LAB = ("lab",)
+#: Fetching packages and the command line: they start many programs, which is slow in the lab.
+_SAME_EVERYWHERE = ("test_kernels", "test_cli_kernel", "test_cli_run")
 #: Two steps run at once: a test that waits for something gets that much more time.
 _HOST_FACTOR = "3"
 
@@ -50,8 +52,8 @@ def _python_in_lab(log: Path, report: Report) -> None:
     out = TARGET / "lab-out"
     out.mkdir(exist_ok=True)
     lab: Words = [REPOSITORY / "ci" / "lab", place.LAB, "--timeout", "2400", "--out", out]
-    # Fetching packages is the same everywhere, and starts many programs, which is slow in there.
-    lab = [*lab, "--", "python", "-B", "-m", "pytest", "tests", "--ignore", "tests/test_kernels.py"]
+    lab = [*lab, "--", "python", "-B", "-m", "pytest", "tests"]
+    lab += [f"--ignore=tests/{name}.py" for name in _SAME_EVERYWHERE]
     _pytest(log, report, f"lab {place.LAB}", lab, out / "python.xml")
 
 
