@@ -206,6 +206,39 @@ pub(crate) fn store<T: Int>(host: u64, value: T) {
     unsafe { at.write_volatile(Packed(value)) }
 }
 
+/// Copies `bytes` bytes of one page to another upwards, with the effect of a copy byte by byte where
+/// they overlap.
+pub(crate) fn copy_up(from: u64, to: u64, bytes: u64) {
+    let mut at = 0;
+    if to.wrapping_sub(from) >= 8 {
+        while at + 8 <= bytes {
+            store(to + at, load::<u64>(from + at));
+            at += 8;
+        }
+    }
+    while at < bytes {
+        store(to + at, load::<u8>(from + at));
+        at += 1;
+    }
+}
+
+/// Fills `bytes` bytes of one page with the bytes of `pattern` over and over.
+pub(crate) fn fill_up(to: u64, pattern: u64, bytes: u64) {
+    let mut at = 0;
+    while at + 8 <= bytes {
+        store(to + at, pattern);
+        at += 8;
+    }
+    for byte in pattern
+        .to_le_bytes()
+        .into_iter()
+        .take((bytes - at) as usize)
+    {
+        store(to + at, byte);
+        at += 1;
+    }
+}
+
 /// Replaces `old` by `new` if it is still there: page-table entries, and locked instructions
 /// towards other threads of the process. Unaligned operands are compared without atomicity.
 pub(crate) fn exchange<T: Int>(host: u64, old: T, new: T) -> bool {
@@ -268,6 +301,24 @@ mod tests {
         assert!(tlb.find(READ, 0x5000, 1).is_some());
         tlb.flush();
         assert!(tlb.find(READ, 0x5000, 1).is_none());
+    }
+
+    #[test]
+    fn copies_and_fills_are_those_of_single_bytes() {
+        for (from, to, bytes) in [(0, 1, 40), (3, 0, 37), (0, 8, 33), (0, 7, 20), (5, 50, 13)] {
+            let mut memory: Vec<u8> = (0..128).collect();
+            let mut expected = memory.clone();
+            for at in 0..bytes {
+                expected[to + at] = expected[from + at];
+            }
+            let host = memory.as_mut_ptr().expose_provenance() as u64;
+            copy_up(host + from as u64, host + to as u64, bytes as u64);
+            assert_eq!(memory, expected, "{from} {to} {bytes}");
+        }
+        let mut memory = [9u8; 16];
+        let host = memory.as_mut_ptr().expose_provenance() as u64;
+        fill_up(host + 1, 0x0202_0101_0202_0101, 12);
+        assert_eq!(memory, [9, 1, 1, 2, 2, 1, 1, 2, 2, 1, 1, 2, 2, 9, 9, 9]);
     }
 
     #[test]

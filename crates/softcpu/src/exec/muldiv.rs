@@ -90,8 +90,18 @@ fn put_quotient(cpu: &mut Cpu, size: u8, quotient: u64, rest: u64) {
 /// `div`. The flags are undefined; they stay.
 pub(crate) fn div(cpu: &mut Cpu, op: &Op) -> Exec {
     let size = op.size();
-    let by = u128::from(cpu.get_rm(op, size)?);
+    let by = cpu.get_rm(op, size)?;
     let value = dividend(cpu, size);
+    // Narrow divisions are most, and far quicker on the host.
+    if let (Ok(value), true) = (u64::try_from(value), by != 0) {
+        let quotient = value / by;
+        if quotient > mask(size) {
+            return cpu.raise(DE);
+        }
+        put_quotient(cpu, size, quotient, value % by);
+        return Ok(());
+    }
+    let by = u128::from(by);
     if by == 0 || value / by > u128::from(mask(size)) {
         return cpu.raise(DE);
     }

@@ -11,6 +11,7 @@ use crate::{
     flags,
     int::{Int, mask},
     op::{Op, REPNE},
+    tlb::{self, READ, WRITE},
 };
 
 /// Iterations at a time.
@@ -44,19 +45,37 @@ fn target(cpu: &mut Cpu, op: &Op, write: bool) -> Result<u64, Stop> {
 
 /// Repeats `step` as the prefix says; it gives whether to go on.
 fn repeated(cpu: &mut Cpu, op: &Op, step: impl Fn(&mut Cpu) -> Result<bool, Stop>) -> Exec {
+    repeated_in_bulk(cpu, op, |_, _| 0, step)
+}
+
+/// The same where `bulk` carries out as many iterations at once as are easy, at most those it is
+/// given; it gives how many.
+fn repeated_in_bulk(
+    cpu: &mut Cpu,
+    op: &Op,
+    bulk: impl Fn(&mut Cpu, u64) -> u64,
+    step: impl Fn(&mut Cpu) -> Result<bool, Stop>,
+) -> Exec {
     if op.rep() == 0 {
         step(cpu)?;
         return Ok(());
     }
     let size = address_size(op);
-    for _ in 0..PORTION {
+    let mut portion = PORTION;
+    while portion > 0 {
         let left = cpu.get_sized(RCX, size);
         if left == 0 {
             return Ok(());
         }
-        let on = step(cpu)?;
-        cpu.put_sized(RCX, size, left - 1);
-        if !on || left == 1 {
+        let mut done = bulk(cpu, left.min(portion));
+        let mut on = true;
+        if done == 0 {
+            on = step(cpu)?;
+            done = 1;
+        }
+        portion -= done;
+        cpu.put_sized(RCX, size, left - done);
+        if !on || left == done {
             return Ok(());
         }
         if cpu.cut {
@@ -65,6 +84,59 @@ fn repeated(cpu: &mut Cpu, op: &Op, step: impl Fn(&mut Cpu) -> Result<bool, Stop
     }
     cpu.rip = cpu.next_rip().wrapping_sub(op.len().into());
     Ok(())
+}
+
+/// Upwards in 64-bit addresses.
+fn is_easy(cpu: &Cpu, op: &Op) -> bool {
+    address_size(op) == 3 && cpu.rflags & flags::DF == 0
+}
+
+/// Whole operands from `at` to the end of its page.
+fn room<T: Int>(at: u64) -> u64 {
+    (0x1000 - (at & 0xfff)) / T::BYTES
+}
+
+fn skip<T: Int>(cpu: &mut Cpu, reg: u8, count: u64) {
+    let new = cpu.reg(reg).wrapping_add(count * T::BYTES);
+    cpu.set_reg(reg, new);
+}
+
+/// Copies what lies in one page on either side, if both are in the TLB.
+fn move_many<T: Int>(cpu: &mut Cpu, op: &Op, most: u64) -> u64 {
+    let mut copy = || {
+        let (from, to) = (source(cpu, op).ok()?, target(cpu, op, true).ok()?);
+        let count = most.min(room::<T>(from)).min(room::<T>(to));
+        let bytes = count * T::BYTES;
+        if !is_easy(cpu, op) || count == 0 {
+            return None;
+        }
+        let from = cpu.tlb.find(READ + cpu.tlb_mode, from, bytes)?;
+        let to = cpu.tlb.find(WRITE + cpu.tlb_mode, to, bytes)?;
+        tlb::copy_up(from, to, bytes);
+        skip::<T>(cpu, RSI, count);
+        skip::<T>(cpu, RDI, count);
+        Some(count)
+    };
+    copy().unwrap_or(0)
+}
+
+/// Fills what lies in one page, if it is in the TLB.
+fn store_many<T: Int>(cpu: &mut Cpu, op: &Op, most: u64) -> u64 {
+    let mut fill = || {
+        let to = target(cpu, op, true).ok()?;
+        let count = most.min(room::<T>(to));
+        if !is_easy(cpu, op) || count == 0 {
+            return None;
+        }
+        let bytes = count * T::BYTES;
+        let to = cpu.tlb.find(WRITE + cpu.tlb_mode, to, bytes)?;
+        // The operand over and over in eight bytes.
+        let pattern = cpu.get::<T>(RAX).u().wrapping_mul(u64::MAX / T::MASK);
+        tlb::fill_up(to, pattern, bytes);
+        skip::<T>(cpu, RDI, count);
+        Some(count)
+    };
+    fill().unwrap_or(0)
 }
 
 fn compare(cpu: &mut Cpu, size: u8, a: u64, b: u64) {
@@ -91,13 +163,18 @@ fn move_one<T: Int>(cpu: &mut Cpu, op: &Op) -> Result<bool, Stop> {
     Ok(true)
 }
 
+fn move_all<T: Int>(cpu: &mut Cpu, op: &Op) -> Exec {
+    let bulk = |cpu: &mut Cpu, most| move_many::<T>(cpu, op, most);
+    repeated_in_bulk(cpu, op, bulk, |cpu| move_one::<T>(cpu, op))
+}
+
 /// `movs`.
 pub(crate) fn movs(cpu: &mut Cpu, op: &Op) -> Exec {
     match op.size() {
-        0 => repeated(cpu, op, |cpu| move_one::<u8>(cpu, op)),
-        1 => repeated(cpu, op, |cpu| move_one::<u16>(cpu, op)),
-        2 => repeated(cpu, op, |cpu| move_one::<u32>(cpu, op)),
-        _ => repeated(cpu, op, |cpu| move_one::<u64>(cpu, op)),
+        0 => move_all::<u8>(cpu, op),
+        1 => move_all::<u16>(cpu, op),
+        2 => move_all::<u32>(cpu, op),
+        _ => move_all::<u64>(cpu, op),
     }
 }
 
@@ -109,13 +186,18 @@ fn store_one<T: Int>(cpu: &mut Cpu, op: &Op) -> Result<bool, Stop> {
     Ok(true)
 }
 
+fn store_all<T: Int>(cpu: &mut Cpu, op: &Op) -> Exec {
+    let bulk = |cpu: &mut Cpu, most| store_many::<T>(cpu, op, most);
+    repeated_in_bulk(cpu, op, bulk, |cpu| store_one::<T>(cpu, op))
+}
+
 /// `stos`.
 pub(crate) fn stos(cpu: &mut Cpu, op: &Op) -> Exec {
     match op.size() {
-        0 => repeated(cpu, op, |cpu| store_one::<u8>(cpu, op)),
-        1 => repeated(cpu, op, |cpu| store_one::<u16>(cpu, op)),
-        2 => repeated(cpu, op, |cpu| store_one::<u32>(cpu, op)),
-        _ => repeated(cpu, op, |cpu| store_one::<u64>(cpu, op)),
+        0 => store_all::<u8>(cpu, op),
+        1 => store_all::<u16>(cpu, op),
+        2 => store_all::<u32>(cpu, op),
+        _ => store_all::<u64>(cpu, op),
     }
 }
 
