@@ -7,4 +7,6 @@
 * `worker.py`: a process that measures on demand and times itself.
 * `create.py`: making and ending VMs; its two sides are `subject/create.py`, through the public API,
   and `floor/create.c`, bare ioctls.
+* `boot_soft.py`, `mips.py`: the software CPU against QEMU's translator and the host's processor, on
+  what `guests.py` makes; their sides are `subject/linux.py`, `tcg.py` and `native.py`.
 """

@@ -8,11 +8,11 @@ import subprocess
 from .. import build, place
 from ..paths import LOGS, REPOSITORY
 from ..process import Words, progress
-from . import create
+from . import boot_soft, create, mips
 from .host import describe
 from .result import Result, to_json, to_table
 
-BENCHES = {"create": create}
+BENCHES = {"boot-soft": boot_soft, "create": create, "mips": mips}
 
 
 def main(arguments: list[str]) -> int:
@@ -26,8 +26,8 @@ def main(arguments: list[str]) -> int:
         LOGS.mkdir(parents=True, exist_ok=True)
         build.ensure()
         bench.prepare()
-        host = place.probe()
-        if not host.usable:
+        host = place.probe() if bench.NEEDS_KVM else None
+        if host is not None and not host.usable:
             progress(f"bench: in ci/lab {place.LAB}, as this host's KVM is no use: {host.detail}")
             lab: Words = [
                 REPOSITORY / "ci" / "lab",

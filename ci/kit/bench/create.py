@@ -28,6 +28,7 @@ _LEAST, _CAP = 20, 120
 _LIMIT = 1.2
 
 ENGINE = "kvm"
+NEEDS_KVM = True
 PLANS = (
     Plan("create", "us", "bare ioctls with the same slot and descriptors", _LIMIT),
     Plan("close", "us", "descriptors given to a thread", _LIMIT),

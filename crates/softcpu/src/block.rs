@@ -27,6 +27,7 @@ use crate::{
     event::rip_mask,
     memory::{HAS_CODE, Marks},
     op::Op,
+    quick::{self, Setter},
     tlb,
 };
 
@@ -371,7 +372,7 @@ pub(crate) fn translate(cpu: &mut Cpu, linear: u64, gpa: u64, limit: usize) -> R
     let mut bytes = fetch(cpu, gpa, limit * LONGEST).unwrap_or_default();
     let (rip, width) = (cpu.rip, cpu.width);
     let mut ops = Vec::new();
-    let (mut at, mut branches) = (0, false);
+    let (mut at, mut branches, mut setter) = (0, false, None);
     while ops.len() < limit {
         let rest = bytes.get(at..).unwrap_or_default();
         let window = rest.get(..LONGEST).unwrap_or(rest);
@@ -382,6 +383,8 @@ pub(crate) fn translate(cpu: &mut Cpu, linear: u64, gpa: u64, limit: usize) -> R
                 op.end = at as u16;
                 ops.push(op);
                 branches = decoded.ends;
+                fuse(&mut ops, setter, decoded.condition);
+                setter = decoded.setter;
                 if decoded.ends || at >= bytes.len() {
                     break;
                 }
@@ -400,6 +403,15 @@ pub(crate) fn translate(cpu: &mut Cpu, linear: u64, gpa: u64, limit: usize) -> R
         second: None,
     };
     Ok(assemble(cpu, parts))
+}
+
+/// Gives the instruction before the last, if it is of `setter`, the step of both.
+fn fuse(ops: &mut [Op], setter: Option<Setter>, condition: Option<u8>) {
+    if let (Some(setter), Some(code), [.., before, _]) = (setter, condition, ops)
+        && let Some(step) = quick::fused(setter, before, code)
+    {
+        before.step = step;
+    }
 }
 
 /// Instructions and what they were decoded from.

@@ -10,8 +10,9 @@ use crate::{
     cpu::Width,
     dispatch::{Step, plain},
     event::canonical,
-    exec::system,
+    exec::{alu::Form, system},
     op::{Handler, NO_REG, Op, kind},
+    quick::{self, Setter},
 };
 
 /// Bytes of the longest instruction.
@@ -23,6 +24,10 @@ pub(crate) struct Decoded {
     pub(crate) op: Op,
     /// The instruction ends its block.
     pub(crate) ends: bool,
+    /// It sets the flags and may be done together with a conditional jump behind it.
+    pub(crate) setter: Option<Setter>,
+    /// It is a conditional jump with a step of its own: the condition.
+    pub(crate) condition: Option<u8>,
 }
 
 /// Why decoding gave nothing.
@@ -55,6 +60,8 @@ pub(crate) struct Decoder<'a> {
     relative: bool,
     /// The instruction's own step.
     quick: Option<Step>,
+    setter: Option<Setter>,
+    condition: Option<u8>,
 }
 
 /// No instruction yet.
@@ -93,11 +100,15 @@ pub(crate) fn decode(bytes: &[u8], rip: u64, width: Width) -> Result<Decoded, Sh
         ends: false,
         relative: false,
         quick: None,
+        setter: None,
+        condition: None,
     };
     decoder.run()?;
     Ok(Decoded {
         op: decoder.op,
         ends: decoder.ends,
+        setter: decoder.setter,
+        condition: decoder.condition,
     })
 }
 
@@ -118,6 +129,7 @@ impl Decoder<'_> {
         }
         if self.lock && !self.lockable() {
             self.set(system::ud);
+            self.setter = None;
         }
         self.op.step = self.quick.take().unwrap_or(plain);
         self.op.shape = self.op.shape & 0x30 | self.at as u8 | self.rep << 6;
@@ -276,6 +288,18 @@ impl Decoder<'_> {
     /// Gives the instruction a step of its own, after its handler.
     fn quick(&mut self, step: Option<Step>) {
         self.quick = step;
+    }
+
+    /// The same for an operation of [`quick::binary`].
+    fn quick_binary(&mut self, number: u8, form: Form, size: u8) {
+        self.quick = quick::binary(number, form, size, &self.op);
+        self.setter = self.quick.map(|_| Setter { number, form, size });
+    }
+
+    /// The same for `jcc`.
+    fn quick_jump(&mut self, code: u8) {
+        self.quick_branch(Some(quick::jcc(code)));
+        self.condition = self.quick.map(|_| code);
     }
 
     /// The same for a branch in 64-bit code.

@@ -44,7 +44,7 @@ impl Decoder<'_> {
                 let size = self.branch_operand();
                 self.target(1, size)?;
                 self.end_with(jump_if(opcode), size);
-                self.quick_branch(Some(quick::jcc(opcode)));
+                self.quick_jump(opcode);
                 Ok(())
             }
             0x80..=0x8f => self.row_8(opcode),
@@ -74,7 +74,7 @@ impl Decoder<'_> {
         }
         let mem = self.mem();
         self.finish(alu::handler(number, form, size, mem), size);
-        self.quick(quick::binary(number, form, size, &self.op));
+        self.quick_binary(number, form, size);
         Ok(())
     }
 
@@ -208,13 +208,13 @@ impl Decoder<'_> {
                 }
                 let (number, mem) = (self.extension(), self.mem());
                 self.finish(alu::handler(number, Form::RmImm, size, mem), size);
-                self.quick(quick::binary(number, Form::RmImm, size, &self.op));
+                self.quick_binary(number, Form::RmImm, size);
             }
             0x84 | 0x85 => {
                 self.read_modrm_sized(size)?;
                 let mem = self.mem();
                 self.finish(alu::handler(8, Form::RmReg, size, mem), size);
-                self.quick(quick::binary(8, Form::RmReg, size, &self.op));
+                self.quick_binary(8, Form::RmReg, size);
             }
             0x86 | 0x87 => {
                 self.read_modrm_sized(size)?;
@@ -339,7 +339,7 @@ impl Decoder<'_> {
             0xa8 | 0xa9 => {
                 self.immediate(size)?;
                 self.finish(alu::handler(8, Form::RmImm, size, false), size);
-                self.quick(quick::binary(8, Form::RmImm, size, &self.op));
+                self.quick_binary(8, Form::RmImm, size);
             }
             0xaa | 0xab => self.string(string::stos, size),
             0xac | 0xad => self.string(string::lods, size),
@@ -555,8 +555,11 @@ impl Decoder<'_> {
             _ => muldiv::idiv,
         };
         self.finish(f, size);
+        if self.extension() < 2 {
+            self.quick_binary(8, Form::RmImm, size);
+            return Ok(());
+        }
         self.quick(match self.extension() {
-            0 | 1 => quick::binary(8, Form::RmImm, size, &self.op),
             2 => quick::unary(Unary::Not, size, &self.op),
             3 => quick::unary(Unary::Neg, size, &self.op),
             4 => quick::multiply(Multiply::Wide, size, &self.op),

@@ -49,7 +49,7 @@ impl Decoder<'_> {
                 let size = self.branch_operand();
                 self.target(if size == 1 { 2 } else { 4 }, size)?;
                 self.end_with(super::one::jump_if(opcode), size);
-                self.quick_branch(Some(quick::jcc(opcode)));
+                self.quick_jump(opcode);
                 Ok(())
             }
             0x90..=0x9f => {

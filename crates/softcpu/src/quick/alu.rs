@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// `D` is read and, unless it is a comparison, written; `S` is read.
-struct Binary<A, S, T, D>(PhantomData<(A, S, T, D)>);
+pub(super) struct Binary<A, S, T, D>(PhantomData<(A, S, T, D)>);
 
 impl<A: Alu, S: Source, T: Int, D: Place> Quick for Binary<A, S, T, D> {
     #[inline(always)]
@@ -33,7 +33,7 @@ impl<A: Alu, S: Source, T: Int, D: Place> Quick for Binary<A, S, T, D> {
 }
 
 /// ModRM.reg is read and written, `S` is read.
-struct Reversed<A, T, S>(PhantomData<(A, T, S)>);
+pub(super) struct Reversed<A, T, S>(PhantomData<(A, T, S)>);
 
 impl<A: Alu, T: Int, S: Source> Quick for Reversed<A, T, S> {
     #[inline(always)]

@@ -8,7 +8,8 @@ use crate::{
     quick::moves::by_condition,
 };
 
-fn conditional<const CODE: u8>(cpu: &mut Cpu, at: At) -> Leave {
+#[inline(always)]
+pub(super) fn conditional<const CODE: u8>(cpu: &mut Cpu, at: At) -> Leave {
     if cpu.lazy.condition(CODE) {
         follow::<true>(cpu, at.op().imm)
     } else {

@@ -7,6 +7,7 @@
 
 mod alu;
 mod branch;
+mod fused;
 mod moves;
 mod operand;
 mod shift;
@@ -14,6 +15,7 @@ mod stack;
 
 pub(crate) use alu::{binary, unary};
 pub(crate) use branch::{call, call_rm, jcc, jmp, jmp_rm, ret};
+pub(crate) use fused::{Setter, fused};
 pub(crate) use moves::{extension, immediate, lea, load, move_if, nop, set_if, store, widen};
 pub(crate) use shift::{Multiply, multiply, shift};
 pub(crate) use stack::{leave, pop, push, push_imm};

@@ -1,0 +1,67 @@
+"""What the benchmarks of the software CPU boot: kernels of Debian, one program as init."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from labkit import packages
+
+from .. import place
+from ..paths import LOGS, TARGET
+from ..process import Words, must
+from ..tools import tool
+
+_SUBJECT = Path(__file__).resolve().parent / "subject"
+_SOURCE = _SUBJECT / "kernels.rs"
+PROGRAM = TARGET / "bench" / "kernels"
+_INITRD = TARGET / "bench" / "kernels.cpio"
+# The same instructions everywhere: one static program, no vectors.
+_FLAGS = ("-O", "-C", "panic=abort", "-C", "strip=symbols", "-C", "target-feature=+crt-static")
+_SCALAR = ("-C", "no-vectorize-loops", "-C", "no-vectorize-slp")
+
+RELEASES = ("6.1", "6.12")
+# All messages on the console from the first on; what spares an interpreter seconds.
+CMDLINE = (
+    "console=ttyS0 earlyprintk=serial,ttyS0,115200 panic=-1 reboot=t i8042.noaux i8042.nokbd "
+    "tsc=reliable cryptomgr.notests=1 mitigations=off no_timer_check"
+)
+QEMU = (
+    *("-accel", "tcg", "-machine", "pc", "-smp", "1", "-m", "256"),
+    *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
+)
+
+
+def prepare() -> None:
+    """Have QEMU and the kernels, compile and pack the program."""
+    packages.ensure_tools()
+    place.kernels()
+    PROGRAM.parent.mkdir(parents=True, exist_ok=True)
+    rustc: Words = ["rustc", "--edition", "2024", *_FLAGS, *_SCALAR, "-o", PROGRAM, _SOURCE]
+    must(rustc, "compiling the kernels", LOGS / "bench-kernels.log")
+    pack: Words = [tool("python"), "-B", _SUBJECT / "initramfs.py", _INITRD, PROGRAM]
+    must(pack, "packing the initramfs", LOGS / "bench-initramfs.log")
+
+
+def _images() -> list[str | Path]:
+    known = place.kernels()
+    return [_INITRD, CMDLINE, *(known[f"linux-{release}-cloud"] for release in RELEASES)]
+
+
+def subject() -> Words:
+    """The command of the side with vmlet."""
+    return [tool("python"), "-B", _SUBJECT / "linux.py", *_images()]
+
+
+def tcg() -> Words:
+    """The command of the side with QEMU."""
+    return [tool("python"), "-B", _SUBJECT / "tcg.py", *_images(), "--", *QEMU]
+
+
+def native() -> Words:
+    """The command of the side with the host itself."""
+    return [tool("python"), "-B", _SUBJECT / "native.py", PROGRAM]
+
+
+def qemu() -> str:
+    """What QEMU is and how it is called."""
+    return f"{packages.qemu_version()}: {packages.QEMU} {' '.join(QEMU)} -append '{CMDLINE}'"
