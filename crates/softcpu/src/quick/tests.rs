@@ -9,6 +9,7 @@ use crate::{
     clock::{Clock, ClockMode},
     cpu::{Cpu, Shared, Stop, Width},
     cpuid,
+    decode::decode,
     dispatch::{Leave, Link, plain, start},
     flags::ARITHMETIC,
     memory::Memory,
@@ -63,11 +64,11 @@ impl Bench {
         self.cpu.budget = 1000;
     }
 
-    /// Runs the instruction at [`CODE`], by its handler if so wished.
-    fn run(&mut self, by_handler: bool) -> Leave {
-        let mut block = translate(&mut self.cpu, CODE, CODE, 1).unwrap();
+    /// Runs `count` instructions at [`CODE`], by their handlers if so wished.
+    fn run(&mut self, count: usize, by_handler: bool) -> Leave {
+        let mut block = translate(&mut self.cpu, CODE, CODE, count).unwrap();
         if by_handler {
-            block.ops[0].step = plain;
+            block.ops[..count].iter_mut().for_each(|op| op.step = plain);
         }
         let leave = start(&mut self.cpu, Link::to(&block));
         self.cpu.block = self.cpu.cache.nothing();
@@ -193,11 +194,11 @@ fn operands(random: &mut Random) -> [u64; 16] {
     })
 }
 
-#[test]
-fn quick_steps_equal_their_handlers() {
-    let mut random = Random::from_environment("quick");
+/// Both ways over `cases` random cases of `count` instructions; how many ended in their block.
+fn compare(name: &str, count: usize, encode: impl Fn(&mut Random) -> Vec<u8>) -> usize {
+    let mut random = Random::from_environment(name);
     let (mut quick, mut slow) = (Bench::new(), Bench::new());
-    let mut own = 0;
+    let mut ended = 0;
     for _ in 0..CASES {
         let code = encode(&mut random);
         let (registers, flags) = (operands(&mut random), random.next() & ARITHMETIC);
@@ -208,18 +209,59 @@ fn quick_steps_equal_their_handlers() {
             }
             bench.cpu.lazy.load(flags);
         }
-        let leaves = (quick.run(false), slow.run(true));
-        assert_eq!(
-            quick.state(),
-            slow.state(),
-            "{code:02x?} {leaves:?} {registers:x?}"
-        );
+        let leaves = (quick.run(count, false), slow.run(count, true));
+        let about = format!("{code:02x?} {leaves:?} {registers:x?}");
+        assert_eq!(quick.state(), slow.state(), "{about}");
         let failed = |leave| matches!(leave, Leave::Fault | Leave::Lacking);
-        assert_eq!(failed(leaves.0), failed(leaves.1), "{code:02x?} {leaves:?}");
-        own += usize::from(leaves.0 == Leave::Fallen);
+        assert_eq!(failed(leaves.0), failed(leaves.1), "{about}");
+        ended += usize::from(matches!(leaves.0, Leave::Fallen | Leave::Taken));
     }
     assert!(quick.ram.0 == slow.ram.0, "memory differs");
-    assert!(own > CASES / 4, "{own} cases ran to their end");
+    ended
+}
+
+#[test]
+fn quick_steps_equal_their_handlers() {
+    let ended = compare("quick", 1, encode);
+    assert!(ended > CASES / 4, "{ended} cases ran to their end");
+}
+
+#[test]
+fn fused_steps_equal_their_handlers() {
+    const OPCODES: [(u8, usize); 16] = [
+        (0x01, 0),
+        (0x21, 0),
+        (0x29, 0),
+        (0x38, 0),
+        (0x39, 0),
+        (0x3a, 0),
+        (0x3b, 0),
+        (0x80, 1),
+        (0x81, 4),
+        (0x83, 1),
+        (0x84, 0),
+        (0x85, 0),
+        (0x3c, 1),
+        (0x3d, 4),
+        (0xa8, 1),
+        (0xa9, 4),
+    ];
+    let encode = |random: &mut Random| {
+        let (opcode, immediate) = OPCODES[random.below(16) as usize];
+        let mut code = vec![0x40 | random.below(16) as u8, opcode];
+        if !matches!(opcode, 0x3c | 0x3d | 0xa8 | 0xa9) {
+            code.push(random.next() as u8);
+        }
+        let small = random.next() & 0x0000_7f7f_0000_1f7f;
+        code.extend(small.to_le_bytes());
+        code.extend((0..immediate).map(|_| random.next() as u8));
+        let decoded = decode(&code, CODE, Width::Bits64).unwrap();
+        code.truncate(decoded.op.len().into());
+        code.extend([0x70 | random.below(16) as u8, 0x10, 0x90]);
+        code
+    };
+    let ended = compare("fused", 2, encode);
+    assert!(ended > CASES / 4, "{ended} cases ran to their end");
 }
 
 #[test]
