@@ -371,7 +371,7 @@ pub(crate) fn translate(cpu: &mut Cpu, linear: u64, gpa: u64, limit: usize) -> R
     };
     let mut bytes = fetch(cpu, gpa, limit * LONGEST).unwrap_or_default();
     let (rip, width) = (cpu.rip, cpu.width);
-    let mut ops = Vec::new();
+    let (mut ops, mut flows) = (Vec::new(), Vec::new());
     let (mut at, mut branches, mut setter) = (0, false, None);
     while ops.len() < limit {
         let rest = bytes.get(at..).unwrap_or_default();
@@ -385,6 +385,7 @@ pub(crate) fn translate(cpu: &mut Cpu, linear: u64, gpa: u64, limit: usize) -> R
                 branches = decoded.ends;
                 fuse(&mut ops, setter, decoded.condition);
                 setter = decoded.setter;
+                flows.push(decoded.flow);
                 if decoded.ends || at >= bytes.len() {
                     break;
                 }
@@ -394,6 +395,7 @@ pub(crate) fn translate(cpu: &mut Cpu, linear: u64, gpa: u64, limit: usize) -> R
             Err(Short::More) => return translate_crossing(cpu, linear, first, bytes, width),
         }
     }
+    quick::silence(&mut ops, &flows);
     bytes.truncate(at);
     let parts = Parts {
         ops,

@@ -17,7 +17,7 @@
 #![expect(unsafe_code, reason = "follows pointers from operation to operation")]
 
 use std::{
-    ptr::{self, NonNull},
+    ptr::NonNull,
     sync::{
         Weak,
         atomic::{AtomicPtr, Ordering},
@@ -62,7 +62,8 @@ pub(crate) struct At(*const Op);
 unsafe impl Send for At {}
 
 impl At {
-    pub(crate) const NOWHERE: At = At(ptr::null());
+    #[cfg(debug_assertions)]
+    pub(crate) const NOWHERE: At = At(std::ptr::null());
 
     #[inline(always)]
     pub(crate) fn op<'a>(self) -> &'a Op {

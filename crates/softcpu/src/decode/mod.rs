@@ -12,7 +12,7 @@ use crate::{
     event::canonical,
     exec::{alu::Form, system},
     op::{Handler, NO_REG, Op, kind},
-    quick::{self, Setter},
+    quick::{self, Flow, Setter},
 };
 
 /// Bytes of the longest instruction.
@@ -28,6 +28,8 @@ pub(crate) struct Decoded {
     pub(crate) setter: Option<Setter>,
     /// It is a conditional jump with a step of its own: the condition.
     pub(crate) condition: Option<u8>,
+    /// What it does to the flags.
+    pub(crate) flow: Flow,
 }
 
 /// Why decoding gave nothing.
@@ -62,6 +64,7 @@ pub(crate) struct Decoder<'a> {
     quick: Option<Step>,
     setter: Option<Setter>,
     condition: Option<u8>,
+    flow: Flow,
 }
 
 /// No instruction yet.
@@ -102,6 +105,7 @@ pub(crate) fn decode(bytes: &[u8], rip: u64, width: Width) -> Result<Decoded, Sh
         quick: None,
         setter: None,
         condition: None,
+        flow: Flow::Other,
     };
     decoder.run()?;
     Ok(Decoded {
@@ -109,6 +113,7 @@ pub(crate) fn decode(bytes: &[u8], rip: u64, width: Width) -> Result<Decoded, Sh
         ends: decoder.ends,
         setter: decoder.setter,
         condition: decoder.condition,
+        flow: decoder.flow,
     })
 }
 
@@ -129,7 +134,7 @@ impl Decoder<'_> {
         }
         if self.lock && !self.lockable() {
             self.set(system::ud);
-            self.setter = None;
+            (self.setter, self.flow) = (None, Flow::Other);
         }
         self.op.step = self.quick.take().unwrap_or(plain);
         self.op.shape = self.op.shape & 0x30 | self.at as u8 | self.rep << 6;
@@ -290,10 +295,28 @@ impl Decoder<'_> {
         self.quick = step;
     }
 
+    /// The same for an instruction that neither reads nor sets flags.
+    fn quick_neutral(&mut self, step: Option<Step>) {
+        self.quick = step;
+        if step.is_some() && !self.mem() {
+            self.flow = Flow::Neutral;
+        }
+    }
+
+    /// The same for `lea`, which has an address and reads no memory.
+    fn quick_lea(&mut self, size: u8) {
+        self.quick = quick::lea(size, &self.op);
+        if self.quick.is_some() {
+            self.flow = Flow::Neutral;
+        }
+    }
+
     /// The same for an operation of [`quick::binary`].
     fn quick_binary(&mut self, number: u8, form: Form, size: u8) {
         self.quick = quick::binary(number, form, size, &self.op);
-        self.setter = self.quick.map(|_| Setter { number, form, size });
+        let setter = Setter { number, form, size };
+        self.setter = self.quick.map(|_| setter);
+        self.flow = quick::binary_flow(setter, &self.op);
     }
 
     /// The same for `jcc`.

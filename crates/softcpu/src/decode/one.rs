@@ -138,7 +138,7 @@ impl Decoder<'_> {
                     moves::extension(true, 2, size, mem)
                 };
                 self.finish(f, size);
-                self.quick(if size == 1 {
+                self.quick_neutral(if size == 1 {
                     quick::load(1, &self.op)
                 } else {
                     quick::extension(true, 2, size, &self.op)
@@ -167,6 +167,7 @@ impl Decoder<'_> {
                 }
                 self.finish(muldiv::imul3, size);
                 self.quick(quick::multiply(Multiply::RmImm, size, &self.op));
+                self.flow = quick::multiply_flow(Multiply::RmImm, size, &self.op);
             }
             0x6c..=0x6f => {
                 let size = if opcode & 1 == 0 { 0 } else { size.min(2) };
@@ -224,13 +225,13 @@ impl Decoder<'_> {
                 self.read_modrm_sized(size)?;
                 let mem = self.mem();
                 self.finish(moves::store(size, mem), size);
-                self.quick(quick::store(size, &self.op));
+                self.quick_neutral(quick::store(size, &self.op));
             }
             0x8a | 0x8b => {
                 self.read_modrm_sized(size)?;
                 let mem = self.mem();
                 self.finish(moves::load(size, mem), size);
-                self.quick(quick::load(size, &self.op));
+                self.quick_neutral(quick::load(size, &self.op));
             }
             0x8c | 0x8e => self.move_segment(opcode)?,
             0x8d => {
@@ -244,7 +245,7 @@ impl Decoder<'_> {
                     self.finish(moves::lea, size);
                 }
                 if self.mem() {
-                    self.quick(quick::lea(size, &self.op));
+                    self.quick_lea(size);
                 }
             }
             _ => {
@@ -283,7 +284,7 @@ impl Decoder<'_> {
                     self.end_with(moves::pause, size);
                 } else {
                     self.set(moves::nop);
-                    self.quick(Some(quick::nop()));
+                    self.quick_neutral(Some(quick::nop()));
                 }
             }
             0x90..=0x97 => {
@@ -292,11 +293,11 @@ impl Decoder<'_> {
             }
             0x98 => {
                 self.finish(moves::widen, size);
-                self.quick(quick::widen(false, size));
+                self.quick_neutral(quick::widen(false, size));
             }
             0x99 => {
                 self.finish(moves::sign, size);
-                self.quick(quick::widen(true, size));
+                self.quick_neutral(quick::widen(true, size));
             }
             0x9a => self.far_pointer(far::call)?,
             0x9b => self.set(state::wait),
@@ -354,13 +355,13 @@ impl Decoder<'_> {
             self.op.rm = self.byte_register(number);
             self.op.imm = self.number(1)?;
             self.finish(moves::immediate(0, false), 0);
-            self.quick(quick::immediate(0, &self.op));
+            self.quick_neutral(quick::immediate(0, &self.op));
         } else {
             let size = self.operand();
             self.op.rm = number;
             self.op.imm = self.number(1 << size)?;
             self.finish(moves::immediate(size, false), size);
-            self.quick(quick::immediate(size, &self.op));
+            self.quick_neutral(quick::immediate(size, &self.op));
         }
         Ok(())
     }
@@ -396,7 +397,7 @@ impl Decoder<'_> {
                 let mem = self.mem();
                 if self.extension() == 0 {
                     self.finish(moves::immediate(size, mem), size);
-                    self.quick(quick::immediate(size, &self.op));
+                    self.quick_neutral(quick::immediate(size, &self.op));
                 } else {
                     self.undefined();
                 }
@@ -434,6 +435,7 @@ impl Decoder<'_> {
         self.op.reg = self.extension();
         self.finish(shift::group, size);
         self.quick(quick::shift(self.op.reg, size, &self.op));
+        self.flow = quick::shift_flow(self.op.reg, size, &self.op);
     }
 
     fn row_d(&mut self, opcode: u8) -> Result<(), Short> {

@@ -31,7 +31,7 @@ impl Decoder<'_> {
             0x18..=0x1f => {
                 self.read_modrm()?;
                 self.set(moves::nop);
-                self.quick(Some(quick::nop()));
+                self.quick_neutral(Some(quick::nop()));
                 Ok(())
             }
             0x20..=0x23 => self.control(opcode),
@@ -197,6 +197,7 @@ impl Decoder<'_> {
                 self.read_modrm()?;
                 self.finish(muldiv::imul2, size);
                 self.quick(quick::multiply(Multiply::RegRm, size, &self.op));
+                self.flow = quick::multiply_flow(Multiply::RegRm, size, &self.op);
             }
             _ => self.undefined(),
         }
@@ -257,7 +258,7 @@ impl Decoder<'_> {
                 }
                 let f = moves::extension(opcode >= 0xbe, from, size, self.mem());
                 self.finish(f, size);
-                self.quick(quick::extension(opcode >= 0xbe, from, size, &self.op));
+                self.quick_neutral(quick::extension(opcode >= 0xbe, from, size, &self.op));
             }
             0xba => {
                 self.read_modrm()?;

@@ -11,6 +11,7 @@ mod fused;
 mod moves;
 mod operand;
 mod shift;
+mod silent;
 mod stack;
 
 pub(crate) use alu::{binary, unary};
@@ -18,6 +19,7 @@ pub(crate) use branch::{call, call_rm, jcc, jmp, jmp_rm, ret};
 pub(crate) use fused::{Setter, fused};
 pub(crate) use moves::{extension, immediate, lea, load, move_if, nop, set_if, store, widen};
 pub(crate) use shift::{Multiply, multiply, shift};
+pub(crate) use silent::{Flow, binary_flow, multiply_flow, shift_flow, silence};
 pub(crate) use stack::{leave, pop, push, push_imm};
 
 use crate::{

@@ -47,6 +47,19 @@ fn top<T: Int>(value: u64) -> bool {
     value >> (T::BITS - 1) & 1 != 0
 }
 
+/// The result alone.
+#[inline(always)]
+pub(super) fn rotated<const WHICH: u8, T: Int>(value: T, count: u32) -> T {
+    let (v, back) = (value.u(), (T::BITS - count) & (T::BITS - 1));
+    T::of(match WHICH {
+        0 => v << count | v >> back,
+        1 => v >> count | v << back,
+        5 => v >> count,
+        7 => (value.s().cast_signed() >> count).cast_unsigned(),
+        _ => v << count,
+    })
+}
+
 /// `count` is from 1 to one less than the operand's bits.
 #[inline(always)]
 fn turned<const WHICH: u8, T: Int>(cpu: &mut Cpu, value: T, count: u32) -> T {
