@@ -25,7 +25,7 @@ fn digest(bytes: &[u8]) -> u64 {
     bytes.iter().fold(1, |sum, byte| mixed(sum, u64::from(*byte)))
 }
 
-/// Words in random order, as text that can be compressed.
+/// Words in random order, some far more often than others, as in a language.
 fn text(length: usize) -> Vec<u8> {
     let mut random = Random(7);
     let words: Vec<Vec<u8>> = (0..200)
@@ -37,7 +37,7 @@ fn text(length: usize) -> Vec<u8> {
     let mut text = Vec::with_capacity(length + 16);
     while text.len() < length {
         let bits = random.next() as usize;
-        text.extend(&words[(bits % 200) * (bits >> 40 & 3) / 3]);
+        text.extend(&words[(bits % 200) * (bits / 200 % 200) / 200]);
         text.push(b' ');
     }
     text.truncate(length);

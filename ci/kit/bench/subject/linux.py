@@ -1,10 +1,10 @@
 """The subject of the benchmarks of the software CPU: Linux guests through the public API.
 
 `linux.py INITRD CMDLINE KERNEL...` serves lines of stdin. "boot N" boots the Nth kernel and prints
-nanoseconds of CLOCK_MONOTONIC from "Linux version" on the console to init's first output and the
-instructions of the whole boot, -1 where they are not counted. "run N" has init run its Nth kernel
-(`kernels.rs`), in a guest of the first Linux kernel that goes on until the end, and prints
-nanoseconds, the result and the instructions.
+nanoseconds of CLOCK_MONOTONIC from "Linux version" on the console to init's first output. "run N"
+has init run its Nth kernel (`kernels.rs`), in a guest of the first Linux kernel that goes on until
+the end, and prints nanoseconds and the result. "count-boot N" and "count-run N" print the
+instructions of the same instead, in a guest whose clock counts them.
 """
 
 from __future__ import annotations
@@ -12,61 +12,74 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections.abc import Sequence
+from typing import Literal
 
 import vmlet
 
 _LIMIT = 600.0
 
+Clock = Literal["realtime", "icount"]
+
 
 class Guest:
     """A guest with its initial RAM file system."""
 
-    def __init__(self, kernel: str, initrd: str, cmdline: str) -> None:
+    def __init__(self, files: Sequence[str], number: int, clock: Clock) -> None:
         """Boot it, as far as init's first output."""
-        self._vm = vmlet.VM(
-            kernel=kernel,
+        initrd, cmdline, *kernels = files
+        self.vm = vmlet.VM(
+            kernel=kernels[number],
             initramfs=initrd,
             memory="256M",
             cmdline=cmdline,
             engine="soft",
+            clock=clock,
         )
-        self._vm.start()
-        self._vm.console.expect("Linux version", timeout=_LIMIT)
+        self.vm.start()
+        self.vm.console.expect("Linux version", timeout=_LIMIT)
         begun = time.monotonic_ns()
-        self._vm.console.expect("=ready", timeout=_LIMIT)
+        self.vm.console.expect("=ready", timeout=_LIMIT)
         self.phase = time.monotonic_ns() - begun
 
-    def instructions(self) -> int:
-        """Instructions so far."""
-        return int(getattr(self._vm, "instructions", -1))
-
-    def run(self, number: str) -> tuple[int, int, int]:
-        """One kernel: nanoseconds, result, instructions."""
+    def run(self, number: int) -> tuple[int, int]:
+        """One kernel: nanoseconds and result."""
         answer = re.compile(rf"={number} ([0-9a-f]{{16}})".encode())
-        before, begun = self.instructions(), time.monotonic_ns()
-        self._vm.console.write(f"{number}\n")
-        found = self._vm.console.expect(answer, timeout=_LIMIT)
-        took = time.monotonic_ns() - begun
-        return took, int(found[1], 16), self.instructions() - before
+        begun = time.monotonic_ns()
+        self.vm.console.write(f"{number}\n")
+        found = self.vm.console.expect(answer, timeout=_LIMIT)
+        return time.monotonic_ns() - begun, int(found[1], 16)
 
-    def close(self) -> None:
-        """End it."""
-        self._vm.close()
+
+def counted_boot(files: Sequence[str], number: int) -> int:
+    """Instructions of a whole boot."""
+    guest = Guest(files, number, "icount")
+    count = guest.vm.instructions
+    guest.vm.close()
+    return count
 
 
 def main() -> None:
     """Serve the lines of stdin."""
-    initrd, cmdline, *kernels = sys.argv[1:]
-    lasting: Guest | None = None
+    files = sys.argv[1:]
+    lasting: dict[Clock, Guest] = {}
     for line in sys.stdin:
-        action, number = line.split()
+        action, word = line.split()
+        number = int(word)
         if action == "boot":
-            guest = Guest(kernels[int(number)], initrd, cmdline)
-            print(guest.phase, guest.instructions(), flush=True)
-            guest.close()
-            continue
-        lasting = lasting or Guest(kernels[0], initrd, cmdline)
-        print(*lasting.run(number), flush=True)
+            guest = Guest(files, number, "realtime")
+            guest.vm.close()
+            print(guest.phase, flush=True)
+        elif action == "count-boot":
+            print(counted_boot(files, number), flush=True)
+        else:
+            clock: Clock = "icount" if action == "count-run" else "realtime"
+            guest = lasting.get(clock) or Guest(files, 0, clock)
+            lasting[clock] = guest
+            before = guest.vm.instructions if action == "count-run" else 0
+            answer = guest.run(number)
+            counted = action == "count-run"
+            print(*([guest.vm.instructions - before] if counted else answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The reference of the benchmarks of the software CPU: QEMU's translator, TCG.
 
-`tcg.py INITRD CMDLINE KERNEL... -- FLAGS...` serves the same lines as `linux.py` and prints the
-same without instructions.
+`tcg.py INITRD CMDLINE KERNEL... -- FLAGS...` serves "boot" and "run" as `linux.py` does.
 """
 
 from __future__ import annotations
