@@ -31,6 +31,7 @@ fn of(target: &str) -> Vec<Vec<u8>> {
         "guest_walk" => walks(),
         "nested_walk" => nested_walks(),
         "record" => vec![record()],
+        "soft_cpu" => programs(),
         _ => Vec::new(),
     }
 }
@@ -142,4 +143,21 @@ fn nested_walks() -> Vec<Vec<u8>> {
         [&head[..], &registers, &[0], &entries].concat()
     };
     (0..3).map(one).collect()
+}
+
+/// Programs for each mode: no change of registers, no writes to memory, then code.
+fn programs() -> Vec<Vec<u8>> {
+    let codes: [&[u8]; 6] = [
+        // A loop that copies and changes its own code.
+        b"\xb9\x10\0\0\0\xf3\xa4\xc6\x05\0\x50\0\0\x90\xe2\xf0\xeb\xee",
+        b"\x66\x0f\x58\xc1\xf2\x0f\x5e\xc1\xd9\xfe\xd8\x0b\xdd\x35\0\x60\0\0",
+        b"\x50\xe8\0\0\0\0\x58\x9c\x9d\xc8\x10\0\x03\xc9\xc3",
+        b"\x0f\x20\xc0\x0f\x22\xd8\x0f\x01\x38\x0f\x30\x0f\x32\xcd\x03\xcf",
+        b"\xf0\x0f\xb1\x0b\xf0\x0f\xc7\x0b\x0f\xa3\x08\xf7\xf1\xe4\x60\xe6\x80",
+        b"\x8e\xd8\xea\0\x50\0\0\x08\0\xcb\x0f\x05\x0f\x07\xfb\xf4",
+    ];
+    let one = |mode: u8, code: &[u8]| [&[mode, 0, 0, 0, 0], code].concat();
+    (0..8)
+        .flat_map(|mode| codes.map(|code| one(mode, code)))
+        .collect()
 }

@@ -1,4 +1,9 @@
-//! The engine against the processor it runs on.
+//! The engine against the processor it runs on, one instruction at a time.
+//!
+//! * `template.rs`, and by subject `integer.rs`, `control.rs`, `vector.rs`, `x87.rs`: what is tried.
+//! * `encode.rs`, `target.rs`, `case.rs`: a random encoding, where its operands lie, its inputs.
+//! * `host.rs`, `stub.rs`: the native side. `guest.rs`: the engine's. `layout.rs`: what both share.
+//! * `bench.rs`, `compare.rs`: runs cases and compares. `undefined.rs`: what is not compared.
 
 #![allow(
     clippy::cast_possible_truncation,
