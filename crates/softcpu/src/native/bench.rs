@@ -166,6 +166,54 @@ impl Bench {
         Ok(())
     }
 
+    /// Runs several instructions at a time, so that what one leaves behind is what the next finds:
+    /// flags above all. Memory operands have absolute addresses, since registers change on the way.
+    pub(crate) fn run_sequences(&mut self, templates: &[Template], ends: &[Template], count: u64) {
+        let whole = Template::plain(&[]);
+        let mut tally = Tally::default();
+        while tally.cases < count {
+            let site = self.site(&Template {
+                operand: Operand::Edge,
+                ..whole.clone()
+            });
+            let mut encoded = encode(&whole, &site, &mut self.random);
+            encoded.bytes.clear();
+            for _ in 0..2 + self.random.below(6) {
+                self.append(templates, &site, &mut encoded);
+            }
+            if self.random.one_in(2) {
+                self.append(ends, &site, &mut encoded);
+            }
+            self.host.place(site.at, &encoded.bytes, site.branch, false);
+            self.guest.place(site.at, &encoded.bytes, site.branch);
+            for _ in 0..PER_PLACEMENT {
+                let done = self.case(&whole, &encoded, &site, &mut tally);
+                assert!(done.is_ok(), "{}", done.unwrap_err());
+            }
+            assert!(self.pages_agree(), "memory: {:02x?}", encoded.bytes);
+        }
+        println!(
+            "sequences: {} cases, {} of them with a fault",
+            tally.cases, tally.faults
+        );
+    }
+
+    /// Adds one instruction of a list to the encoding.
+    fn append(&mut self, templates: &[Template], site: &Site, encoded: &mut Encoded) {
+        let next = Site {
+            at: site.at + encoded.bytes.len() as u64,
+            ..*site
+        };
+        loop {
+            let index = self.random.below(templates.len() as u64) as usize;
+            let one = encode(&templates[index], &next, &mut self.random);
+            if one.address.is_none_or(|address| address.absolute) {
+                encoded.bytes.extend(one.bytes);
+                return;
+            }
+        }
+    }
+
     fn case(
         &mut self,
         template: &Template,

@@ -2,7 +2,8 @@
 
 use super::template::{Immediate, Need, Operand, Reg, Sizes, Template};
 
-fn branches() -> Vec<Template> {
+/// Jumps, calls and returns.
+pub(crate) fn branches() -> Vec<Template> {
     let mut list = Vec::new();
     let near = |opcode: &[u8], immediate| {
         Template::plain(opcode)

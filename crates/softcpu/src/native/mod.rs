@@ -60,6 +60,22 @@ fn branches_stack_and_strings_equal_the_host() {
 }
 
 #[test]
+fn sequences_equal_the_host() {
+    let chained = |template: &template::Template| {
+        template.undefined == undefined::Undefined::NONE
+            && template.need == template::Need::Nothing
+            && template.immediate != template::Immediate::Address
+    };
+    let list: Vec<_> = integer::templates().into_iter().filter(chained).collect();
+    let ends: Vec<_> = control::branches()
+        .into_iter()
+        .filter(|template| template.immediate == template::Immediate::Far && chained(template))
+        .collect();
+    assert!(list.len() > 300 && ends.len() > 15);
+    Bench::new("sequences").run_sequences(&list, &ends, random::cases() * 40);
+}
+
+#[test]
 fn refused_instructions_fault_as_on_the_host() {
     Bench::new("refused").run_all("refused", &control::refused());
 }
