@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Callable, Sequence
 from functools import cmp_to_key
 from pathlib import Path
 
@@ -93,19 +94,40 @@ class Apt:
         """Name and version of all that the archives have of these packages, in one call."""
         return listed(self._run(["apt-cache", *self._options(), "madison", *names]))
 
+    def needed_by(self, names: Sequence[str]) -> list[tuple[str, str]]:
+        """Name and version of all packages of a system that has just these, as apt chooses them."""
+        self.update()
+        nothing = self.root / "no-status"
+        nothing.touch()
+        options = ["-o", f"Dir::State::status={nothing}", "--no-install-recommends"]
+        said = self._run(["apt-get", *self._options(), *options, "-s", "install", *names])
+        return re.findall(r"^Inst (\S+) \((\S+)", said, re.MULTILINE)
+
     def unpack(self, name: str, version: str, target: Path) -> None:
         """Fetch a package, whose hash apt checks, and unpack it into `target`."""
+        progress(f"fetching {name} {version}")
+        self.unpack_all([(name, version)], target)
+
+    def unpack_all(
+        self,
+        packages: Sequence[tuple[str, str]],
+        target: Path,
+        finish: Callable[[Path], None] = lambda _: None,
+    ) -> None:
+        """Fetch packages, unpack them into `target` and let `finish` change it before it is there."""
         work = target.with_name(f".{target.name}.new")
         shutil.rmtree(work, ignore_errors=True)
         (work / "deb").mkdir(parents=True)
         try:
-            progress(f"fetching {name} {version}")
-            self._run(
-                ["apt-get", *self._options(), "-q", "download", f"{name}={version}"],
-                cwd=work / "deb",
-            )
-            (package,) = (work / "deb").glob("*.deb")
-            self._run(["dpkg", "-x", str(package), str(work / "tree")])
+            wanted = [f"{name}={version}" for name, version in packages]
+            command = ["apt-get", *self._options(), "-q", "download", *wanted]
+            self._run(command, cwd=work / "deb")
+            found = sorted((work / "deb").glob("*.deb"))
+            if len(found) != len(packages):
+                raise LabError(f"{len(packages)} packages asked for, {len(found)} fetched")
+            for package in found:
+                self._run(["dpkg", "-x", str(package), str(work / "tree")])
+            finish(work / "tree")
             shutil.rmtree(target, ignore_errors=True)
             (work / "tree").rename(target)
         finally:

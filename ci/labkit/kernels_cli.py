@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import argparse
 
-from . import packages
+from . import packages, userland
 from .errors import LabError, progress
 
 
 def main(arguments: list[str]) -> int:
-    """Fetch the guests' kernels into the cache; print them where asked."""
+    """Fetch the guests' kernels and programs into the cache; print them where asked."""
     parser = argparse.ArgumentParser(
         prog="ci/kernels",
-        description="Fetch the kernels and images that the tests boot, unpacked in the cache.",
+        description="Fetch what the tests boot and run, unpacked in the cache: kernels, images, and a "
+        "root of programs.",
     )
     parser.add_argument("--print", action="store_true", help="print lines of name=path")
     parser.add_argument("--refresh", action="store_true", help="look for newer packages")
     options = parser.parse_args(arguments)
     try:
-        for name, path in packages.index(refresh=options.refresh).items():
+        found = packages.index(refresh=options.refresh)
+        found["userland"] = userland.root(refresh=options.refresh)
+        for name, path in found.items():
             if options.print:
                 print(f"{name}={path}")
     except LabError as error:

@@ -1,0 +1,52 @@
+"""A Debian root made of packages, unpacked in the cache: programs for guests to run."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from .apt import Apt
+from .errors import progress
+from .paths import cache_dir, locked
+
+#: What guests run. What these depend on comes with them.
+PROGRAMS = (
+    *("apt", "bash", "coreutils", "diffutils", "git", "grep", "gzip"),
+    *("libc-bin", "mawk", "openssl", "perl-base", "python3", "sed"),
+)
+#: Where the root of a running system has something, and packages bring nothing.
+_PLACES = ("dev", "etc/keys", "jobs", "proc", "tmp")
+# Nothing here is run by a program, and it would be half of the root.
+_LEFT_OUT = ("doc", "info", "lintian", "locale", "man")
+
+
+def root(*, refresh: bool = False) -> Path:
+    """The root's directory; made if it is not there, or with `refresh` if packages changed."""
+    folder = cache_dir() / "userland"
+    pointer = folder / f"of-{_key(PROGRAMS)}"
+    with locked(folder / "lock"):
+        if not refresh and pointer.is_symlink() and pointer.exists():
+            return pointer.resolve()
+        packages = Apt().needed_by(PROGRAMS)
+        target = folder / _key(f"{name} {version}" for name, version in packages)
+        if not target.exists():
+            progress(f"a Debian root of {len(packages)} packages")
+            Apt().unpack_all(packages, target, finish=_finish)
+        temporary = folder / f".{pointer.name}.new"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target.name)
+        temporary.rename(pointer)
+        return target
+
+
+def _key(words: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+
+
+def _finish(tree: Path) -> None:
+    for name in _PLACES:
+        (tree / name).mkdir(parents=True, exist_ok=True)
+    for name in _LEFT_OUT:
+        shutil.rmtree(tree / "usr" / "share" / name, ignore_errors=True)
