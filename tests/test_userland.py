@@ -26,9 +26,6 @@ pytestmark = [
 
 HERE = Path(__file__).parent / "userland"
 JOBS = sorted(path.name for path in (HERE / "jobs").glob("[a-z]*"))
-CMDLINE = (
-    f"{vmlet.DEFAULT_CMDLINE} quiet loglevel=0 cryptomgr.notests=1 mitigations=off no_timer_check"
-)
 #: Enters the root in $ROOT, with a temporary directory of its own, and runs a job.
 ENTER = """
 set -e
@@ -100,7 +97,7 @@ def test_debian_programs_print_in_a_guest_what_they_print_on_the_host(
     vm = make(
         kernel=kernels()[kernel],
         initramfs=initramfs(keys),
-        cmdline=f"{CMDLINE} {words}",
+        cmdline=f"{vmlet.default_cmdline('soft')} loglevel=0 {words}",
         cpus=cpus,
         memory="1G",
         engine="soft",
@@ -112,3 +109,7 @@ def test_debian_programs_print_in_a_guest_what_they_print_on_the_host(
         assert found, f"{job} is missing in {said[-2000:]}"
         assert (found[1], int(found[2])) == on_host(job, keys), job
         assert found[2] == "0", found[1]
+    for kind in ("CAL", "TLB") if cpus > 1 else ():
+        counts = re.search(rf"^ *{kind}:((?: +\d+)+)", said, re.MULTILINE)
+        assert counts and len(counts[1].split()) == cpus
+        assert sum(int(count) for count in counts[1].split()) > 0, kind

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 from .apt import Apt
@@ -18,19 +19,25 @@ PROGRAMS = (
 )
 #: Where the root of a running system has something, and packages bring nothing.
 _PLACES = ("dev", "etc/keys", "jobs", "proc", "tmp")
-# Nothing here is run by a program, and it would be half of the root.
-_LEFT_OUT = ("doc", "info", "lintian", "locale", "man")
+# What no program of these opens, and would be half of the root: texts, tables of character sets,
+# the larger part of perl, which packages depend on.
+_LEFT_OUT = (
+    *(f"usr/share/{name}" for name in ("doc", "i18n", "info", "lintian", "locale", "man", "perl")),
+    *(f"usr/lib/x86_64-linux-gnu/{name}" for name in ("gconv", "perl")),
+)
+#: Where the root of a running system has something, and packages bring nothing.
+_PLACES = ("dev", "etc/keys", "jobs", "proc", "tmp")
 
 
 def root(*, refresh: bool = False) -> Path:
     """The root's directory; made if it is not there, or with `refresh` if packages changed."""
     folder = cache_dir() / "userland"
-    pointer = folder / f"of-{_key(PROGRAMS)}"
+    pointer = folder / f"of-{_key((*PROGRAMS, *_LEFT_OUT, *_PLACES))}"
     with locked(folder / "lock"):
         if not refresh and pointer.is_symlink() and pointer.exists():
             return pointer.resolve()
         packages = Apt().needed_by(PROGRAMS)
-        target = folder / _key(f"{name} {version}" for name, version in packages)
+        target = folder / _key(chain(_PLACES, _LEFT_OUT, *packages))
         if not target.exists():
             progress(f"a Debian root of {len(packages)} packages")
             Apt().unpack_all(packages, target, finish=_finish)
@@ -49,4 +56,4 @@ def _finish(tree: Path) -> None:
     for name in _PLACES:
         (tree / name).mkdir(parents=True, exist_ok=True)
     for name in _LEFT_OUT:
-        shutil.rmtree(tree / "usr" / "share" / name, ignore_errors=True)
+        shutil.rmtree(tree / name, ignore_errors=True)
