@@ -54,12 +54,16 @@ fn word(text: &[u8], at: usize) -> u32 {
     byte(0) | byte(1) << 8 | byte(2) << 16 | byte(3) << 24
 }
 
-/// The leaves of the model.
+/// The leaves of the model with its own rate of the time-stamp counter.
 pub(crate) fn table() -> CpuidTable {
+    table_at(TSC_KHZ)
+}
+
+/// The leaves of the model whose time-stamp counter runs at `tsc_khz`.
+pub(crate) fn table_at(tsc_khz: u32) -> CpuidTable {
     let vendor = b"GenuineIntel";
     let [b, d, c] = [0, 4, 8].map(|at| word(vendor, at));
-    let mhz = TSC_KHZ / 1000;
-    let ratio = mhz / (CRYSTAL_HZ / 1_000_000);
+    let mhz = tsc_khz / 1000;
     let mut entries = vec![
         leaf(0, [HIGHEST, b, c, d]),
         leaf(1, [SIGNATURE, CLFLUSH_64, CX16, FEATURES]),
@@ -69,7 +73,8 @@ pub(crate) fn table() -> CpuidTable {
         leaf(7, [0, 0, 0, ARCH_CAPABILITIES]),
         leaf(0xb, [0; 4]),
         leaf(0xd, [0; 4]),
-        leaf(0x15, [1, ratio, CRYSTAL_HZ, 0]),
+        // The crystal over its own kilohertz times the counter's: exact for every rate.
+        leaf(0x15, [CRYSTAL_HZ / 1000, tsc_khz, CRYSTAL_HZ, 0]),
         leaf(HIGHEST, [mhz, mhz, 100, 0]),
         leaf(0x8000_0000, [0x8000_0008, 0, 0, 0]),
         leaf(0x8000_0001, [0, 0, LAHF, SYSCALL_NX_1G_LM]),
@@ -120,8 +125,11 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_leaves_agree_with_the_clock() {
-        let [denominator, numerator, crystal, _] = answer(&table(), 0x15, 0);
-        assert_eq!(crystal / denominator * numerator, TSC_KHZ * 1000);
+    fn the_clock_leaf_gives_the_rate_exactly() {
+        for khz in [TSC_KHZ, 2_099_998, 3_700_001] {
+            let [denominator, numerator, crystal, _] = answer(&table_at(khz), 0x15, 0);
+            let hertz = u64::from(crystal) * u64::from(numerator) / u64::from(denominator);
+            assert_eq!(hertz, u64::from(khz) * 1000);
+        }
     }
 }

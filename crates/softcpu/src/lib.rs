@@ -79,6 +79,11 @@ pub mod soft_v1 {
     pub fn cpuid() -> CpuidTable {
         crate::cpuid::table()
     }
+
+    /// What `cpuid` answers where the time-stamp counter runs at `tsc_khz`, before policy.
+    pub fn cpuid_at(tsc_khz: u32) -> CpuidTable {
+        crate::cpuid::table_at(tsc_khz)
+    }
 }
 
 /// The engine.

@@ -3,6 +3,7 @@
 use vmlet_vcpu::x86_64::msr as number;
 
 use crate::{
+    clock::TSC_KHZ,
     cpu::{CR0_PG, Cpu, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE, Exec, FS, GS, Stop},
     lapic::{BASE_ENABLED, BASE_X2APIC},
     mmu::PHYSICAL_BITS,
@@ -71,8 +72,12 @@ pub(crate) struct Msrs {
     pub(crate) sysenter_esp: u64,
     pub(crate) sysenter_eip: u64,
     pub(crate) misc_enable: u64,
-    /// Added to the clock for the time-stamp counter.
+    /// Kilohertz of the time-stamp counter.
+    pub(crate) tsc_khz: u32,
+    /// Added to the scaled clock for the time-stamp counter.
     pub(crate) tsc_offset: u64,
+    /// The counter's value that the timer waits for, while it does.
+    tsc_deadline: u64,
     /// The base register while there is no local APIC.
     pub(crate) apic_base: u64,
     /// CR8 while there is no local APIC.
@@ -83,6 +88,7 @@ impl Msrs {
     pub(crate) fn new(first: bool) -> Msrs {
         Msrs {
             misc_enable: 1,
+            tsc_khz: TSC_KHZ,
             apic_base: 0xfee0_0000 | BASE_ENABLED | if first { 1 << 8 } else { 0 },
             ..Msrs::default()
         }
@@ -97,7 +103,24 @@ fn canonical(value: u64) -> bool {
 impl Cpu {
     /// The time-stamp counter.
     pub(crate) fn tsc(&self) -> u64 {
-        self.clock.now().wrapping_add(self.msrs.tsc_offset)
+        self.ticks(self.clock.now())
+            .wrapping_add(self.msrs.tsc_offset)
+    }
+
+    /// Nanoseconds of the clock in ticks of the time-stamp counter.
+    fn ticks(&self, nanoseconds: u64) -> u64 {
+        if self.msrs.tsc_khz == TSC_KHZ {
+            return nanoseconds;
+        }
+        let ticks = u128::from(nanoseconds) * u128::from(self.msrs.tsc_khz);
+        (ticks / u128::from(TSC_KHZ)) as u64
+    }
+
+    /// Ticks in nanoseconds, rounded up: whoever waits for one does not wake before it.
+    fn nanoseconds(&self, ticks: u64) -> u64 {
+        let scaled = u128::from(ticks) * u128::from(TSC_KHZ);
+        let nanoseconds = scaled.div_ceil(u128::from(self.msrs.tsc_khz.max(1)));
+        u64::try_from(nanoseconds).unwrap_or(u64::MAX)
     }
 
     /// `None`: there is no such register.
@@ -114,7 +137,7 @@ impl Cpu {
             MISC_ENABLE => m.misc_enable,
             number::TSC_DEADLINE => {
                 let at = self.lapic.as_ref()?.tsc_deadline();
-                at.map_or(0, |at| at.wrapping_add(m.tsc_offset))
+                at.map_or(0, |_| m.tsc_deadline)
             }
             number::EFER => self.efer,
             number::STAR => m.star,
@@ -132,7 +155,9 @@ impl Cpu {
     /// False: there is no such register, or the value is refused.
     pub(crate) fn write_msr(&mut self, index: u32, value: u64) -> bool {
         match index {
-            number::TSC => self.msrs.tsc_offset = value.wrapping_sub(self.clock.now()),
+            number::TSC => {
+                self.msrs.tsc_offset = value.wrapping_sub(self.ticks(self.clock.now()));
+            }
             number::APIC_BASE => return self.write_apic_base(value),
             MICROCODE_REVISION | PLATFORM_ID => {}
             ARCH_CAPABILITIES => return value == NOT_VULNERABLE,
@@ -156,7 +181,9 @@ impl Cpu {
     }
 
     fn write_deadline(&mut self, value: u64) {
-        let at = value.wrapping_sub(self.msrs.tsc_offset);
+        let left = value.saturating_sub(self.tsc());
+        let at = self.clock.now().saturating_add(self.nanoseconds(left));
+        self.msrs.tsc_deadline = value;
         if let Some(lapic) = &self.lapic {
             lapic.set_deadline((value != 0).then_some(at));
         }
@@ -257,5 +284,69 @@ impl Cpu {
             self.unknown_msrs += 1;
             self.gp(0)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        clock::{Clock, ClockMode},
+        cpu::Shared,
+    };
+
+    fn cpu(khz: u32) -> (Cpu, Arc<Clock>) {
+        let clock = Arc::new(Clock::new(ClockMode::Instructions));
+        let signal = Arc::new(crate::signal::Signal::default());
+        let shared = Shared {
+            memory: Arc::default(),
+            clock: Arc::clone(&clock),
+            lapic: Some(Arc::new(crate::lapic::Lapic::new(0, Arc::clone(&signal)))),
+            signal,
+            io_events: Arc::default(),
+        };
+        let mut cpu = Cpu::new(0, crate::cpuid::table(), shared);
+        cpu.msrs.tsc_khz = khz;
+        (cpu, clock)
+    }
+
+    #[test]
+    fn the_counter_runs_at_its_rate_and_goes_on_from_what_is_written() {
+        let (mut cpu, clock) = cpu(2_500_000);
+        clock.skip_to(1_000_000);
+        assert_eq!(cpu.tsc(), 2_500_000);
+        assert!(cpu.write_msr(number::TSC, 7));
+        clock.skip_to(1_000_100);
+        assert_eq!(cpu.tsc(), 257);
+    }
+
+    #[test]
+    fn a_deadline_is_met_at_the_first_nanosecond_that_has_it() {
+        let (mut cpu, clock) = cpu(3_000_001);
+        clock.skip_to(1_000);
+        let lapic = cpu.lapic.clone().unwrap();
+        lapic.write(0xf0, 0x1ff, 0);
+        lapic.write(0x320, 2 << 17 | 0x20, 0);
+        let deadline = cpu.tsc() + 1_000_000;
+        assert!(cpu.write_msr(number::TSC_DEADLINE, deadline));
+        assert_eq!(cpu.read_msr(number::TSC_DEADLINE), Some(deadline));
+        let at = lapic.deadline().unwrap();
+        clock.skip_to(at);
+        assert!(cpu.tsc() >= deadline);
+        assert!(at <= 1_000 + 333_334);
+    }
+
+    #[test]
+    fn a_deadline_in_the_past_is_met_at_once_even_before_the_counters_start() {
+        let (mut cpu, clock) = cpu(TSC_KHZ);
+        clock.skip_to(5);
+        assert!(cpu.write_msr(number::TSC, 1 << 40));
+        let lapic = cpu.lapic.clone().unwrap();
+        lapic.write(0xf0, 0x1ff, 0);
+        lapic.write(0x320, 2 << 17 | 0x20, 0);
+        assert!(cpu.write_msr(number::TSC_DEADLINE, 1));
+        assert_eq!(lapic.deadline(), Some(5));
     }
 }

@@ -7,7 +7,6 @@ use vmlet_vcpu::{
 };
 
 use crate::{
-    clock::TSC_KHZ,
     cpu::Fault,
     entry::CR4_LA57,
     exec::system::CR4_KNOWN,
@@ -32,7 +31,7 @@ pub(crate) fn save(vcpu: &mut SoftVcpu) -> VcpuState {
         .filter_map(|index| Some((*index, cpu.read_msr(*index)?)));
     VcpuState {
         cpuid: cpu.cpuid.clone(),
-        tsc_khz: TSC_KHZ,
+        tsc_khz: cpu.msrs.tsc_khz,
         mp_state: if cpu.halted { MpState::Halted } else { vcpu.mp },
         regs: cpu.all_regs(),
         sregs: cpu.all_sregs(),
@@ -64,9 +63,6 @@ pub(crate) fn save(vcpu: &mut SoftVcpu) -> VcpuState {
 /// What of `state` this engine lacks.
 fn missing(vcpu: &SoftVcpu, state: &VcpuState) -> Vec<MissingFeature> {
     let mut names = Vec::new();
-    if state.tsc_khz != 0 && state.tsc_khz != TSC_KHZ {
-        names.push(format!("a time-stamp counter of {} kHz", state.tsc_khz));
-    }
     let more = state.sregs.cr4 & !CR4_KNOWN;
     if more != 0 {
         let name = if more & CR4_LA57 != 0 { " (LA57)" } else { "" };
@@ -103,6 +99,9 @@ pub(crate) fn restore(vcpu: &mut SoftVcpu, state: &VcpuState) -> Result<(), Engi
         return Err(EngineError::State { missing });
     }
     vcpu.set_mp_state(state.mp_state)?;
+    if state.tsc_khz != 0 {
+        vcpu.set_tsc_khz(state.tsc_khz)?;
+    }
     let cpu = &mut vcpu.cpu;
     cpu.cpuid = state.cpuid.clone();
     cpu.set_all_sregs(&state.sregs);

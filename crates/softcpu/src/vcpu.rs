@@ -265,13 +265,16 @@ impl Vcpu for SoftVcpu {
     }
 
     fn set_tsc_khz(&mut self, khz: u32) -> Result<(), EngineError> {
-        if khz == TSC_KHZ {
-            return Ok(());
+        if khz == 0 {
+            return Err(EngineError::TscRate {
+                wanted: khz,
+                host: TSC_KHZ,
+            });
         }
-        Err(EngineError::TscRate {
-            wanted: khz,
-            host: TSC_KHZ,
-        })
+        let now = self.cpu.tsc();
+        self.cpu.msrs.tsc_khz = khz;
+        self.cpu.write_msr(vmlet_vcpu::x86_64::msr::TSC, now);
+        Ok(())
     }
 
     fn inject_nmi(&mut self) -> Result<(), EngineError> {

@@ -46,6 +46,8 @@ mod mmio;
 #[cfg(test)]
 mod modes;
 #[cfg(test)]
+mod moves;
+#[cfg(test)]
 mod ports;
 #[cfg(test)]
 mod random_code;

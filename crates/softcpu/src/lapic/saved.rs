@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::{
-    COUNT, CURRENT, IRR, LVT_TIMER, Lapic, PAGE, TIMER_DEADLINE, TIMER_MODE, TIMER_PERIODIC,
+    COUNT, CURRENT, ID, IRR, LVT_TIMER, Lapic, PAGE, TIMER_DEADLINE, TIMER_MODE, TIMER_PERIODIC,
 };
 
 impl Lapic {
@@ -15,6 +15,9 @@ impl Lapic {
             if let Some(bytes) = chunk.get_mut(..4) {
                 bytes.copy_from_slice(&word.to_le_bytes());
             }
+        }
+        if let (true, Some(bytes)) = (state.x2apic(), page.get_mut(ID..ID + 4)) {
+            bytes.copy_from_slice(&(self.id << 24).to_le_bytes());
         }
         let current = state.current(now);
         if let Some(bytes) = page.get_mut(CURRENT..CURRENT + 4) {
@@ -31,6 +34,12 @@ impl Lapic {
                 *word = u32::from_le_bytes(bytes);
             }
         }
+        let shown = if state.x2apic() {
+            self.id
+        } else {
+            self.id << 24
+        };
+        state.put(ID, shown);
         state.deadline = None;
         let counts = state.get(LVT_TIMER) & TIMER_MODE != TIMER_DEADLINE;
         let mut current = u64::from(state.get(CURRENT));
