@@ -45,13 +45,13 @@ pub(crate) const SAVED: [u32; 15] = [
     number::TSC_DEADLINE,
 ];
 
-/// Those of [`SAVED`] that a guest can have changed and that every engine has.
-pub const PORTABLE: [u32; 11] = [
+/// Those of [`SAVED`] that a guest can have changed and that every engine has. EFER goes with the
+/// control registers.
+pub const PORTABLE: [u32; 10] = [
     number::TSC,
     SYSENTER_CS,
     SYSENTER_ESP,
     SYSENTER_EIP,
-    number::EFER,
     number::STAR,
     number::LSTAR,
     CSTAR,

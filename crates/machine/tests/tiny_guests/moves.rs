@@ -90,7 +90,7 @@ fn relay(from: &Place, to: &Place, khz: u32) {
     match second.vcpu.restore(&state) {
         Err(EngineError::State { missing }) => {
             // This KVM's guests see the processor's own features whatever the model.
-            assert!(!lacking.is_empty() && to.is_soft());
+            assert!(!lacking.is_empty() && to.is_soft(), "{missing:?}");
             assert!(lacking.iter().all(|feature| missing.contains(feature)));
             return;
         }
