@@ -111,5 +111,6 @@ def test_debian_programs_print_in_a_guest_what_they_print_on_the_host(
         assert found[2] == "0", found[1]
     for kind in ("CAL", "TLB") if cpus > 1 else ():
         counts = re.search(rf"^ *{kind}:((?: +\d+)+)", said, re.MULTILINE)
-        assert counts and len(counts[1].split()) == cpus
+        assert counts
+        assert len(counts[1].split()) == cpus
         assert sum(int(count) for count in counts[1].split()) > 0, kind

@@ -114,7 +114,7 @@ class Apt:
         target: Path,
         finish: Callable[[Path], None] = lambda _: None,
     ) -> None:
-        """Fetch packages, unpack them into `target` and let `finish` change it before it is there."""
+        """Fetch packages and unpack them into `target`, which `finish` may still change."""
         work = target.with_name(f".{target.name}.new")
         shutil.rmtree(work, ignore_errors=True)
         (work / "deb").mkdir(parents=True)

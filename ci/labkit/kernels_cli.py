@@ -12,8 +12,7 @@ def main(arguments: list[str]) -> int:
     """Fetch the guests' kernels and programs into the cache; print them where asked."""
     parser = argparse.ArgumentParser(
         prog="ci/kernels",
-        description="Fetch what the tests boot and run, unpacked in the cache: kernels, images, and a "
-        "root of programs.",
+        description="Fetch what the tests boot and run: kernels, images, a root of programs.",
     )
     parser.add_argument("--print", action="store_true", help="print lines of name=path")
     parser.add_argument("--refresh", action="store_true", help="look for newer packages")
