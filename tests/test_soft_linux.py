@@ -12,10 +12,7 @@ import pytest
 import vmlet
 from conftest import initramfs, kernels, limit
 
-pytestmark = [
-    pytest.mark.usefixtures("nothing_left"),
-    pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab"),
-]
+pytestmark = pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab")
 
 Make = Callable[..., vmlet.VM]
 
