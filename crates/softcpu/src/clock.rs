@@ -1,8 +1,9 @@
 //! Guest time.
 //!
-//! The time-stamp counter runs at 1 GHz, so its unit is the nanosecond. It follows the host's
-//! monotonic clock, or, counting instructions, the guest's own progress: then idle time is skipped
-//! and two runs see the same time.
+//! The time-stamp counter runs at 1 GHz, so that its unit is the nanosecond, if nobody asks for
+//! another rate. It follows the host's monotonic clock at a pace the guest keeps up with
+//! (`pace.rs`), or, counting instructions, the guest's own progress: then idle time is skipped and
+//! two runs see the same time.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -11,12 +12,17 @@ use std::{
 
 use vmlet_vcpu::Position;
 
+use crate::pace::Pace;
+
 /// Kilohertz of the time-stamp counter.
 pub const TSC_KHZ: u32 = 1_000_000;
 /// Hertz of the local APIC's timer input (CPUID 0x15 ECX).
 pub(crate) const CRYSTAL_HZ: u32 = 25_000_000;
 /// Nanoseconds of one period of it.
 pub(crate) const CRYSTAL_NS: u64 = 40;
+
+/// Instructions between two looks at the host's clock for the pace.
+const PACED: u64 = 8192;
 
 /// What guest time follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +45,10 @@ pub(crate) struct Clock {
     instructions: AtomicU64,
     /// Counting: instructions of the slice that was left in the middle; time moves with slices.
     partial: AtomicU64,
+    pace: Pace,
+    /// Instructions that the pace does not know of yet.
+    unpaced: AtomicU64,
+    vcpus: AtomicU64,
 }
 
 impl Clock {
@@ -49,6 +59,9 @@ impl Clock {
             nanoseconds: AtomicU64::new(0),
             instructions: AtomicU64::new(0),
             partial: AtomicU64::new(0),
+            pace: Pace::default(),
+            unpaced: AtomicU64::new(0),
+            vcpus: AtomicU64::new(0),
         }
     }
 
@@ -62,7 +75,17 @@ impl Clock {
         if self.counts() {
             return base;
         }
-        base.wrapping_add(self.start.elapsed().as_nanos() as u64)
+        base.wrapping_add(self.pace.time(self.start.elapsed().as_nanos() as u64))
+    }
+
+    /// The VM has another vCPU.
+    pub(crate) fn add_vcpu(&self) {
+        self.vcpus.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// On the host's clock: the guest has nothing to do.
+    pub(crate) fn idle(&self) {
+        self.pace.idle();
     }
 
     /// Instructions were retired.
@@ -71,6 +94,17 @@ impl Clock {
             self.partial.store(0, Ordering::Relaxed);
             self.nanoseconds.fetch_add(instructions, Ordering::Relaxed);
             self.instructions.fetch_add(instructions, Ordering::Relaxed);
+        } else {
+            // One thread at a time carries out instructions.
+            let all = self.unpaced.load(Ordering::Relaxed) + instructions;
+            let looks = all >= PACED;
+            self.unpaced
+                .store(if looks { 0 } else { all }, Ordering::Relaxed);
+            if looks {
+                let host = self.start.elapsed().as_nanos() as u64;
+                let vcpus = self.vcpus.load(Ordering::Relaxed);
+                self.pace.worked(host, all, vcpus);
+            }
         }
     }
 
@@ -108,7 +142,7 @@ impl Clock {
         let passed = if self.counts() {
             0
         } else {
-            self.start.elapsed().as_nanos() as u64
+            self.pace.time(self.start.elapsed().as_nanos() as u64)
         };
         self.nanoseconds
             .store(nanoseconds.wrapping_sub(passed), Ordering::Relaxed);

@@ -64,6 +64,7 @@ pub(crate) fn table_at(tsc_khz: u32) -> CpuidTable {
     let vendor = b"GenuineIntel";
     let [b, d, c] = [0, 4, 8].map(|at| word(vendor, at));
     let mhz = tsc_khz / 1000;
+    let (numerator, denominator) = ratio(tsc_khz);
     let mut entries = vec![
         leaf(0, [HIGHEST, b, c, d]),
         leaf(1, [SIGNATURE, CLFLUSH_64, CX16, FEATURES]),
@@ -73,8 +74,7 @@ pub(crate) fn table_at(tsc_khz: u32) -> CpuidTable {
         leaf(7, [0, 0, 0, ARCH_CAPABILITIES]),
         leaf(0xb, [0; 4]),
         leaf(0xd, [0; 4]),
-        // The crystal over its own kilohertz times the counter's: exact for every rate.
-        leaf(0x15, [CRYSTAL_HZ / 1000, tsc_khz, CRYSTAL_HZ, 0]),
+        leaf(0x15, [denominator, numerator, CRYSTAL_HZ, 0]),
         leaf(HIGHEST, [mhz, mhz, 100, 0]),
         leaf(0x8000_0000, [0x8000_0008, 0, 0, 0]),
         leaf(0x8000_0001, [0, 0, LAHF, SYSCALL_NX_1G_LM]),
@@ -86,6 +86,17 @@ pub(crate) fn table_at(tsc_khz: u32) -> CpuidTable {
     entries.push(leaf(0x8000_0007, [0, 0, 0, INVARIANT_TSC]));
     entries.push(leaf(0x8000_0008, [ADDRESS_BITS, 0, 0, 0]));
     CpuidTable { entries }
+}
+
+/// The counter's rate over the crystal's, as near as 32 bits allow: Linux multiplies the crystal's
+/// kilohertz by the numerator in so many.
+fn ratio(tsc_khz: u32) -> (u32, u32) {
+    let crystal_khz = u64::from(CRYSTAL_HZ / 1000);
+    let most = u64::from(u32::MAX) / crystal_khz;
+    let denominator = (most * crystal_khz / u64::from(tsc_khz.max(1))).clamp(1, 1000);
+    let numerator = (u64::from(tsc_khz) * denominator + crystal_khz / 2) / crystal_khz;
+    let [numerator, denominator] = [numerator.min(most), denominator].map(|n| n as u32);
+    (numerator, denominator)
 }
 
 /// What `cpuid` answers: leaves out of range as the highest basic one, like the vendor's CPUs. The
@@ -125,11 +136,13 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_leaf_gives_the_rate_exactly() {
-        for khz in [TSC_KHZ, 2_099_998, 3_700_001] {
+    fn the_clock_leaf_gives_the_rate_in_32_bits_of_arithmetic() {
+        for khz in [TSC_KHZ, 2_099_998, 3_700_001, 6_000_000] {
             let [denominator, numerator, crystal, _] = answer(&table_at(khz), 0x15, 0);
-            let hertz = u64::from(crystal) * u64::from(numerator) / u64::from(denominator);
-            assert_eq!(hertz, u64::from(khz) * 1000);
+            let found = (crystal / 1000).checked_mul(numerator).unwrap() / denominator;
+            assert!(found.abs_diff(khz) <= 25, "{found} for {khz}");
         }
+        let [denominator, numerator, crystal, _] = answer(&table(), 0x15, 0);
+        assert_eq!(crystal / denominator * numerator, TSC_KHZ * 1000);
     }
 }

@@ -44,6 +44,7 @@ mod msr;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod native;
 mod op;
+mod pace;
 mod quick;
 #[cfg(test)]
 mod random;

@@ -274,6 +274,7 @@ impl Turns {
             self.clock.skip_to(at);
             return state;
         }
+        self.clock.idle();
         let signals: Vec<_> = state
             .entries
             .values()

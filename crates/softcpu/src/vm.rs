@@ -99,6 +99,7 @@ impl Vm for SoftVm {
         if id >= MAX_VCPUS {
             return Err(EngineError::TooManyVcpus { id, max: MAX_VCPUS });
         }
+        self.clock.add_vcpu();
         let signal = Arc::new(Signal::new(Arc::clone(&self.bell)));
         let lapic = self.has_apics.load(Ordering::SeqCst).then(|| {
             let lapic = Arc::new(Lapic::new(id, Arc::clone(&signal)));
