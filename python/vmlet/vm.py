@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, NoReturn, Self
+from typing import Any, Literal, NoReturn, Self
 
 from vmlet._core import Machine
 from vmlet.console import Console
@@ -76,6 +76,11 @@ class VM:
             one nanosecond each, which makes every run the same (`run_for`, `record`, `replay`).
             Idle time is skipped then, and the guest's clock starts at 2026-01-01 00:00:00 UTC.
             Only the software CPU counts; "auto" takes it.
+        cpu: the processor that the guest sees: "host", all that the engine offers, or "soft-v1",
+            the software CPU's model, which KVM can be too.
+        tsc_khz: kilohertz of the guest's time-stamp counter; None for the engine's own: on KVM the
+            processor's (``capabilities()["tsc_khz"]``), on the software CPU, which can have any,
+            1,000,000. A KVM that cannot scale the counter refuses others.
         protocol: "auto", "linux64", "pvh" or "bzimage".
         ram: "anon", "memfd", or "hugetlb:2M" or "hugetlb:1G" for huge pages, which the VM takes
             from the host's pool when it is made.
@@ -101,6 +106,8 @@ class VM:
         memory: int | str = "256M",
         cpus: int = 1,
         engine: Literal["auto", "kvm", "soft"] = "auto",
+        cpu: Literal["host", "soft-v1"] = "host",
+        tsc_khz: int | None = None,
         clock: Literal["realtime", "icount"] = "realtime",
         protocol: Literal["auto", "linux64", "pvh", "bzimage"] = "auto",
         ram: Literal["anon", "memfd", "hugetlb:2M", "hugetlb:1G"] = "anon",
@@ -122,13 +129,13 @@ class VM:
             "engine": engine,
             "protocol": protocol,
             "clock": clock,
+            "cpu": cpu,
         }
         for what, text in texts.items():
             if not isinstance(text, str):
                 raise ConfigError(f"{what} cannot be {text!r}", remedy="Give text.")
         chosen = resolve(engine, clock)
-        #: The kernel's command line.
-        self.cmdline: Final = default_cmdline(chosen) if cmdline is None else cmdline
+        given = default_cmdline(chosen) if cmdline is None else cmdline
         images = Images(
             kernel=_read(kernel, "kernel"),
             initramfs=None if initramfs is None else _read_initramfs(initramfs),
@@ -139,7 +146,7 @@ class VM:
                 kernel=images.kernel,
                 initramfs=images.initramfs,
                 modules=images.modules,
-                cmdline=self.cmdline,
+                cmdline=given,
                 memory=size,
                 cpus=cpus,
                 engine=chosen,
@@ -150,25 +157,55 @@ class VM:
                 console_limit=min(limit, _MOST),
                 debug_port=debug_port,
                 clock=clock,
+                cpu=cpu,
+                tsc_khz=_rate(tsc_khz),
             )
         except ValueError as error:
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(str(error)) from None
-        _alive.add(self._machine)
         #: What the VM is made of, for records; digests take time and are made when one begins.
         self._identity = None
         if clock == "icount":
-            settings = {"cmdline": self.cmdline, "memory": size, "cpus": cpus}
+            settings = {"cmdline": given, "memory": size, "cpus": cpus}
             settings |= {"protocol": protocol, "debug port": debug_port}
             self._identity = identity_of(images, settings)
+        self._furnish(min(limit, _MOST))
+
+    def _furnish(self, console_limit: int) -> None:
+        """What stands around the core's object."""
+        _alive.add(self._machine)
         self._pid = os.getpid()
+        #: The kernel's command line.
+        self.cmdline = self._machine.cmdline
         #: What the guest prints and reads.
-        self.console = Console(self._machine, min(limit, _MOST))
+        self.console = Console(self._machine, console_limit)
         #: The guest's memory.
         self.memory = Memory(self._machine)
         #: The vCPUs.
-        self.vcpus = tuple(Vcpu(self._machine, index) for index in range(cpus))
+        self.vcpus = tuple(Vcpu(self._machine, index) for index in range(self._machine.cpus))
+
+    def _save(self) -> bytes:
+        """The whole paused VM: processors, memory, board. The public snapshot comes later."""
+        return self._machine.save()
+
+    @classmethod
+    def _restore(
+        cls,
+        saved: bytes,
+        *,
+        engine: Literal["auto", "kvm", "soft"] = "auto",
+        name: str = "vm",
+        console_limit: int | str = "4M",
+    ) -> Self:
+        """The VM that `_save` made ``saved`` of, on any engine that has its CPU; it can start."""
+        vm = cls.__new__(cls)
+        vm.name = name
+        vm._identity = None
+        limit = min(parse_size(console_limit), _MOST)
+        vm._machine = Machine.restore(bytes(saved), resolve(engine, "realtime"), limit)
+        vm._furnish(limit)
+        return vm
 
     @property
     def engine(self) -> str:
@@ -408,6 +445,12 @@ class VM:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a VM cannot be pickled: it lives in one process")
+
+
+def _rate(khz: int | None) -> int | None:
+    if khz is None or (isinstance(khz, int) and 0 <= khz < 1 << 32):
+        return khz
+    raise ConfigError(f"tsc_khz cannot be {khz!r}", remedy="Give kilohertz.")
 
 
 def _backing(ram: str) -> tuple[str, int]:

@@ -5,9 +5,9 @@
 //! timer is one of them; pending events last, because setting other state can clear them.
 
 use kvm_bindings::{
-    KVM_MAX_CPUID_ENTRIES, KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW,
-    KVM_VCPUEVENT_VALID_SIPI_VECTOR, Msrs, kvm_debugregs, kvm_lapic_state, kvm_msr_entry,
-    kvm_vcpu_events, kvm_xcr, kvm_xcrs, kvm_xsave,
+    KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, KVM_VCPUEVENT_VALID_SIPI_VECTOR,
+    Msrs, kvm_debugregs, kvm_lapic_state, kvm_msr_entry, kvm_vcpu_events, kvm_xcr, kvm_xcrs,
+    kvm_xsave,
 };
 use kvm_ioctls::VcpuFd;
 use vmlet_vcpu::{
@@ -20,15 +20,12 @@ use crate::{convert, ext, system::call};
 /// MSRs the kernel takes in one call.
 const BATCH: usize = 128;
 
+/// All but CPUID, which the vCPU knows.
 pub(crate) fn save(fd: &VcpuFd, indices: &[u32]) -> Result<VcpuState, EngineError> {
-    let cpuid = fd
-        .get_cpuid2(KVM_MAX_CPUID_ENTRIES)
-        .map_err(call("KVM_GET_CPUID2"))?;
     let sregs = fd.get_sregs().map_err(call("KVM_GET_SREGS"))?;
     let xsave = fd.get_xsave().map_err(call("KVM_GET_XSAVE"))?;
     let xcrs = fd.get_xcrs().map_err(call("KVM_GET_XCRS"))?;
     Ok(VcpuState {
-        cpuid: convert::cpuid_from_kvm(&cpuid),
         tsc_khz: fd.get_tsc_khz().unwrap_or(0),
         mp_state: convert::mp_state_from_kvm(fd.get_mp_state().map_err(call("KVM_GET_MP_STATE"))?),
         regs: convert::regs_from_kvm(&fd.get_regs().map_err(call("KVM_GET_REGS"))?),
@@ -43,6 +40,7 @@ pub(crate) fn save(fd: &VcpuFd, indices: &[u32]) -> Result<VcpuState, EngineErro
         lapic: lapic(fd),
         msrs: get_msrs(fd, indices)?,
         events: events(&fd.get_vcpu_events().map_err(call("KVM_GET_VCPU_EVENTS"))?),
+        ..VcpuState::default()
     })
 }
 

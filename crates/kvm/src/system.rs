@@ -149,6 +149,13 @@ impl Hypervisor for Kvm {
         Ok(SUPPORTED.get_or_init(|| cpuid).clone())
     }
 
+    fn tsc_khz(&self) -> Result<u32, EngineError> {
+        // A vCPU knows it; the rate is the processor's.
+        let vm = self.kvm.create_vm().map_err(call("KVM_CREATE_VM"))?;
+        let vcpu = vm.create_vcpu(0).map_err(call("KVM_CREATE_VCPU"))?;
+        vcpu.get_tsc_khz().map_err(call("KVM_GET_TSC_KHZ"))
+    }
+
     fn create_vm(&self) -> Result<Arc<dyn Vm>, EngineError> {
         let msrs = self
             .kvm

@@ -11,6 +11,7 @@ use vmlet_memory::fork::{ParentOnly, Watch, watch_fd};
 use vmlet_vcpu::{
     AccessContext, DebugControl, DebugStop, EngineError, Flow, GuestBus, Kicker, RunEnd, SpaceId,
     Stat, StopReason, Vcpu,
+    cpuid::CpuidTable,
     x86_64::{MpState, Regs, Sregs, VcpuState},
 };
 
@@ -39,6 +40,8 @@ pub(crate) struct KvmVcpu {
     fresh: bool,
     /// A run ends after one instruction.
     stepping: bool,
+    /// What was asked for: a KVM that ignores masks gives back the processor's own.
+    pub(crate) cpuid: CpuidTable,
 }
 
 /// What goes to the reaper. The page is unregistered before the descriptor unmaps it.
@@ -107,6 +110,7 @@ impl KvmVcpu {
             bound: None,
             fresh: false,
             stepping: false,
+            cpuid: CpuidTable::default(),
         })
     }
 
@@ -410,13 +414,19 @@ impl Vcpu for KvmVcpu {
 
     fn save(&mut self) -> Result<VcpuState, EngineError> {
         let parts = self.parts()?;
-        state::save(&parts.fd, &parts.shared.msr_indices)
+        let state = state::save(&parts.fd, &parts.shared.msr_indices)?;
+        Ok(VcpuState {
+            cpuid: self.cpuid.clone(),
+            ..state
+        })
     }
 
     fn restore(&mut self, state: &VcpuState) -> Result<(), EngineError> {
         self.fresh = false;
         let parts = self.parts()?;
         let shared = &parts.shared;
-        state::restore(&parts.fd, &shared.msr_indices, shared.tsc_scales(), state)
+        state::restore(&parts.fd, &shared.msr_indices, shared.tsc_scales(), state)?;
+        self.cpuid = state.cpuid.clone();
+        Ok(())
     }
 }

@@ -154,14 +154,11 @@ impl Vm for KvmVm {
             .fd
             .create_vcpu(u64::from(id))
             .map_err(call("KVM_CREATE_VCPU"))?;
-        let cpuid = convert::cpuid_to_kvm(cpuid)?;
-        fd.set_cpuid2(&cpuid).map_err(call("KVM_SET_CPUID2"))?;
-        Ok(Box::new(KvmVcpu::new(
-            id,
-            fd,
-            self.run_size,
-            Arc::clone(shared),
-        )?))
+        fd.set_cpuid2(&convert::cpuid_to_kvm(cpuid)?)
+            .map_err(call("KVM_SET_CPUID2"))?;
+        let mut vcpu = KvmVcpu::new(id, fd, self.run_size, Arc::clone(shared))?;
+        vcpu.cpuid = cpuid.clone();
+        Ok(Box::new(vcpu))
     }
 
     fn set_routes(&self, all: &[MsiRoute]) -> Result<(), EngineError> {

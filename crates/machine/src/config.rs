@@ -1,5 +1,7 @@
 //! What a user asks for.
 
+use std::ops::RangeInclusive;
+
 use vmlet_boot::ProtocolChoice;
 use vmlet_host::{HostMemory, HostRoot};
 
@@ -9,6 +11,9 @@ use crate::{MachineError, board::layout};
 const GRANULE: u64 = 4096;
 /// The boot protocols' tables and ACPI's need the first mebibyte.
 const SMALLEST: u64 = 1 << 20;
+
+/// Rates that CPUID and guests can express.
+const TSC_KHZ: RangeInclusive<u32> = 100_000..=4_000_000;
 
 /// Which engine runs the VM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +35,36 @@ impl EngineChoice {
             EngineChoice::Kvm => "kvm",
             EngineChoice::Soft => "soft",
         }
+    }
+}
+
+/// Which processor guests see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CpuChoice {
+    /// All that the engine offers.
+    #[default]
+    Host,
+    /// The software CPU's model, which both engines can be: a VM can move between them.
+    SoftV1,
+}
+
+impl CpuChoice {
+    /// All choices.
+    pub const ALL: [CpuChoice; 2] = [CpuChoice::Host, CpuChoice::SoftV1];
+
+    /// The choice's name as users write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            CpuChoice::Host => "host",
+            CpuChoice::SoftV1 => "soft-v1",
+        }
+    }
+
+    /// The choice of that name.
+    pub fn named(name: &str) -> Option<CpuChoice> {
+        CpuChoice::ALL
+            .into_iter()
+            .find(|choice| choice.name() == name)
     }
 }
 
@@ -59,7 +94,7 @@ pub enum RamBacking {
 }
 
 /// A VM to be made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Config {
     /// The kernel image.
     pub kernel: Vec<u8>,
@@ -75,6 +110,10 @@ pub struct Config {
     pub cpus: u32,
     /// Which engine.
     pub engine: EngineChoice,
+    /// Which processor.
+    pub cpu: CpuChoice,
+    /// Kilohertz of the guest's time-stamp counter; none: the engine's.
+    pub tsc_khz: Option<u32>,
     /// What guest time follows.
     pub clock: ClockChoice,
     /// Which boot protocol.
@@ -115,6 +154,9 @@ impl Config {
         if self.memory > layout::MAX_MEMORY {
             let detail = format!("{} bytes", self.memory);
             return refuse("memory", detail, "Give at most 1 TiB.");
+        }
+        if let Some(khz) = self.tsc_khz.filter(|khz| !TSC_KHZ.contains(khz)) {
+            return refuse("tsc_khz", khz.to_string(), "Give 100,000 to 4,000,000.");
         }
         if self.cpus == 0 {
             return refuse("cpus", "0".to_owned(), "Give at least one vCPU.");

@@ -95,6 +95,8 @@ pub struct EngineReport {
     pub remedy: Option<String>,
     /// The vendor string guests see.
     pub vendor: String,
+    /// Kilohertz of guests' time-stamp counters.
+    pub tsc_khz: Option<u32>,
 }
 
 /// Probes `/dev/kvm` by running a small guest.
@@ -110,6 +112,7 @@ pub fn report() -> EngineReport {
         detail: judgement.detail,
         remedy: judgement.remedy.map(str::to_owned),
         vendor,
+        tsc_khz: Kvm::open().and_then(|kvm| kvm.tsc_khz()).ok(),
     }
 }
 

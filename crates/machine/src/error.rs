@@ -5,7 +5,7 @@ use vmlet_boot::{BootError, initramfs};
 use vmlet_memory::MemoryError;
 use vmlet_vcpu::EngineError;
 
-use crate::RecordError;
+use crate::{RecordError, SavedMachineError};
 
 /// The error number of "out of memory", which a pool of huge pages answers with.
 const ENOMEM: i32 = 12;
@@ -70,6 +70,9 @@ pub enum MachineError {
         /// What would do.
         remedy: &'static str,
     },
+    /// A saved machine.
+    #[error(transparent)]
+    Saved(#[from] SavedMachineError),
     /// A record of a run.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -157,6 +160,7 @@ impl MachineError {
             MachineError::Memory(error) => memory_kind(error),
             MachineError::Engine(error) => engine_kind(error),
             MachineError::Unsupported { .. } => ErrorKind::Unsupported,
+            MachineError::Saved(_) => ErrorKind::Config,
             MachineError::Record(error) => record_kind(error),
             MachineError::Step { .. } | MachineError::NotMapped { .. } => ErrorKind::Guest,
             MachineError::Board(_) => ErrorKind::Host,

@@ -6,14 +6,15 @@ use vmlet_boot::{BootRequest, Entry, Mode, plan};
 use vmlet_memory::{
     AddressSpace, Backing, Gpa, MapChange, MapListener, Mapping, Memslot, Ram, Refusal, RegionKind,
 };
+use vmlet_softcpu::soft_v1;
 use vmlet_vcpu::{
     EngineError, Hypervisor, SlotChange, Vcpu, Vm,
-    cpuid::{Topology, host_policy},
+    cpuid::{CpuidTable, Topology, host_policy, missing_features},
     x86_64::{MpState, Regs, Table},
 };
 
 use crate::{
-    Config, MachineError, RamBacking,
+    Config, CpuChoice, EngineChoice, MachineError, RamBacking,
     board::{acpi, layout},
 };
 
@@ -149,7 +150,7 @@ fn clear(space: &AddressSpace, gpa: u64, len: u64) -> Result<(), MachineError> {
     Ok(())
 }
 
-fn map_memory(config: &Config, max_slots: u32) -> Result<AddressSpace, MachineError> {
+pub(crate) fn map_memory(config: &Config, max_slots: u32) -> Result<AddressSpace, MachineError> {
     let backing = match config.ram {
         RamBacking::Anon => Backing::Anon,
         RamBacking::Memfd => Backing::Memfd,
@@ -181,18 +182,21 @@ fn map_memory(config: &Config, max_slots: u32) -> Result<AddressSpace, MachineEr
 pub(crate) fn create_vcpus(
     engine: &dyn Hypervisor,
     vm: &dyn Vm,
-    cpus: u32,
+    config: &Config,
     entry: &Entry,
 ) -> Result<Vec<Box<dyn Vcpu>>, MachineError> {
-    let supported = engine.supported_cpuid()?;
-    let mut vcpus = Vec::new();
+    let table = processor(engine, config)?;
+    let (mut vcpus, cpus) = (Vec::new(), config.cpus);
     for apic_id in 0..cpus {
         let place = Topology {
             apic_id,
             cpus,
             local_apic: true,
         };
-        let mut vcpu = vm.create_vcpu(apic_id, &host_policy(&supported, place))?;
+        let mut vcpu = vm.create_vcpu(apic_id, &host_policy(&table, place))?;
+        if let Some(khz) = config.tsc_khz {
+            vcpu.set_tsc_khz(khz)?;
+        }
         if apic_id == 0 {
             enter(vcpu.as_mut(), entry)?;
         } else {
@@ -201,6 +205,24 @@ pub(crate) fn create_vcpus(
         vcpus.push(vcpu);
     }
     Ok(vcpus)
+}
+
+/// What the guest's `cpuid` answers, before policy.
+fn processor(engine: &dyn Hypervisor, config: &Config) -> Result<CpuidTable, MachineError> {
+    let offered = engine.supported_cpuid()?;
+    if config.cpu == CpuChoice::Host && engine.name() != EngineChoice::Soft.name() {
+        return Ok(offered);
+    }
+    let table = soft_v1::cpuid_at(match config.tsc_khz {
+        Some(khz) => khz,
+        None => engine.tsc_khz()?,
+    });
+    let missing = missing_features(&table, &offered);
+    if missing.is_empty() {
+        Ok(table)
+    } else {
+        Err(EngineError::State { missing }.into())
+    }
 }
 
 fn enter(vcpu: &mut dyn Vcpu, entry: &Entry) -> Result<(), MachineError> {

@@ -27,10 +27,11 @@ pub mod journal;
 mod launch;
 mod lifecycle;
 mod machine;
+mod saved;
 
 pub use bell::Bell;
 pub use board::{ExitCount, ExitKind, ExitReport};
-pub use config::{ClockChoice, Config, EngineChoice, RamBacking};
+pub use config::{ClockChoice, Config, CpuChoice, EngineChoice, RamBacking};
 pub use console::{Console, ConsoleFeed};
 pub use engine::{Choice, EngineReport, choose, linux_cmdline, report};
 pub use error::{ErrorKind, MachineError};
@@ -39,6 +40,7 @@ pub use inspect::{PageReport, SecondStage, WalkEnd, WalkReport, WalkStep};
 pub use journal::{RecordError, format::Identity};
 pub use lifecycle::State;
 pub use machine::{Machine, Region, ThreadStarter};
+pub use saved::SavedMachineError;
 
 pub use vmlet_boot::{ProtocolChoice, initramfs};
 pub use vmlet_memory::{Lease, PAGE_SIZES, PagePlan};

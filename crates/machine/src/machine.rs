@@ -7,31 +7,27 @@ use std::{
 };
 
 use vmlet_bus::Unclaimed;
-use vmlet_devices::serial::SerialOut;
 use vmlet_memory::{
-    AddressSpace, Extent, Gpa, Lease, LeaseKind, MapListener, PAGE_SIZE, RegionKind,
+    AddressSpace, Extent, Gpa, Lease, LeaseKind, PAGE_SIZE, RegionKind,
     fork::{Origin, ParentOnly},
     paging::PagingContext,
 };
 use vmlet_vcpu::{
-    EngineError, Inputs, PendingStep, RunEnd, Spawner, Stat, Vcpu, VcpuThread, Vm,
+    EngineError, PendingStep, RunEnd, Spawner, Stat, VcpuThread, Vm,
     x86_64::{Regs, Sregs},
 };
 
 use crate::{
-    Bell, Config, Console, Event, EventKind, MachineError, PageReport, State, WalkEnd, WalkReport,
+    Bell, Console, CpuChoice, Event, EventKind, MachineError, PageReport, State, WalkEnd,
+    WalkReport,
     board::{Board, ExitReport},
-    console::ConsoleFeed,
-    engine, inspect,
-    journal::Journal,
-    launch::{self, Slots},
+    inspect,
     lifecycle::Life,
 };
 
+mod assembly;
 mod counted;
-
-/// Pins of the I/O APIC, mirrored in the first interrupt numbers.
-const PINS: u32 = 24;
+mod saving;
 
 /// Starts a machine's threads.
 pub type ThreadStarter = Spawner;
@@ -54,6 +50,9 @@ pub struct Machine {
     origin: Origin,
     engine: &'static str,
     memory: u64,
+    cpu: CpuChoice,
+    cmdline: String,
+    debug_port: bool,
 }
 
 /// What only the process that made the machine may touch.
@@ -82,67 +81,6 @@ struct Parts {
 }
 
 impl Machine {
-    /// Makes a machine. Its vCPU threads are started by `spawn` and wait.
-    pub fn new(config: &Config, spawn: &ThreadStarter) -> Result<Machine, MachineError> {
-        config.check()?;
-        let engine = engine::open(config.engine, config.clock)?;
-        let limits = engine.limits();
-        if config.cpus > limits.vcpus {
-            let detail = format!("{}, and this engine takes {}", config.cpus, limits.vcpus);
-            let remedy = "Give the VM fewer vCPUs.";
-            return Err(MachineError::Config {
-                what: "cpus",
-                detail,
-                remedy,
-            });
-        }
-        let loaded = launch::load(config, limits.slots)?;
-        let vm = engine.create_vm()?;
-        let slots: Arc<dyn MapListener> = Arc::new(Slots {
-            vm: Arc::clone(&vm),
-        });
-        loaded.space.add_listener(slots)?;
-        vm.create_irqchip(PINS)?;
-        let console = Console::new(config.console_limit);
-        let feed = || Box::new(ConsoleFeed::new(&console)) as Box<dyn SerialOut>;
-        let debug = config.debug_port.then(feed);
-        let board = Board::new(Arc::clone(&vm), config.memory, feed(), debug)
-            .map_err(|error| MachineError::Board(error.to_string()))?;
-        let vcpus = launch::create_vcpus(&*engine, &*vm, config.cpus, &loaded.entry)?;
-        let life = Life::new(console, vcpus.len());
-        if vm.position().is_some() {
-            let journal = Journal::new(Arc::downgrade(&vm), Arc::downgrade(&board.serial));
-            let journal = Arc::new(journal);
-            vm.set_inputs(Arc::clone(&journal) as Arc<dyn Inputs>)?;
-            let _ = life.journal.set(journal);
-        }
-        let vcpus = start_threads(vcpus, &board, &life, spawn)?;
-        let space = Arc::new(loaded.space);
-        let cpuid = engine.supported_cpuid()?;
-        let parts = Parts {
-            life: Arc::clone(&life),
-            vcpus,
-            board,
-            space,
-            vm,
-            physical_bits: cpuid.physical_address_bits(),
-            gibibyte_pages: cpuid.gibibyte_pages(),
-        };
-        let inner = ParentOnly::new(Inner {
-            life,
-            cpus: parts.vcpus.len(),
-            parts: Mutex::new(Some(Arc::new(parts))),
-            control: Mutex::default(),
-        });
-        let (origin, engine) = (Origin::here(), engine.name());
-        Ok(Machine {
-            inner,
-            origin,
-            engine,
-            memory: config.memory,
-        })
-    }
-
     fn inner(&self) -> Result<&Inner, MachineError> {
         self.origin.check().map_err(|_| MachineError::Forked)?;
         Ok(&self.inner)
@@ -161,6 +99,11 @@ impl Machine {
     /// Bytes of memory.
     pub fn memory_size(&self) -> Result<u64, MachineError> {
         self.inner().map(|_| self.memory)
+    }
+
+    /// The kernel's command line.
+    pub fn cmdline(&self) -> &str {
+        &self.cmdline
     }
 
     /// vCPUs.
@@ -530,38 +473,4 @@ impl Parts {
         };
         Ok(self.space.collect_dirty(&mut log)?)
     }
-}
-
-fn start_threads(
-    vcpus: Vec<Box<dyn Vcpu>>,
-    board: &Board,
-    life: &Arc<Life>,
-    spawn: &ThreadStarter,
-) -> Result<Vec<Arc<VcpuThread>>, MachineError> {
-    let mut threads: Vec<Arc<VcpuThread>> = Vec::new();
-    let count = vcpus.len();
-    for vcpu in vcpus {
-        let (on_end, on_exit) = (Arc::clone(life), Arc::clone(life));
-        let thread = VcpuThread::start(
-            vcpu,
-            Box::new(board.connect()),
-            Box::new(move |id, end| on_end.run_ended(id, end)),
-            Box::new(move || on_exit.thread_ended()),
-            spawn,
-        );
-        match thread {
-            Ok(thread) => threads.push(Arc::new(thread)),
-            Err(error) => {
-                life.forget_threads(count - threads.len());
-                threads.iter().for_each(|thread| thread.ask_finish());
-                life.join();
-                return Err(error.into());
-            }
-        }
-    }
-    life.vcpus
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .extend(threads.iter().cloned());
-    Ok(threads)
 }

@@ -30,6 +30,7 @@ pub(crate) fn kvm_probe(py: Python<'_>) -> String {
         detail,
         remedy,
         vendor,
+        tsc_khz,
     } = finalization::detach(py, vmlet_machine::report);
     json!({
         "engine": engine,
@@ -38,6 +39,7 @@ pub(crate) fn kvm_probe(py: Python<'_>) -> String {
         "detail": detail,
         "remedy": remedy,
         "vendor": vendor,
+        "tsc_khz": tsc_khz,
     })
     .to_string()
 }

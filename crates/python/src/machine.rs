@@ -8,7 +8,8 @@ use pyo3::{
     types::{PyBytes, PyDict},
 };
 use vmlet_machine::{
-    ClockChoice, Config, EngineChoice, Event, Identity, ProtocolChoice, RamBacking, State,
+    ClockChoice, Config, CpuChoice, EngineChoice, Event, Identity, ProtocolChoice, RamBacking,
+    State,
 };
 
 use crate::{errors, gateway, inspect, registers, view::View};
@@ -62,6 +63,11 @@ fn choose<T: Copy>(what: &str, name: &str, choices: &[(&str, T)]) -> PyResult<T>
     })
 }
 
+fn engines() -> [(&'static str, EngineChoice); 3] {
+    [EngineChoice::Auto, EngineChoice::Kvm, EngineChoice::Soft]
+        .map(|choice| (choice.name(), choice))
+}
+
 fn start_thread(name: String, body: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
     std::thread::Builder::new().name(name).spawn(body).map(drop)
 }
@@ -69,7 +75,7 @@ fn start_thread(name: String, body: Box<dyn FnOnce() + Send>) -> std::io::Result
 #[pymethods]
 impl Machine {
     #[new]
-    #[pyo3(signature = (*, kernel, initramfs, modules, cmdline, memory, cpus, engine, protocol, ram, huge_page, prefault, console_limit, debug_port, clock))]
+    #[pyo3(signature = (*, kernel, initramfs, modules, cmdline, memory, cpus, engine, protocol, ram, huge_page, prefault, console_limit, debug_port, clock, cpu, tsc_khz))]
     #[expect(
         clippy::too_many_arguments,
         reason = "one argument a setting, all by name"
@@ -90,9 +96,9 @@ impl Machine {
         console_limit: usize,
         debug_port: bool,
         clock: &str,
+        cpu: &str,
+        tsc_khz: Option<u32>,
     ) -> PyResult<Machine> {
-        let engines = [EngineChoice::Auto, EngineChoice::Kvm, EngineChoice::Soft]
-            .map(|engine| (engine.name(), engine));
         let protocols = [
             ("auto", ProtocolChoice::Auto),
             ("linux64", ProtocolChoice::Linux64),
@@ -118,8 +124,10 @@ impl Machine {
             cmdline,
             memory,
             cpus,
-            engine: choose("engine", engine, &engines)?,
+            engine: choose("engine", engine, &engines())?,
             clock: choose("clock", clock, &clocks)?,
+            tsc_khz,
+            cpu: choose("cpu", cpu, &CpuChoice::ALL.map(|cpu| (cpu.name(), cpu)))?,
             protocol: choose("protocol", protocol, &protocols)?,
             ram: choose("ram", ram, &backings)?,
             prefault,
@@ -128,6 +136,37 @@ impl Machine {
         };
         let machine = gateway::call(py, || vmlet_machine::Machine::new(&config, &start_thread))?;
         Ok(Machine { machine })
+    }
+
+    /// The VM that `save` made `saved` of.
+    #[staticmethod]
+    fn restore(
+        py: Python<'_>,
+        saved: Vec<u8>,
+        engine: &str,
+        console_limit: usize,
+    ) -> PyResult<Machine> {
+        let config = Config {
+            engine: choose("engine", engine, &engines())?,
+            console_limit,
+            ..Config::default()
+        };
+        let restore = || vmlet_machine::Machine::restore(&saved, &config, &start_thread);
+        let machine = gateway::call(py, restore)?;
+        Ok(Machine { machine })
+    }
+
+    /// The whole paused VM.
+    fn save<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(
+            py,
+            &gateway::call(py, || self.machine.save())?,
+        ))
+    }
+
+    #[getter]
+    fn cmdline(&self) -> &str {
+        self.machine.cmdline()
     }
 
     #[getter]

@@ -110,6 +110,10 @@ impl Hypervisor for Soft {
         Ok(cpuid::table())
     }
 
+    fn tsc_khz(&self) -> Result<u32, EngineError> {
+        Ok(clock::TSC_KHZ)
+    }
+
     fn create_vm(&self) -> Result<Arc<dyn Vm>, EngineError> {
         Ok(Arc::new(vm::SoftVm::new(self.clock)))
     }

@@ -22,6 +22,9 @@ pub trait Hypervisor: Send + Sync + Debug {
     /// The CPUID leaves this engine can give a guest, before policy.
     fn supported_cpuid(&self) -> Result<CpuidTable, EngineError>;
 
+    /// Kilohertz of a guest's time-stamp counter, where nobody asks for another rate.
+    fn tsc_khz(&self) -> Result<u32, EngineError>;
+
     /// A VM without memory and vCPUs.
     fn create_vm(&self) -> Result<Arc<dyn Vm>, EngineError>;
 }

@@ -1,45 +1,42 @@
 //! A machine as bytes: saved on one engine, restored on another.
 //!
-//! * `format.rs`: the bytes.
-//!
 //! A machine whose CPU model is [`CpuChoice::SoftV1`] can go on under either engine: what a kernel
 //! has made of the features it found at its boot holds there too. What the guest cannot have
 //! changed is left out.
 //!
 //! Not saved: console output that nobody has read, events, what the host's clock says.
 
-mod format;
-
-use std::sync::Arc;
-
-pub use format::SavedMachineError;
-use format::{Head, Saved, Writer};
 use vmlet_memory::{AddressSpace, Gpa};
 use vmlet_softcpu::soft_v1;
 use vmlet_vcpu::{EngineError, Hypervisor, Vcpu, Vm, cpuid::missing_features, x86_64::VcpuState};
 
-use crate::{Config, CpuChoice, Machine, MachineError, State, ThreadStarter, engine, launch};
+use super::{Machine, ThreadStarter, assembly::check_cpus};
+use crate::{
+    Config, CpuChoice, MachineError, SavedMachineError, State, engine, launch,
+    saved::{Head, Saved, Writer},
+};
 
 const PAGE: usize = 4096;
 
 impl Machine {
     /// The whole paused machine as bytes.
     pub fn save(&self) -> Result<Vec<u8>, MachineError> {
-        let parts = self.paused("saving")?;
+        let (parts, _turn) = (self.open()?, self.inner()?.take_turn());
+        parts.expect("saving", State::Paused)?;
         let vcpus: Vec<VcpuState> = parts
             .vcpus
             .iter()
             .map(|vcpu| Ok(vcpu.with(|vcpu| vcpu.save())??))
-            .map(|state: Result<VcpuState, EngineError>| Ok(trim(state?, self.cpu())))
+            .map(|state: Result<VcpuState, EngineError>| Ok(trim(state?, self.cpu)))
             .collect::<Result<_, EngineError>>()?;
         let dispatch = &parts.board.dispatch;
         let mut writer = Writer::new(&Head {
             engine: self.engine()?.to_owned(),
-            cpu: self.cpu().name().to_owned(),
+            cpu: self.cpu.name().to_owned(),
             memory: self.memory_size()?,
             cpus: u32::try_from(vcpus.len()).unwrap_or(u32::MAX),
-            cmdline: self.cmdline().to_owned(),
-            debug_port: self.has_debug_port(),
+            cmdline: self.cmdline.clone(),
+            debug_port: self.debug_port,
             vcpus,
             ports: dispatch.ports.save(),
             mmio: dispatch.mmio.save(),
@@ -74,6 +71,7 @@ impl Machine {
         };
         config.check()?;
         let engine = engine::open(config.engine, config.clock)?;
+        check_cpus(&config, engine.limits())?;
         let offered = engine.supported_cpuid()?;
         for vcpu in &saved.head.vcpus {
             let missing = missing_features(&vcpu.cpuid, &offered);
@@ -84,9 +82,9 @@ impl Machine {
         let space = launch::map_memory(&config, engine.limits().slots)?;
         fill(&space, &saved)?;
         let create = |_: &dyn Hypervisor, vm: &dyn Vm| create_vcpus(vm, &saved.head.vcpus);
-        let machine = Machine::assemble(&config, engine, space, create, spawn)?;
-        let board = machine.open()?;
-        let dispatch = &board.board.dispatch;
+        let machine = Machine::assemble(&config, &*engine, space, &create, spawn)?;
+        let parts = machine.open()?;
+        let dispatch = &parts.board.dispatch;
         dispatch
             .mmio
             .restore(&saved.head.mmio)

@@ -240,7 +240,10 @@ mod tests {
         let bytes = written();
         for end in (0..bytes.len()).step_by(7) {
             let error = Saved::parse(&bytes[..end]).unwrap_err();
-            assert!(matches!(error, SavedMachineError::Damaged { .. }), "{end}: {error}");
+            assert!(
+                matches!(error, SavedMachineError::Damaged { .. }),
+                "{end}: {error}"
+            );
         }
     }
 
@@ -260,7 +263,10 @@ mod tests {
         let lying = Head { cpus: 2, ..head() };
         let bytes = Writer::new(&lying).finish();
         let error = Saved::parse(&bytes).unwrap_err();
-        assert!(matches!(error, SavedMachineError::Vcpus { found: 1, said: 2 }));
+        assert!(matches!(
+            error,
+            SavedMachineError::Vcpus { found: 1, said: 2 }
+        ));
     }
 
     #[test]

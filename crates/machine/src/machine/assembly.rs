@@ -1,0 +1,146 @@
+//! How a machine is put together.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vmlet_devices::serial::SerialOut;
+use vmlet_memory::{
+    AddressSpace, MapListener,
+    fork::{Origin, ParentOnly},
+};
+use vmlet_vcpu::{Hypervisor, Inputs, Limits, Vcpu, VcpuThread, Vm};
+
+use super::{Inner, Machine, Parts, ThreadStarter};
+use crate::{
+    Config, Console, MachineError,
+    board::Board,
+    console::ConsoleFeed,
+    engine,
+    journal::Journal,
+    launch::{self, Slots},
+    lifecycle::Life,
+};
+
+/// Pins of the I/O APIC, mirrored in the first interrupt numbers.
+const PINS: u32 = 24;
+
+/// Makes the vCPUs of a VM.
+pub(super) type VcpuMaker<'a> =
+    dyn Fn(&dyn Hypervisor, &dyn Vm) -> Result<Vec<Box<dyn Vcpu>>, MachineError> + 'a;
+
+/// Refuses more vCPUs than the engine takes.
+pub(super) fn check_cpus(config: &Config, limits: Limits) -> Result<(), MachineError> {
+    if config.cpus <= limits.vcpus {
+        return Ok(());
+    }
+    Err(MachineError::Config {
+        what: "cpus",
+        detail: format!("{}, and this engine takes {}", config.cpus, limits.vcpus),
+        remedy: "Give the VM fewer vCPUs.",
+    })
+}
+
+impl Machine {
+    /// Makes a machine. Its vCPU threads are started by `spawn` and wait.
+    pub fn new(config: &Config, spawn: &ThreadStarter) -> Result<Machine, MachineError> {
+        config.check()?;
+        let engine = engine::open(config.engine, config.clock)?;
+        let limits = engine.limits();
+        check_cpus(config, limits)?;
+        let loaded = launch::load(config, limits.slots)?;
+        let create = |engine: &dyn Hypervisor, vm: &dyn Vm| {
+            launch::create_vcpus(engine, vm, config, &loaded.entry)
+        };
+        Machine::assemble(config, &*engine, loaded.space, &create, spawn)
+    }
+
+    /// Makes a machine of `space` with what is loaded in it.
+    pub(super) fn assemble(
+        config: &Config,
+        engine: &dyn Hypervisor,
+        space: AddressSpace,
+        create: &VcpuMaker<'_>,
+        spawn: &ThreadStarter,
+    ) -> Result<Machine, MachineError> {
+        let vm = engine.create_vm()?;
+        let slots: Arc<dyn MapListener> = Arc::new(Slots {
+            vm: Arc::clone(&vm),
+        });
+        space.add_listener(slots)?;
+        vm.create_irqchip(PINS)?;
+        let console = Console::new(config.console_limit);
+        let feed = || Box::new(ConsoleFeed::new(&console)) as Box<dyn SerialOut>;
+        let debug = config.debug_port.then(feed);
+        let board = Board::new(Arc::clone(&vm), config.memory, feed(), debug)
+            .map_err(|error| MachineError::Board(error.to_string()))?;
+        let vcpus = create(engine, &*vm)?;
+        let life = Life::new(console, vcpus.len());
+        if vm.position().is_some() {
+            let journal = Journal::new(Arc::downgrade(&vm), Arc::downgrade(&board.serial));
+            let journal = Arc::new(journal);
+            vm.set_inputs(Arc::clone(&journal) as Arc<dyn Inputs>)?;
+            let _ = life.journal.set(journal);
+        }
+        let vcpus = start_threads(vcpus, &board, &life, spawn)?;
+        let space = Arc::new(space);
+        let cpuid = engine.supported_cpuid()?;
+        let parts = Parts {
+            life: Arc::clone(&life),
+            vcpus,
+            board,
+            space,
+            vm,
+            physical_bits: cpuid.physical_address_bits(),
+            gibibyte_pages: cpuid.gibibyte_pages(),
+        };
+        let inner = ParentOnly::new(Inner {
+            life,
+            cpus: parts.vcpus.len(),
+            parts: Mutex::new(Some(Arc::new(parts))),
+            control: Mutex::default(),
+        });
+        let (origin, engine) = (Origin::here(), engine.name());
+        Ok(Machine {
+            inner,
+            origin,
+            engine,
+            memory: config.memory,
+            cpu: config.cpu,
+            cmdline: config.cmdline.clone(),
+            debug_port: config.debug_port,
+        })
+    }
+}
+
+fn start_threads(
+    vcpus: Vec<Box<dyn Vcpu>>,
+    board: &Board,
+    life: &Arc<Life>,
+    spawn: &ThreadStarter,
+) -> Result<Vec<Arc<VcpuThread>>, MachineError> {
+    let mut threads: Vec<Arc<VcpuThread>> = Vec::new();
+    let count = vcpus.len();
+    for vcpu in vcpus {
+        let (on_end, on_exit) = (Arc::clone(life), Arc::clone(life));
+        let thread = VcpuThread::start(
+            vcpu,
+            Box::new(board.connect()),
+            Box::new(move |id, end| on_end.run_ended(id, end)),
+            Box::new(move || on_exit.thread_ended()),
+            spawn,
+        );
+        match thread {
+            Ok(thread) => threads.push(Arc::new(thread)),
+            Err(error) => {
+                life.forget_threads(count - threads.len());
+                threads.iter().for_each(|thread| thread.ask_finish());
+                life.join();
+                return Err(error.into());
+            }
+        }
+    }
+    life.vcpus
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .extend(threads.iter().cloned());
+    Ok(threads)
+}
