@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import vmlet
-from conftest import Engine, initramfs, kernels, limit
+from conftest import Engine, limit
 from guests import guest
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -71,38 +71,6 @@ def test_a_saved_guest_goes_on_from_where_it_was(make: Make, engine: Engine) -> 
         vm.start()
         vm.console.write("x")
         vm.console.expect("y", timeout=limit(10))
-
-
-@pytest.mark.parametrize(("first", "second"), [("soft", "kvm"), ("kvm", "soft")])
-@pytest.mark.kvm_linux
-def test_debian_moves_from_one_engine_to_the_other_and_goes_on(
-    first: Engine, second: Engine, make: Make
-) -> None:
-    vm = make(
-        kernel=kernels()["linux-6.1-cloud"],
-        initramfs=initramfs(),
-        cmdline=vmlet.default_cmdline("soft"),
-        engine=first,
-        cpu="soft-v1",
-        tsc_khz=vmlet.capabilities()["tsc_khz"] if first == "soft" else None,
-    )
-    vm.start()
-    vm.console.expect("# ", timeout=limit(60))
-    vm.console.write("echo before-$((40 + 2)); read answer; echo got-$answer\n")
-    vm.console.expect("before-42", timeout=limit(20))
-    vm.pause()
-    saved = vm._save()
-    vm.close()
-    with vmlet.VM._restore(saved, engine=second) as moved:
-        assert moved.engine == second
-        moved.start()
-        moved.console.write("moved\n")
-        moved.console.expect("got-moved", timeout=limit(30))
-        # Time goes on too: a timer's interrupt ends the sleep.
-        moved.console.write("sleep 0.2; echo slept-$((60 + 6))\n")
-        moved.console.expect("slept-66", timeout=limit(30))
-        moved.console.write("poweroff -f\n")
-        assert moved.wait(timeout=limit(30)).kind == "poweroff"
 
 
 def test_a_state_the_software_cpu_lacks_is_refused_with_its_features_by_name(make: Make) -> None:

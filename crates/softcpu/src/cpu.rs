@@ -95,6 +95,17 @@ pub(crate) const CR4_PGE: u64 = 1 << 7;
 pub(crate) const CR4_PCE: u64 = 1 << 8;
 pub(crate) const CR4_OSFXSR: u64 = 1 << 9;
 pub(crate) const CR4_OSXMMEXCPT: u64 = 1 << 10;
+/// What CR4 may hold. MCE is among them without machine checks in CPUID: on KVM a guest can find it
+/// set and keeps it.
+pub(crate) const CR4_KNOWN: u64 = CR4_TSD
+    | CR4_DE
+    | CR4_PSE
+    | CR4_PAE
+    | CR4_MCE
+    | CR4_PGE
+    | CR4_PCE
+    | CR4_OSFXSR
+    | CR4_OSXMMEXCPT;
 pub(crate) const EFER_SCE: u64 = 1;
 pub(crate) const EFER_LME: u64 = 1 << 8;
 pub(crate) const EFER_LMA: u64 = 1 << 10;

@@ -3,11 +3,8 @@
 use vmlet_vcpu::FatalExit;
 
 use crate::{
-    cpu::{CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_PAE, CS, Cpu, EFER_LMA, EFER_LME},
-    exec::{
-        segment::{BIG, LONG},
-        system::CR4_KNOWN,
-    },
+    cpu::{CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_KNOWN, CR4_PAE, CS, Cpu, EFER_LMA, EFER_LME},
+    exec::segment::{BIG, LONG},
     flags,
 };
 

@@ -7,9 +7,8 @@ use vmlet_vcpu::{
 };
 
 use crate::{
-    cpu::Fault,
+    cpu::{CR4_KNOWN, Fault},
     entry::CR4_LA57,
-    exec::system::CR4_KNOWN,
     fp::{Fpu, IMAGE_BYTES},
     msr::SAVED,
     vcpu::SoftVcpu,

@@ -26,8 +26,7 @@ impl Machine {
         let vcpus: Vec<VcpuState> = parts
             .vcpus
             .iter()
-            .map(|vcpu| Ok(vcpu.with(|vcpu| vcpu.save())??))
-            .map(|state: Result<VcpuState, EngineError>| Ok(trim(state?, self.cpu)))
+            .map(|vcpu| Ok(trim(vcpu.with(|vcpu| vcpu.save())??, self.cpu)))
             .collect::<Result<_, EngineError>>()?;
         let dispatch = &parts.board.dispatch;
         let mut writer = Writer::new(&Head {

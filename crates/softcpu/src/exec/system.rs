@@ -6,8 +6,8 @@ use super::segment::{CODE_OR_DATA, PRESENT, code};
 use crate::{
     cpu::{
         CR0_AM, CR0_CD, CR0_EM, CR0_MP, CR0_NE, CR0_NW, CR0_PE, CR0_PG, CR0_TS, CR0_WP, CR4_DE,
-        CR4_MCE, CR4_OSFXSR, CR4_OSXMMEXCPT, CR4_PAE, CR4_PCE, CR4_PGE, CR4_PSE, CR4_TSD, CS, Cpu,
-        EFER_LMA, EFER_LME, EFER_SCE, Exec, GP, GS, NP, RAX, RCX, RDX, RSP, SS, Stop,
+        CR4_KNOWN, CR4_PAE, CR4_PGE, CR4_PSE, CR4_TSD, CS, Cpu, EFER_LMA, EFER_LME, EFER_SCE, Exec,
+        GP, GS, NP, RAX, RCX, RDX, RSP, SS, Stop,
     },
     event::canonical,
     flags,
@@ -26,16 +26,6 @@ const CR0_KNOWN: u64 = CR0_PE
     | CR0_NW
     | CR0_CD
     | CR0_PG;
-/// MCE is among them without machine checks in CPUID: on KVM a guest can find it set and keeps it.
-pub(crate) const CR4_KNOWN: u64 = CR4_TSD
-    | CR4_DE
-    | CR4_PSE
-    | CR4_PAE
-    | CR4_MCE
-    | CR4_PGE
-    | CR4_PCE
-    | CR4_OSFXSR
-    | CR4_OSXMMEXCPT;
 const R11: u8 = 11;
 
 impl Cpu {

@@ -1,0 +1,44 @@
+"""A Debian guest goes on where another engine takes it over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+import vmlet
+from conftest import Engine, initramfs, kernels, limit
+
+Make = Callable[..., vmlet.VM]
+
+
+@pytest.mark.parametrize(("first", "second"), [("soft", "kvm"), ("kvm", "soft")])
+@pytest.mark.kvm_linux
+def test_debian_moves_from_one_engine_to_the_other_and_goes_on(
+    first: Engine, second: Engine, make: Make
+) -> None:
+    vm = make(
+        kernel=kernels()["linux-6.1-cloud"],
+        initramfs=initramfs(),
+        cmdline=vmlet.default_cmdline("soft"),
+        engine=first,
+        cpu="soft-v1",
+        tsc_khz=vmlet.capabilities()["tsc_khz"] if first == "soft" else None,
+    )
+    vm.start()
+    vm.console.expect("# ", timeout=limit(60))
+    vm.console.write("echo before-$((40 + 2)); read answer; echo got-$answer\n")
+    vm.console.expect("before-42", timeout=limit(20))
+    vm.pause()
+    saved = vm._save()
+    vm.close()
+    with vmlet.VM._restore(saved, engine=second) as moved:
+        assert moved.engine == second
+        moved.start()
+        moved.console.write("moved\n")
+        moved.console.expect("got-moved", timeout=limit(30))
+        # Time goes on too: a timer's interrupt ends the sleep.
+        moved.console.write("sleep 0.2; echo slept-$((60 + 6))\n")
+        moved.console.expect("slept-66", timeout=limit(30))
+        moved.console.write("poweroff -f\n")
+        assert moved.wait(timeout=limit(30)).kind == "poweroff"
