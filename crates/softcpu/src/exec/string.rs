@@ -112,6 +112,10 @@ fn move_many<T: Int>(cpu: &mut Cpu, op: &Op, most: u64) -> u64 {
         }
         let from = cpu.tlb.find(READ + cpu.tlb_mode, from, bytes)?;
         let to = cpu.tlb.find(WRITE + cpu.tlb_mode, to, bytes)?;
+        // An operand that overlaps the one it is copied to is read as a whole first.
+        if (1..T::BYTES).contains(&to.wrapping_sub(from)) {
+            return None;
+        }
         tlb::copy_up(from, to, bytes);
         skip::<T>(cpu, RSI, count);
         skip::<T>(cpu, RDI, count);
