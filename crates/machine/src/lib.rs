@@ -4,7 +4,9 @@
 //! * `engine.rs`: which engine runs it, and what a probe found out about it.
 //! * `board/`: address map, ACPI tables, devices, and the way from a vCPU's access to a device.
 //! * `launch.rs`: from a boot plan to memory and registers.
-//! * `machine.rs`, `lifecycle.rs`: [`Machine`], its states and its events.
+//! * `machine.rs`, `lifecycle.rs`: [`Machine`], its states and its events; `machine/assembly.rs` puts it together,
+//!   `machine/saving.rs` saves and restores it, `machine/counted.rs` counts its instructions.
+//! * `saved.rs`: the bytes of a saved machine.
 //! * `inspect.rs`: how an address is translated, in which pages memory is mapped.
 //! * `console.rs`: what the guest prints and reads.
 //! * `bell.rs`: how an event loop learns of either.
@@ -13,7 +15,7 @@
 //!
 //! The public face takes and returns plain data, descriptors and leases only.
 //!
-//! Not supported yet: snapshots, PCI, disks and networks, hot-plug.
+//! Not supported yet: snapshots that do not stop the guest, PCI, disks and networks, hot-plug.
 
 mod bell;
 mod board;
