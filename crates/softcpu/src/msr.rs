@@ -45,8 +45,8 @@ pub(crate) const SAVED: [u32; 15] = [
     number::TSC_DEADLINE,
 ];
 
-/// Those of [`SAVED`] that a guest can have changed and that every engine has. EFER goes with the
-/// control registers.
+/// Registers of the saved state that a guest can have changed and that every engine has. EFER goes
+/// with the control registers.
 pub const PORTABLE: [u32; 10] = [
     number::TSC,
     SYSENTER_CS,
