@@ -13,6 +13,9 @@ from .tools import tool
 _LAB = ("lab",)
 #: Fetching packages and the command line: they start many programs, which is slow in the lab.
 _SAME_EVERYWHERE = ("test_kernels", "test_cli_kernel", "test_cli_run")
+#: Those that boot Linux on the software CPU where the host's KVM does not: the longer half, so that
+#: both lanes have work.
+_LINUX = ("test_boot", "test_counted_linux", "test_soft_linux", "test_userland")
 #: Two steps run at once: a test that waits for something gets that much more time.
 _HOST_FACTOR = "3"
 
@@ -45,7 +48,14 @@ def _python(log: Path, report: Report) -> None:
     host = place.probe()
     report.remark = f"KVM {'runs kernels' if host.runs_kernels else f'limited: {host.detail}'}"
     command: Words = [tool("python"), "-B", "-m", "pytest", "tests"]
+    command = [*command, *(f"--ignore=tests/{name}.py" for name in _LINUX)]
     _pytest(log, report, "host", command, LOGS / "python.xml")
+
+
+def _python_linux(log: Path, report: Report) -> None:
+    command: Words = [tool("python"), "-B", "-m", "pytest"]
+    command = [*command, *(f"tests/{name}.py" for name in _LINUX)]
+    _pytest(log, report, "host", command, LOGS / "python-linux.xml")
 
 
 def _python_in_lab(log: Path, report: Report) -> None:
@@ -81,6 +91,7 @@ PYTHON = (
     Step("kernels", _kernels, holds=_LAB),
     Step("scripts", _scripts, counts=True),
     Step("python tests", _python, after=_BUILT, counts=True),
+    Step("python tests with Linux", _python_linux, after=_BUILT, counts=True),
     Step("python tests in the lab", _python_in_lab, after=_BUILT, holds=_LAB, counts=True),
     Step("lab itself", _lab_itself, after=("kernels",), holds=_LAB, counts=True),
     Step("demo", _demo, after=_BUILT),

@@ -26,7 +26,7 @@ def steps() -> list[Step]:
     """
     found = {step.name: step for step in (*RUST, *WHEEL, *PYTHON, *STATIC)}
     first = ["wheel", "kernels", "lab itself", "python tests in the lab", "rust tests"]
-    first += ["tiny guests in the lab", "demo"]
+    first += ["tiny guests in the lab", "demo", "python tests with Linux", "python tests"]
     return [*(found.pop(name) for name in first), *found.values()]
 
 
