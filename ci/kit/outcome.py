@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,9 @@ _DOCTESTS = re.compile(r"^\s+Doc-tests (\w+)")
 _RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored;")
 _SKIPPED = re.compile(r"^SKIPPED (.+?): (.*)")
 _IGNORED = re.compile(r"^test (\S+) \.\.\. ignored(?:, (.*))?")
+_FAILED = re.compile(r"^test (\S+)(?: - should panic)? \.\.\. FAILED")
+_OUTPUT = re.compile(r"^---- (\S+)(?: stdout)? ----$")
+_SHOWN_LINES = 12
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,14 @@ class Skip:
 
     test: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A test that failed, and the few lines that say how."""
+
+    test: str
+    lines: tuple[str, ...] = ()
 
 
 @dataclass
@@ -102,8 +113,35 @@ def _of_case(case: ET.Element, group: str) -> Tally:
     return Tally(passed=1)
 
 
-def failures(path: Path) -> Iterator[str]:
-    """Names of the failed tests of a JUnit report."""
+def failures_of_cargo(text: str) -> list[Failure]:
+    """The failed tests in what `cargo test` or a test binary printed."""
+    printed: dict[str, list[str]] = {}
+    names, shown = [], None
+    for line in text.splitlines():
+        if found := _FAILED.match(line):
+            names.append(found[1])
+        elif found := _OUTPUT.match(line):
+            shown = printed[found[1]] = []
+        elif line.startswith(("failures:", "successes:")):
+            shown = None
+        elif shown is not None and line.strip():
+            shown.append(line)
+    return [Failure(name, _short(printed.get(name, []), "panicked at")) for name in names]
+
+
+def failures_of_junit(path: Path) -> list[Failure]:
+    """The failed tests of a JUnit report."""
+    found = []
     for case in ET.parse(path).getroot().iter("testcase"):
-        if case.find("failure") is not None or case.find("error") is not None:
-            yield f"{case.get('classname')}::{case.get('name')}"
+        for ending in (*case.iter("failure"), *case.iter("error")):
+            lines = [line for line in (ending.text or "").splitlines() if line.strip()]
+            name = f"{case.get('classname')}::{case.get('name')}"
+            found.append(Failure(name, _short(lines, "E  ")))
+    return found
+
+
+def _short(lines: Sequence[str], mark: str) -> tuple[str, ...]:
+    """From the first line with `mark` on; the last ones where none has it."""
+    begin = next((at for at, line in enumerate(lines) if mark in line), None)
+    kept = lines[-_SHOWN_LINES:] if begin is None else lines[begin : begin + _SHOWN_LINES]
+    return tuple(line[:300] for line in kept)

@@ -21,6 +21,7 @@ def lines(done: Sequence[Done], places: Sequence[str], *, whole: bool = True) ->
         "",
         "Test groups and where they ran",
         *_table(tallies, places),
+        *_failures(done),
         *(f"FAILED: {text}" for text in problems(done, whole=whole)),
         "",
         closing(done, whole=whole),
@@ -75,6 +76,15 @@ def _steps(done: Sequence[Done]) -> list[str]:
         took = f"{one.seconds:5.0f} s {one.processor:5.0f} s"
         rows.append(f"  {one.step.name:<{width}}  {one.state:<7}  {took}  {said}".rstrip())
     return rows
+
+
+def _failures(done: Sequence[Done]) -> list[str]:
+    """The failed tests by name with what they said; nothing where none failed."""
+    rows = []
+    for one in done:
+        for failure in one.report.failures:
+            rows += [f"  {failure.test} [{one.step.name}]", *(f"    {x}" for x in failure.lines)]
+    return ["", "Failed tests", *rows, ""] if rows else []
 
 
 def _skips(tallies: dict[tuple[str, str], Tally]) -> list[str]:

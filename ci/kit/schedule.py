@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .outcome import Tally
+from .outcome import Failure, Tally
 from .process import CommandError, progress, spent, tail
 
 
@@ -22,9 +22,10 @@ class StepSkipped(Exception):
 
 @dataclass
 class Report:
-    """What a step tells: counts by (group, place), and a remark for its line."""
+    """What a step tells: counts by (group, place), failed tests, and a remark for its line."""
 
     tallies: dict[tuple[str, str], Tally] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
     remark: str = ""
 
     def count(self, groups: dict[str, Tally], place: str) -> None:

@@ -36,7 +36,9 @@ def _rustdoc(log: Path, report: Report) -> None:
 def _tests(log: Path, report: Report) -> None:
     command = ["cargo", "test", "--workspace", "--locked", "--no-fail-fast"]
     status = run([*command, "--", "--show-output"], log, timeout=1200)
-    report.count(outcome.of_cargo(log.read_text(errors="replace")), "host")
+    text = log.read_text(errors="replace")
+    report.count(outcome.of_cargo(text), "host")
+    report.failures += outcome.failures_of_cargo(text)
     if status:
         raise StepFailed(f"cargo test ended with status {status}")
 
@@ -54,8 +56,10 @@ def _tiny_guests_on(model: str, log: Path, report: Report) -> None:
 def _tiny_guests(log: Path, report: Report, where: str, options: Words, shell: Words) -> None:
     lab: Words = [REPOSITORY / "ci" / "lab", *options, "--"]
     status = run([*lab, *shell, tiny_guests(), "--show-output"], log, timeout=1800)
-    for tally in outcome.of_cargo(log.read_text(errors="replace")).values():
+    text = log.read_text(errors="replace")
+    for tally in outcome.of_cargo(text).values():
         report.count({"tiny guests": tally}, where)
+    report.failures += outcome.failures_of_cargo(text)
     if status:
         raise StepFailed(f"the tiny guests ended with status {status}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kit.outcome import Skip, failures, of_cargo, of_junit
+from kit.outcome import Failure, Skip, failures_of_cargo, failures_of_junit, of_cargo, of_junit
 
 CARGO = """\
      Running unittests src/lib.rs (target/debug/deps/vmlet_memory-0123456789abcdef)
@@ -27,6 +27,17 @@ successes:
 ---- modes::x stdout ----
 SKIPPED modes::x: /dev/kvm cannot be opened
 
+failures:
+
+---- modes::y stdout ----
+seed 7
+
+thread 'modes::y' panicked at src/modes.rs:9:5:
+left: 1
+
+failures:
+    modes::y
+
 test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s
 
    Doc-tests vmlet_memory
@@ -40,7 +51,9 @@ JUNIT = """\
 <testsuites><testsuite name="pytest">
 <testcase classname="tests.test_boot" name="test_a"/>
 <testcase classname="tests.test_boot" name="test_b"><skipped message="needs linux: no"/></testcase>
-<testcase classname="tests.test_cli" name="test_c"><failure message="no"/></testcase>
+<testcase classname="tests.test_cli" name="test_c"><failure message="no">def test_c():
+    one()
+E   no: 1</failure></testcase>
 <testcase classname="tests.test_cli" name="test_d"><error message="no"/></testcase>
 </testsuite></testsuites>
 """
@@ -60,6 +73,11 @@ def test_a_rust_test_that_says_it_was_skipped_has_not_passed() -> None:
     assert guests.skips == [Skip("modes::x", "/dev/kvm cannot be opened")]
 
 
+def test_a_failed_rust_test_is_named_with_its_panic() -> None:
+    panic = ("thread 'modes::y' panicked at src/modes.rs:9:5:", "left: 1")
+    assert failures_of_cargo(CARGO) == [Failure("modes::y", panic)]
+
+
 def test_groups_of_pytest_are_its_files(tmp_path: Path) -> None:
     report = tmp_path / "report.xml"
     report.write_text(JUNIT)
@@ -67,4 +85,7 @@ def test_groups_of_pytest_are_its_files(tmp_path: Path) -> None:
     assert found["test_boot"].passed == 1
     assert found["test_boot"].skips == [Skip("test_boot::test_b", "needs linux: no")]
     assert found["test_cli"].failed == 2
-    assert list(failures(report)) == ["tests.test_cli::test_c", "tests.test_cli::test_d"]
+    assert failures_of_junit(report) == [
+        Failure("tests.test_cli::test_c", ("E   no: 1",)),
+        Failure("tests.test_cli::test_d"),
+    ]
