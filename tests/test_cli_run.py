@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import io
 import json
 import os
@@ -57,6 +58,8 @@ import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.executable, [sys.executable, "-m", "vmlet.cli", *sys.argv[1:]])
 """
+#: Linux, arch/x86/entry/syscalls/syscall_64.tbl.
+SYS_TGKILL = 234
 CTRL_C, ESCAPE = b"\x03", b"\x1d"
 
 
@@ -249,6 +252,20 @@ def test_what_a_shell_changed_while_it_was_stopped_is_made_raw_again(terminal: B
     shell.type(ESCAPE + b"q")
     assert shell.status() == 0
     assert shell.restored()
+
+
+def test_a_signal_that_meets_another_thread_is_handled_at_once(terminal: Begin) -> None:
+    shell = terminal()
+    pid = shell.process.pid
+    tasks = [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
+    other = max(task for task in tasks if task != pid)
+    termios.tcsetattr(shell.slave, termios.TCSANOW, shell.before)
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.syscall(SYS_TGKILL, pid, other, signal.SIGCONT) == 0
+    end = time.monotonic() + limit(10)
+    while not shell.raw() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert shell.raw()
 
 
 def test_without_input_keys_and_terminal_are_left_alone(terminal: Begin) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
 
+from vmlet import logs
 from vmlet._core import Machine
 from vmlet.console import Console
 from vmlet.engines import default_cmdline, resolve
@@ -134,6 +135,7 @@ class VM:
         for what, text in texts.items():
             if not isinstance(text, str):
                 raise ConfigError(f"{what} cannot be {text!r}", remedy="Give text.")
+        logs.follow()
         chosen = resolve(engine, clock)
         given = default_cmdline(chosen) if cmdline is None else cmdline
         images = Images(
@@ -143,6 +145,7 @@ class VM:
         )
         try:
             self._machine = Machine(
+                name=self.name,
                 kernel=images.kernel,
                 initramfs=images.initramfs,
                 modules=images.modules,
@@ -201,9 +204,10 @@ class VM:
         """The VM that `_save` made ``saved`` of, on any engine that has its CPU; it can start."""
         vm = cls.__new__(cls)
         vm.name = name
+        logs.follow()
         vm._identity = None
         limit = min(parse_size(console_limit), _MOST)
-        vm._machine = Machine.restore(bytes(saved), resolve(engine, "realtime"), limit)
+        vm._machine = Machine.restore(name, bytes(saved), resolve(engine, "realtime"), limit)
         vm._furnish(limit)
         return vm
 

@@ -96,6 +96,8 @@ pub enum RamBacking {
 /// A VM to be made.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
+    /// What records call the VM.
+    pub name: String,
     /// The kernel image.
     pub kernel: Vec<u8>,
     /// The initramfs.

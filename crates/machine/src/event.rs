@@ -69,6 +69,16 @@ pub struct Event {
     pub instruction: Option<LackingInstruction>,
 }
 
+impl std::fmt::Display for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} by the {}", self.kind.name(), self.source)?;
+        if self.detail.is_empty() {
+            return Ok(());
+        }
+        write!(f, ": {}", self.detail)
+    }
+}
+
 impl Event {
     /// An event of the user's making.
     pub(crate) fn by_user(kind: EventKind) -> Event {

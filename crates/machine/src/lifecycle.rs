@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use log::Level;
 use vmlet_vcpu::{EngineError, FatalExit, Next, RunEnd, StopReason, VcpuThread};
 
 use crate::{Console, Event, EventKind, LackingInstruction, journal::Journal};
@@ -49,6 +50,8 @@ impl State {
 
 #[derive(Debug)]
 struct Status {
+    /// What records call the machine.
+    name: String,
     state: State,
     outcome: Option<Event>,
     events: VecDeque<Event>,
@@ -68,8 +71,9 @@ pub(crate) struct Life {
 }
 
 impl Life {
-    pub(crate) fn new(console: Arc<Console>, threads: usize) -> Arc<Life> {
+    pub(crate) fn new(name: &str, console: Arc<Console>, threads: usize) -> Arc<Life> {
         let status = Status {
+            name: name.to_owned(),
             state: State::Created,
             outcome: None,
             events: VecDeque::new(),
@@ -299,6 +303,11 @@ impl Status {
     }
 
     fn note(&mut self, event: Event) {
+        let level = match event.kind {
+            EventKind::Paused | EventKind::Resumed => Level::Debug,
+            _ => Level::Info,
+        };
+        log::log!(target: "vmlet.vm", level, "{}: {event}", self.name);
         if self.events.len() == KEPT {
             self.events.pop_front();
         }

@@ -7,6 +7,7 @@
 //! * `host.rs`: what this host offers, as JSON; the initramfs builder.
 //! * `gateway.rs`: every call that can block goes through it.
 //! * `finalization.rs`: no thread comes back to an interpreter that is ending.
+//! * `logging.rs`: what the crates log reaches Python's `logging`.
 //! * `interpreter.rs`: the main interpreter alone may load it.
 //! * `errors.rs`: which exception an error becomes.
 
@@ -18,6 +19,7 @@ mod gateway;
 mod host;
 mod inspect;
 mod interpreter;
+mod logging;
 mod machine;
 mod registers;
 mod view;
@@ -27,6 +29,7 @@ mod view;
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     interpreter::check(module.py())?;
     finalization::install(module.py())?;
+    logging::install(module.py())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<machine::Machine>()?;
     module.add_class::<view::View>()?;
@@ -36,5 +39,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(host::linux_cmdline, module)?)?;
     module.add_function(wrap_pyfunction!(host::build_initramfs, module)?)?;
     module.add_function(wrap_pyfunction!(host::drain, module)?)?;
+    module.add_function(wrap_pyfunction!(logging::log_level, module)?)?;
+    module.add_function(wrap_pyfunction!(logging::take_logs, module)?)?;
+    module.add_function(wrap_pyfunction!(logging::wait_for_logs, module)?)?;
     Ok(())
 }

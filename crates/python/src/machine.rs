@@ -75,13 +75,14 @@ fn start_thread(name: String, body: Box<dyn FnOnce() + Send>) -> std::io::Result
 #[pymethods]
 impl Machine {
     #[new]
-    #[pyo3(signature = (*, kernel, initramfs, modules, cmdline, memory, cpus, engine, protocol, ram, huge_page, prefault, console_limit, debug_port, clock, cpu, tsc_khz))]
+    #[pyo3(signature = (*, name, kernel, initramfs, modules, cmdline, memory, cpus, engine, protocol, ram, huge_page, prefault, console_limit, debug_port, clock, cpu, tsc_khz))]
     #[expect(
         clippy::too_many_arguments,
         reason = "one argument a setting, all by name"
     )]
     fn new(
         py: Python<'_>,
+        name: String,
         kernel: Vec<u8>,
         initramfs: Option<Vec<u8>>,
         modules: Vec<Vec<u8>>,
@@ -118,6 +119,7 @@ impl Machine {
             ("hugetlb", huge),
         ];
         let config = Config {
+            name,
             kernel,
             initramfs,
             modules,
@@ -142,11 +144,13 @@ impl Machine {
     #[staticmethod]
     fn restore(
         py: Python<'_>,
+        name: String,
         saved: Vec<u8>,
         engine: &str,
         console_limit: usize,
     ) -> PyResult<Machine> {
         let config = Config {
+            name,
             engine: choose("engine", engine, &engines())?,
             console_limit,
             ..Config::default()

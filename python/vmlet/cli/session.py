@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import sys
 import threading
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Session:
         self._ended = threading.Event()
         self._escape: EscapeParser | None = None
         self._at_line_start = True
-        self._wake_reader, self._wake_writer = os.pipe()
+        self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     @property
     def at_line_start(self) -> bool:
@@ -63,6 +64,9 @@ class Session:
         """
         with contextlib.ExitStack() as stack:
             stack.callback(self._close_pipe)
+            # A signal may meet a thread other than the one that waits for input and runs handlers.
+            fd = signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
+            stack.callback(signal.set_wakeup_fd, fd)
             source = self._streams.input
             if source is not None and os.isatty(source):
                 stack.enter_context(raw(source))
@@ -128,6 +132,8 @@ class Session:
             sources.append(self._streams.input)
         while not self._ended.is_set():
             ready, _, _ = select.select(sources, [], [])
+            if self._wake_reader in ready:
+                os.read(self._wake_reader, _CHUNK)
             if self._streams.input not in ready or self._streams.input is None:
                 continue
             data = _read(self._streams.input)

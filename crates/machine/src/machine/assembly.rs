@@ -73,7 +73,7 @@ impl Machine {
         let board = Board::new(Arc::clone(&vm), config.memory, feed(), debug)
             .map_err(|error| MachineError::Board(error.to_string()))?;
         let vcpus = create(engine, &*vm)?;
-        let life = Life::new(console, vcpus.len());
+        let life = Life::new(&config.name, console, vcpus.len());
         if vm.position().is_some() {
             let journal = Journal::new(Arc::downgrade(&vm), Arc::downgrade(&board.serial));
             let journal = Arc::new(journal);
@@ -99,6 +99,13 @@ impl Machine {
             control: Mutex::default(),
         });
         let (origin, engine) = (Origin::here(), engine.name());
+        log::debug!(
+            target: "vmlet.vm",
+            "{}: made on {engine} with {} vCPUs and {} MiB",
+            config.name,
+            config.cpus,
+            config.memory >> 20,
+        );
         Ok(Machine {
             inner,
             origin,

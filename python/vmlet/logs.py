@@ -1,0 +1,76 @@
+"""Records of the core in Python's `logging`, without its threads ever waiting for the interpreter.
+
+The core keeps records in a bounded queue; one daemon thread hands them to the loggers below
+``vmlet``. It exists only where somebody listens: while DEBUG or INFO is switched on for ``vmlet``
+when a VM is made. The core logs nothing above INFO; events and exceptions tell what matters.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Sequence
+
+from vmlet import _core
+
+_log = logging.getLogger("vmlet")
+_start = threading.Lock()
+_telling = threading.Lock()
+_begun = False
+
+
+def _forked() -> None:
+    """A child has no thread; its parent's may have held a lock."""
+    global _start, _telling, _begun
+    _start, _telling, _begun = threading.Lock(), threading.Lock(), False
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def follow() -> None:
+    """Has the core log what `logging` would show of it now.
+
+    >>> import logging
+    >>> logging.getLogger("vmlet").setLevel(logging.DEBUG)  # before a VM is made
+    >>> follow()
+    """
+    shown = [level for level in (logging.DEBUG, logging.INFO) if _log.isEnabledFor(level)]
+    _core.log_level(min(shown, default=logging.WARNING))
+    if shown:
+        _begin()
+
+
+def _begin() -> None:
+    global _begun
+    with _start:
+        if _begun:
+            return
+        _begun = True
+        threading.Thread(target=_relay, name="vmlet-log", daemon=True).start()
+
+
+def _relay() -> None:
+    while True:
+        _core.wait_for_logs()
+        _tell()
+
+
+@atexit.register
+def _tell() -> None:
+    """Hands what waits to the loggers; at the end the last of it."""
+    with _telling:
+        _hand_over(*_core.take_logs())
+
+
+def _hand_over(records: Sequence[tuple[str, int, float, str]], dropped: int) -> None:
+    for name, level, created, text in records:
+        logger = logging.getLogger(name)
+        if logger.isEnabledFor(level):
+            record = logger.makeRecord(name, level, "vmlet", 0, text, (), None)
+            record.created, record.msecs = created, created % 1 * 1000
+            logger.handle(record)
+    if dropped:
+        _log.warning("%d records were dropped: logging is slower than what is logged", dropped)
