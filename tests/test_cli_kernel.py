@@ -206,5 +206,22 @@ def test_findings_are_a_table_with_cause_and_remedy_below() -> None:
     ]
 
 
+def test_models_say_which_engine_carries_them_and_what_the_others_lack() -> None:
+    fits: dict[str, list[str]] = {"missing": [], "unmasked": []}
+    models = {
+        "x86-64-v1": {"kvm": fits, "soft": fits},
+        "x86-64-v2": {"kvm": fits, "soft": {"missing": ["pni", "popcnt"], "unmasked": []}},
+    }
+    assert doctor.render_models(models) == [
+        "cpu x86-64-v1: kvm, soft",
+        "cpu x86-64-v2: kvm; soft lacks pni, popcnt",
+    ]
+    shown = {"missing": [], "unmasked": ["avx"]}
+    assert doctor.render_models({"x86-64-v1": {"kvm": shown, "soft": fits}}) == [
+        "cpu models: not on kvm, whose guests see the processor's avx",
+        "cpu x86-64-v1: soft",
+    ]
+
+
 def test_the_version_is_the_packages() -> None:
     assert cli("--version").stdout == f"vmlet {vmlet.__version__}\n"

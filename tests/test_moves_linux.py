@@ -12,17 +12,19 @@ from conftest import Engine, initramfs, kernels, limit
 Make = Callable[..., vmlet.VM]
 
 
-@pytest.mark.parametrize(("first", "second"), [("soft", "kvm"), ("kvm", "soft")])
+@pytest.mark.parametrize(
+    ("first", "second", "cpu"), [("soft", "kvm", "x86-64-v1"), ("kvm", "soft", "soft-v1")]
+)
 @pytest.mark.kvm_linux
 def test_debian_moves_from_one_engine_to_the_other_and_goes_on(
-    first: Engine, second: Engine, make: Make
+    first: Engine, second: Engine, cpu: str, make: Make
 ) -> None:
     vm = make(
         kernel=kernels()["linux-6.1-cloud"],
         initramfs=initramfs(),
         cmdline=vmlet.default_cmdline("soft"),
         engine=first,
-        cpu="soft-v1",
+        cpu=cpu,
         tsc_khz=vmlet.capabilities()["tsc_khz"] if first == "soft" else None,
     )
     vm.start()

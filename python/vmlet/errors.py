@@ -53,7 +53,23 @@ class KernelError(ConfigError):
 
 
 class UnsupportedError(Error):
-    """This host or this version cannot do what was asked."""
+    """This host or this version cannot do what was asked.
+
+    ``features`` names the processor's features that stand in the way, as /proc/cpuinfo does
+    (empty: none do).
+    """
+
+    features: tuple[str, ...]
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        remedy: str | None = None,
+        features: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.features = features
 
 
 class GuestError(Error):

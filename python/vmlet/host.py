@@ -25,10 +25,17 @@ class Finding:
 
 
 def capabilities() -> dict[str, Any]:
-    """What a small guest on /dev/kvm found out.
+    """What small guests on /dev/kvm found out.
+
+    "cpu_models" says of each CPU model (the names that ``VM(cpu=...)`` takes) and each engine that
+    works here which features of the model are "missing", and which of the processor's guests see
+    although the model has not got them ("unmasked"). An engine carries the models for which both
+    are empty.
 
     >>> sorted(capabilities())
-    ['detail', 'engine', 'remedy', 'runs_kernels', 'usable', 'vendor']
+    ['cpu_models', 'detail', 'engine', 'remedy', 'runs_kernels', 'tsc_khz', 'usable', 'vendor']
+    >>> capabilities()["cpu_models"]["x86-64-v1"]["soft"]
+    {'missing': [], 'unmasked': []}
     """
     found: dict[str, Any] = json.loads(_core.kvm_probe())
     return found

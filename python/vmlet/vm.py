@@ -77,8 +77,12 @@ class VM:
             one nanosecond each, which makes every run the same (`run_for`, `record`, `replay`).
             Idle time is skipped then, and the guest's clock starts at 2026-01-01 00:00:00 UTC.
             Only the software CPU counts; "auto" takes it.
-        cpu: the processor that the guest sees: "host", all that the engine offers, or "soft-v1",
-            the software CPU's model, which KVM can be too.
+        cpu: the processor that the guest sees: "host", all that the engine offers; a level of the
+            x86-64 psABI, "x86-64-v1", "x86-64-v2" or "x86-64-v3", which is the same on Intel's and
+            AMD's processors, the first on the software CPU too; or "soft-v1", all that the software
+            CPU has, which KVM can be too. What an engine lacks is named by an `UnsupportedError`,
+            and so is a KVM that shows guests other features than their model's. What is hidden
+            and what is not: docs/cpu-virtualization.md.
         tsc_khz: kilohertz of the guest's time-stamp counter; None for the engine's own: on KVM the
             processor's (``capabilities()["tsc_khz"]``), on the software CPU, which can have any,
             1,000,000. A KVM that cannot scale the counter refuses others.
@@ -107,7 +111,7 @@ class VM:
         memory: int | str = "256M",
         cpus: int = 1,
         engine: Literal["auto", "kvm", "soft"] = "auto",
-        cpu: Literal["host", "soft-v1"] = "host",
+        cpu: Literal["host", "soft-v1", "x86-64-v1", "x86-64-v2", "x86-64-v3"] = "host",
         tsc_khz: int | None = None,
         clock: Literal["realtime", "icount"] = "realtime",
         protocol: Literal["auto", "linux64", "pvh", "bzimage"] = "auto",

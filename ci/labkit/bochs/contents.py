@@ -75,6 +75,7 @@ def gather(command: Command, files: tuple[Path, ...]) -> Tree:
     if command.venv.exists():
         _add_environment(tree, command.venv)
     _add_repository(tree)
+    _add_guests(tree)
     _add_kernels(tree)
     for path in files:
         tree.add(path, source=programs.stripped(path))
@@ -119,6 +120,13 @@ def _add_repository(tree: Tree) -> None:
             continue
         for path in files_below(top, _CACHES) if top.is_dir() else [top]:
             tree.add(path)
+
+
+def _add_guests(tree: Tree) -> None:
+    """The guests that the tests assembled on the host: L1 has no assembler."""
+    assembled = REPOSITORY / "target" / "guests"
+    for path in files_below(assembled, _CACHES) if assembled.is_dir() else []:
+        tree.add(path)
 
 
 def _add_kernels(tree: Tree) -> None:

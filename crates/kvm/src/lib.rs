@@ -8,7 +8,9 @@
 //! * `ext/`: the ioctls the kvm-ioctls crate lacks, and the shared `kvm_run` page.
 //! * `stats.rs`: the numbers KVM keeps.
 //! * `reaper.rs`: closes VMs off the caller's thread.
-//! * `probe.rs`: runs a small guest to learn whether this KVM can run an operating system.
+//! * `msr_filter.rs`: which model-specific registers a guest sees.
+//! * `probe.rs`: runs small guests to learn whether this KVM can run an operating system, and
+//!   whether its guests see the CPUID they are given.
 //!
 //! The order of calls is a matter of milliseconds on current kernels: memory slots before anything
 //! that registers on an in-kernel I/O bus, a split irqchip, no PIT. An ioeventfd makes closing slow
@@ -22,6 +24,7 @@ mod debug;
 mod exits;
 mod ext;
 mod kick;
+mod msr_filter;
 mod probe;
 pub mod reaper;
 mod routes;
@@ -32,5 +35,5 @@ mod vcpu;
 mod vm;
 
 pub use kick::KICK_SIGNAL_OFFSET;
-pub use probe::{KernelMode, Probe, probe};
+pub use probe::{KernelMode, Probe, probe, unmasked_features};
 pub use system::Kvm;

@@ -4,12 +4,16 @@
 //! nested set-ups interpret all supervisor code and give up at the first instruction their
 //! interpreter lacks. So the probe runs two such instructions at CPL 0 in 64-bit mode and looks at
 //! what came of it.
+//!
+//! Such a KVM may also take a CPUID table and show its guests the processor's features all the
+//! same. That is learnt by a second guest, which has the table of the lowest CPU model and says
+//! what it sees.
 
 use vmlet_memory::{AddressSpace, Backing, Gpa, Mapping, MemoryError, Ram};
 use vmlet_vcpu::{
-    AccessContext, EngineError, FatalExit, Flow, GuestBus, Hypervisor, RunEnd, SlotChange, SpaceId,
-    StopReason,
-    cpuid::{Topology, host_policy},
+    AccessContext, EngineError, FatalExit, Flow, GuestBus, Hypervisor, MissingFeature, RunEnd,
+    SlotChange, SpaceId, StopReason,
+    cpuid::{CpuidEntry, CpuidTable, Topology, X86_64_V1, host_policy, missing_features},
     x86_64::{Regs, Table},
 };
 
@@ -25,6 +29,19 @@ const CR4_OSFXSR: u64 = 1 << 9;
 /// `pcmpeqd xmm0,xmm0; movdqa [rbx],xmm0; out 0xf4,al; hlt`.
 const GUEST: [u8; 11] = [
     0x66, 0x0f, 0x76, 0xc0, 0x66, 0x0f, 0x7f, 0x03, 0xe6, 0xf4, 0xf4,
+];
+
+/// Leaves whose features the second guest looks at, and what it writes of each: the leaf, EBX, ECX,
+/// EDX.
+const LEAVES: [u32; 3] = [1, 7, 0x8000_0001];
+const ROW: usize = 16;
+const ROWS: u64 = 0x3f00;
+
+/// `next: mov eax,[rbx]; test eax,eax; jz done; xor ecx,ecx; mov rsi,rbx; cpuid; mov [rsi+4],ebx;
+/// mov [rsi+8],ecx; mov [rsi+12],edx; lea rbx,[rsi+16]; jmp next; done: out 0xf4,al; hlt`.
+const LOOKS: [u8; 32] = [
+    0x8b, 0x03, 0x85, 0xc0, 0x74, 0x17, 0x31, 0xc9, 0x48, 0x89, 0xde, 0x0f, 0xa2, 0x89, 0x5e, 0x04,
+    0x89, 0x4e, 0x08, 0x89, 0x56, 0x0c, 0x48, 0x8d, 0x5e, 0x10, 0xeb, 0xe4, 0x90, 0xe6, 0xf4, 0xf4,
 ];
 
 /// How supervisor code runs.
@@ -72,35 +89,93 @@ pub fn probe() -> Result<Probe, EngineError> {
     })
 }
 
-fn run_guest(kvm: &Kvm) -> Result<KernelMode, EngineError> {
-    let space = guest_memory().map_err(|error| {
-        EngineError::call("mapping the probe's memory", std::io::Error::other(error))
-    })?;
-    let vm = kvm.create_vm()?;
-    for slot in space.slots() {
-        vm.change_slot(SlotChange::Set(&slot))?;
+/// The features that guests of this KVM see though the CPU model has not got them: none, where
+/// CPUID is the model's.
+pub fn unmasked_features() -> Result<Vec<MissingFeature>, EngineError> {
+    let kvm = Kvm::open()?;
+    let asked = place(&X86_64_V1.cpuid(1_000_000));
+    let space = guest_memory(&LOOKS).map_err(no_memory)?;
+    for (leaf, at) in LEAVES.into_iter().zip((ROWS..).step_by(ROW)) {
+        let written = space.write(Gpa(at), &leaf.to_le_bytes());
+        written.map_err(no_memory)?;
     }
+    let end = run(&kvm, &space, &asked, ROWS)?;
+    if !matches!(end, RunEnd::Stopped(_)) {
+        let detail = format!("a guest that reads CPUID ended by {end:?}");
+        let source = std::io::Error::other(detail);
+        return Err(EngineError::call("KVM_RUN", source));
+    }
+    let seen = seen(&space).map_err(no_memory)?;
+    Ok(missing_features(&seen, &asked))
+}
+
+/// What the second guest wrote.
+fn seen(space: &AddressSpace) -> Result<CpuidTable, MemoryError> {
+    let row = |at: u64| {
+        let word = |offset: u64| {
+            let mut bytes = [0; 4];
+            let read = space.read(Gpa(at + offset), &mut bytes);
+            read.map(|()| u32::from_le_bytes(bytes))
+        };
+        Ok(CpuidEntry {
+            leaf: word(0)?,
+            ebx: word(4)?,
+            ecx: word(8)?,
+            edx: word(12)?,
+            ..CpuidEntry::default()
+        })
+    };
+    let rows = (ROWS..).step_by(ROW).take(LEAVES.len());
+    let entries = rows.map(row).collect::<Result<_, MemoryError>>()?;
+    Ok(CpuidTable { entries })
+}
+
+fn no_memory(error: MemoryError) -> EngineError {
+    EngineError::call("mapping the probe's memory", std::io::Error::other(error))
+}
+
+fn place(table: &CpuidTable) -> CpuidTable {
     let place = Topology {
         apic_id: 0,
         cpus: 1,
         local_apic: false,
     };
-    let mut vcpu = vm.create_vcpu(0, &host_policy(&kvm.supported_cpuid()?, place))?;
+    host_policy(table, place)
+}
+
+/// Runs the guest in `space` with `rbx` to its end.
+fn run(
+    kvm: &Kvm,
+    space: &AddressSpace,
+    cpuid: &CpuidTable,
+    rbx: u64,
+) -> Result<RunEnd, EngineError> {
+    let vm = kvm.create_vm()?;
+    for slot in space.slots() {
+        vm.change_slot(SlotChange::Set(&slot))?;
+    }
+    let mut vcpu = vm.create_vcpu(0, cpuid)?;
     let mut sregs = vcpu.sregs()?.enter_long64(TABLES, Table::default());
     sregs.cr4 |= CR4_OSFXSR;
     vcpu.set_sregs(&sregs)?;
     vcpu.set_regs(&Regs {
         rip: CODE,
-        rbx: RESULT,
+        rbx,
         rflags: 2,
         ..Regs::default()
     })?;
     vcpu.bind()?;
     let end = vcpu.run(&mut StopAtPort);
     vcpu.unbind();
+    end
+}
+
+fn run_guest(kvm: &Kvm) -> Result<KernelMode, EngineError> {
+    let space = guest_memory(&GUEST).map_err(no_memory)?;
+    let end = run(kvm, &space, &place(&kvm.supported_cpuid()?), RESULT)?;
     let mut stored = [0; 16];
     let all_ones = space.read(Gpa(RESULT), &mut stored).is_ok() && stored == [0xff; 16];
-    Ok(match end? {
+    Ok(match end {
         RunEnd::Stopped(_) if all_ones => KernelMode::Native,
         RunEnd::Fatal(FatalExit::Instruction { bytes, .. }) => KernelMode::Interpreted { bytes },
         other => KernelMode::Broken {
@@ -109,12 +184,12 @@ fn run_guest(kvm: &Kvm) -> Result<KernelMode, EngineError> {
     })
 }
 
-/// Code at 0, three levels of tables that map the first 2 MiB one to one.
-fn guest_memory() -> Result<AddressSpace, MemoryError> {
+/// `code` at 0, three levels of tables that map the first 2 MiB one to one.
+fn guest_memory(code: &[u8]) -> Result<AddressSpace, MemoryError> {
     let space = AddressSpace::new(1);
     let ram = Ram::new(RAM_SIZE, Backing::Anon)?;
     space.map(vec![Mapping::ram(Gpa(0), ram)])?;
-    space.write(Gpa(CODE), &GUEST)?;
+    space.write(Gpa(CODE), code)?;
     // The top level's only entry points to a table whose first entry points to one that maps a
     // 2 MiB page.
     space.write(Gpa(TABLES), &(TABLES + 0x1000 + 3).to_le_bytes())?;

@@ -77,7 +77,7 @@ pub(crate) fn restore(
             .for_each(|(to, from)| *to = from.cast_signed());
         fd.set_lapic(&lapic).map_err(call("KVM_SET_LAPIC"))?;
     }
-    restore_msrs(fd, &state.msrs)?;
+    set_or_find_msrs(fd, &state.msrs)?;
     fd.set_vcpu_events(&vcpu_events(&state.events))
         .map_err(call("KVM_SET_VCPU_EVENTS"))
 }
@@ -186,7 +186,7 @@ pub(crate) fn set_msrs(fd: &VcpuFd, values: &[(u32, u64)]) -> Result<(), EngineE
 
 /// As [`set_msrs`], but an MSR that KVM lets nobody write in this configuration and that has the
 /// value already is no loss (the asynchronous-fault vector without a local APIC, for one).
-fn restore_msrs(fd: &VcpuFd, values: &[(u32, u64)]) -> Result<(), EngineError> {
+pub(crate) fn set_or_find_msrs(fd: &VcpuFd, values: &[(u32, u64)]) -> Result<(), EngineError> {
     let mut rest = values;
     while let Err(error) = set_msrs(fd, rest) {
         let EngineError::Msr { index } = error else {

@@ -2,7 +2,7 @@
 
 use std::{
     os::fd::{AsRawFd, BorrowedFd},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use kvm_bindings::{
@@ -17,11 +17,11 @@ use vmlet_memory::{
 };
 use vmlet_vcpu::{
     EngineError, IoEvent, Limits, MsiMessage, MsiRoute, SlotChange, Stat, Vcpu, Vm,
-    cpuid::CpuidTable,
+    cpuid::CpuidTable, x86_64::MsrPolicy,
 };
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::{convert, ext, reaper, routes, stats, system::call, vcpu::KvmVcpu};
+use crate::{convert, ext, msr_filter, reaper, routes, state, stats, system::call, vcpu::KvmVcpu};
 
 /// Four pages below the reset vector's that KVM needs on Intel hosts without unrestricted guests.
 const IDENTITY_MAP: u64 = 0xfffb_c000;
@@ -34,6 +34,7 @@ pub(crate) struct KvmVm {
     limits: Limits,
     run_size: usize,
     vfio: Mutex<Option<ParentOnly<DeviceFd>>>,
+    msr_policy: OnceLock<&'static MsrPolicy>,
 }
 
 /// What a VM and its vCPUs share: the descriptor, closed by whoever is last.
@@ -75,6 +76,7 @@ impl KvmVm {
             limits,
             run_size,
             vfio: Mutex::new(None),
+            msr_policy: OnceLock::new(),
         })
     }
 
@@ -142,6 +144,12 @@ impl Vm for KvmVm {
             .map_err(call("KVM_CAP_SPLIT_IRQCHIP"))
     }
 
+    fn set_msr_policy(&self, policy: &'static MsrPolicy) -> Result<(), EngineError> {
+        msr_filter::set(self.fd()?, policy)?;
+        self.msr_policy.get_or_init(|| policy);
+        Ok(())
+    }
+
     fn create_vcpu(&self, id: u32, cpuid: &CpuidTable) -> Result<Box<dyn Vcpu>, EngineError> {
         if id >= self.limits.vcpus {
             return Err(EngineError::TooManyVcpus {
@@ -156,6 +164,9 @@ impl Vm for KvmVm {
             .map_err(call("KVM_CREATE_VCPU"))?;
         fd.set_cpuid2(&convert::cpuid_to_kvm(cpuid)?)
             .map_err(call("KVM_SET_CPUID2"))?;
+        if let Some(policy) = self.msr_policy.get() {
+            state::set_or_find_msrs(&fd, &policy.fixed().collect::<Vec<_>>())?;
+        }
         let mut vcpu = KvmVcpu::new(id, fd, self.run_size, Arc::clone(shared))?;
         vcpu.cpuid = cpuid.clone();
         Ok(Box::new(vcpu))

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use vmlet_boot::ProtocolChoice;
 use vmlet_host::{HostMemory, HostRoot};
+use vmlet_vcpu::cpuid::{CpuModel, MODELS};
 
 use crate::{MachineError, board::layout};
 
@@ -44,27 +45,28 @@ pub enum CpuChoice {
     /// All that the engine offers.
     #[default]
     Host,
-    /// The software CPU's model, which both engines can be: a VM can move between them.
-    SoftV1,
+    /// A model, which is the same on every engine that can carry it: a VM can move between them.
+    Model(&'static CpuModel),
 }
 
 impl CpuChoice {
     /// All choices.
-    pub const ALL: [CpuChoice; 2] = [CpuChoice::Host, CpuChoice::SoftV1];
+    pub fn all() -> impl Iterator<Item = CpuChoice> {
+        let models = MODELS.into_iter().map(CpuChoice::Model);
+        [CpuChoice::Host].into_iter().chain(models)
+    }
 
     /// The choice's name as users write it.
     pub fn name(self) -> &'static str {
         match self {
             CpuChoice::Host => "host",
-            CpuChoice::SoftV1 => "soft-v1",
+            CpuChoice::Model(model) => model.name,
         }
     }
 
     /// The choice of that name.
     pub fn named(name: &str) -> Option<CpuChoice> {
-        CpuChoice::ALL
-            .into_iter()
-            .find(|choice| choice.name() == name)
+        CpuChoice::all().find(|choice| choice.name() == name)
     }
 }
 
@@ -146,6 +148,20 @@ impl Config {
                 "memory",
                 detail,
                 "Give at least 1 MiB, in multiples of 4 KiB.",
+            );
+        }
+        if let CpuChoice::Model(model) = self.cpu
+            && layout::memory_end(self.memory) > 1 << model.physical_bits
+        {
+            let (name, bits) = (model.name, model.physical_bits);
+            let detail = format!(
+                "{} bytes: cpu={name:?} has addresses of {bits} bits",
+                self.memory
+            );
+            return refuse(
+                "memory",
+                detail,
+                "Give the VM less memory, or a higher level.",
             );
         }
         let host = HostMemory::read(&HostRoot::default()).map(|memory| memory.ceiling());

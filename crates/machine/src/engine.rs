@@ -4,7 +4,10 @@ use std::sync::{Arc, OnceLock};
 
 use vmlet_kvm::{KernelMode, Kvm};
 use vmlet_softcpu::{ClockMode, Soft};
-use vmlet_vcpu::{EngineError, Hypervisor};
+use vmlet_vcpu::{
+    EngineError, Hypervisor, MissingFeature,
+    cpuid::{CpuModel, MODELS, missing_features},
+};
 
 use crate::{ClockChoice, EngineChoice, MachineError};
 
@@ -14,6 +17,12 @@ const SHORTAGES: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAG
 /// What a guest on `/dev/kvm` found out. A process asks once: the answer is the module's and the
 /// processor's, and neither changes under an open VM.
 static JUDGED: OnceLock<Judgement> = OnceLock::new();
+
+/// Likewise for what it shows of the processor whatever the CPU model.
+static UNMASKED: OnceLock<Vec<MissingFeature>> = OnceLock::new();
+
+/// Any rate of a time-stamp counter.
+const TSC_KHZ: u32 = 1_000_000;
 
 /// Opens the engine asked for; [`choose`] says what `Auto` is, but only one engine counts
 /// instructions.
@@ -114,6 +123,64 @@ pub fn report() -> EngineReport {
         vendor,
         tsc_khz: Kvm::open().and_then(|kvm| kvm.tsc_khz()).ok(),
     }
+}
+
+/// What guests of this KVM see though their CPU model has not got it, as a guest found out once.
+pub(crate) fn unmasked() -> Result<Vec<MissingFeature>, EngineError> {
+    if let Some(known) = UNMASKED.get() {
+        return Ok(known.clone());
+    }
+    let found = vmlet_kvm::unmasked_features()?;
+    Ok(UNMASKED.get_or_init(|| found).clone())
+}
+
+/// A CPU model, and what an engine lacks of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelReport {
+    /// The model's name.
+    pub model: &'static str,
+    /// The engine's name.
+    pub engine: &'static str,
+    /// What of the model the engine lacks.
+    pub missing: Vec<String>,
+    /// What guests see of the processor though the model has not got it.
+    pub unmasked: Vec<String>,
+}
+
+/// What each engine that works here lacks of each CPU model.
+pub fn models() -> Vec<ModelReport> {
+    let kvm = Kvm::open()
+        .ok()
+        .map(|kvm| Arc::new(kvm) as Arc<dyn Hypervisor>);
+    let soft: Arc<dyn Hypervisor> = Arc::new(Soft::default());
+    let engines = kvm.into_iter().chain([soft]);
+    engines.flat_map(|engine| models_of(&*engine)).collect()
+}
+
+fn models_of(engine: &dyn Hypervisor) -> Vec<ModelReport> {
+    let name = engine.name();
+    let (Ok(offered), Ok(shown)) = (
+        engine.supported_cpuid(),
+        if name == EngineChoice::Kvm.name() {
+            unmasked()
+        } else {
+            Ok(Vec::new())
+        },
+    ) else {
+        return Vec::new();
+    };
+    let names = |features: &[MissingFeature]| features.iter().map(|f| f.name.clone()).collect();
+    let report = |model: &'static CpuModel| {
+        // No feature depends on the counter's rate.
+        let missing = missing_features(&model.cpuid(TSC_KHZ), &offered);
+        ModelReport {
+            model: model.name,
+            engine: name,
+            missing: names(&missing),
+            unmasked: names(&shown),
+        }
+    };
+    MODELS.into_iter().map(report).collect()
 }
 
 fn judged() -> Result<Judgement, EngineError> {

@@ -3,7 +3,7 @@
 use thiserror::Error;
 use vmlet_boot::{BootError, initramfs};
 use vmlet_memory::MemoryError;
-use vmlet_vcpu::EngineError;
+use vmlet_vcpu::{EngineError, MissingFeature};
 
 use crate::{RecordError, SavedMachineError};
 
@@ -59,6 +59,28 @@ pub enum MachineError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A CPU model whose features the engine has not got on this host.
+    #[error(
+        "this host's engine {engine:?} lacks what cpu={model:?} needs: {}. Take a lower level, or an engine or host that has them",
+        MissingFeature::list(missing)
+    )]
+    Level {
+        /// The model's name.
+        model: &'static str,
+        /// The engine's name.
+        engine: &'static str,
+        /// What is lacking.
+        missing: Vec<MissingFeature>,
+    },
+    /// A KVM that shows guests features which their CPU model has not got.
+    #[error(
+        "this host's KVM ignores CPU models: whatever the model, guests see the processor's {}. Ask for cpu=\"host\", or for engine=\"soft\"",
+        MissingFeature::list(shown)
+    )]
+    Unmasked {
+        /// What guests see.
+        shown: Vec<MissingFeature>,
+    },
     /// A thread cannot be started.
     #[error("a device cannot be placed on the board: {0}")]
     Board(String),
@@ -159,13 +181,25 @@ impl MachineError {
             }
             MachineError::Memory(error) => memory_kind(error),
             MachineError::Engine(error) => engine_kind(error),
-            MachineError::Unsupported { .. } => ErrorKind::Unsupported,
+            MachineError::Unsupported { .. }
+            | MachineError::Level { .. }
+            | MachineError::Unmasked { .. } => ErrorKind::Unsupported,
             MachineError::Saved(_) => ErrorKind::Config,
             MachineError::Record(error) => record_kind(error),
             MachineError::Step { .. } | MachineError::NotMapped { .. } => ErrorKind::Guest,
             MachineError::Board(_) => ErrorKind::Host,
             MachineError::State { .. } | MachineError::Closed => ErrorKind::State,
             MachineError::Forked => ErrorKind::Forked,
+        }
+    }
+
+    /// The processor's features that the error is about.
+    pub fn features(&self) -> &[MissingFeature] {
+        match self {
+            MachineError::Level { missing, .. }
+            | MachineError::Engine(EngineError::State { missing }) => missing,
+            MachineError::Unmasked { shown } => shown,
+            _ => &[],
         }
     }
 

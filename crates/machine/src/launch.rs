@@ -6,16 +6,16 @@ use vmlet_boot::{BootRequest, Entry, Mode, plan};
 use vmlet_memory::{
     AddressSpace, Backing, Gpa, MapChange, MapListener, Mapping, Memslot, Ram, Refusal, RegionKind,
 };
-use vmlet_softcpu::soft_v1;
 use vmlet_vcpu::{
     EngineError, Hypervisor, SlotChange, Vcpu, Vm,
-    cpuid::{CpuidTable, Topology, host_policy, missing_features},
+    cpuid::{CpuidTable, SOFT_V1, Topology, host_policy, missing_features},
     x86_64::{MpState, Regs, Table},
 };
 
 use crate::{
     Config, CpuChoice, EngineChoice, MachineError, RamBacking,
     board::{acpi, layout},
+    engine,
 };
 
 /// Zeros copied at a time.
@@ -186,6 +186,7 @@ pub(crate) fn create_vcpus(
     entry: &Entry,
 ) -> Result<Vec<Box<dyn Vcpu>>, MachineError> {
     let table = processor(engine, config)?;
+    restrict(vm, config.cpu)?;
     let (mut vcpus, cpus) = (Vec::new(), config.cpus);
     for apic_id in 0..cpus {
         let place = Topology {
@@ -210,19 +211,49 @@ pub(crate) fn create_vcpus(
 /// What the guest's `cpuid` answers, before policy.
 fn processor(engine: &dyn Hypervisor, config: &Config) -> Result<CpuidTable, MachineError> {
     let offered = engine.supported_cpuid()?;
-    if config.cpu == CpuChoice::Host && engine.name() != EngineChoice::Soft.name() {
-        return Ok(offered);
-    }
-    let table = soft_v1::cpuid_at(match config.tsc_khz {
+    let model = match config.cpu {
+        CpuChoice::Model(model) => model,
+        CpuChoice::Host if engine.name() == EngineChoice::Soft.name() => &SOFT_V1,
+        CpuChoice::Host => return Ok(offered),
+    };
+    let table = model.cpuid(match config.tsc_khz {
         Some(khz) => khz,
         None => engine.tsc_khz()?,
     });
+    // First: what such a KVM says it offers is not what its guests see either.
+    check_masks(engine)?;
     let missing = missing_features(&table, &offered);
     if missing.is_empty() {
-        Ok(table)
-    } else {
-        Err(EngineError::State { missing }.into())
+        return Ok(table);
     }
+    Err(MachineError::Level {
+        model: model.name,
+        engine: engine.name(),
+        missing,
+    })
+}
+
+/// Refuses a KVM whose guests see other features than those of their model.
+pub(crate) fn check_masks(engine: &dyn Hypervisor) -> Result<(), MachineError> {
+    if engine.name() == EngineChoice::Soft.name() {
+        return Ok(());
+    }
+    let shown = engine::unmasked()?;
+    if shown.is_empty() {
+        Ok(())
+    } else {
+        Err(MachineError::Unmasked { shown })
+    }
+}
+
+/// Gives guests the model-specific registers of their model.
+pub(crate) fn restrict(vm: &dyn Vm, cpu: CpuChoice) -> Result<(), MachineError> {
+    if let CpuChoice::Model(model) = cpu
+        && let Some(policy) = model.msrs
+    {
+        vm.set_msr_policy(policy)?;
+    }
+    Ok(())
 }
 
 fn enter(vcpu: &mut dyn Vcpu, entry: &Entry) -> Result<(), MachineError> {

@@ -35,7 +35,7 @@ pub use bell::Bell;
 pub use board::{ExitCount, ExitKind, ExitReport};
 pub use config::{ClockChoice, Config, CpuChoice, EngineChoice, RamBacking};
 pub use console::{Console, ConsoleFeed};
-pub use engine::{Choice, EngineReport, choose, linux_cmdline, report};
+pub use engine::{Choice, EngineReport, ModelReport, choose, linux_cmdline, models, report};
 pub use error::{ErrorKind, MachineError};
 pub use event::{Event, EventKind, LackingInstruction};
 pub use inspect::{PageReport, SecondStage, WalkEnd, WalkReport, WalkStep};

@@ -3,7 +3,7 @@
 use pyo3::{
     prelude::*,
     sync::PyOnceLock,
-    types::{PyDict, PyType},
+    types::{PyDict, PyTuple, PyType},
 };
 use vmlet_machine::{ErrorKind, MachineError};
 
@@ -57,6 +57,10 @@ pub(crate) fn to_python(py: Python<'_>, error: &MachineError) -> PyErr {
         kwargs.set_item("remedy", remedy.or_else(|| error.remedy()))?;
         if error.kind() == ErrorKind::Host {
             kwargs.set_item("errno", error.errno())?;
+        }
+        if error.kind() == ErrorKind::Unsupported {
+            let features = error.features().iter().map(|feature| &feature.name);
+            kwargs.set_item("features", PyTuple::new(py, features.collect::<Vec<_>>())?)?;
         }
         let class = class(py, class_name(error.kind(), closed))?;
         Ok(PyErr::from_value(class.call((message,), Some(&kwargs))?))

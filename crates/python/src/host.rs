@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use pyo3::{prelude::*, types::PyBytes};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use vmlet_host::HostRoot;
 use vmlet_machine::{
-    Choice, EngineChoice, EngineReport, MachineError,
+    Choice, EngineChoice, EngineReport, MachineError, ModelReport,
     initramfs::{Archive, Node, add_directory, select},
 };
 
@@ -20,7 +20,21 @@ pub(crate) fn host_findings(py: Python<'_>) -> String {
     })
 }
 
-/// What a small guest on /dev/kvm found out: a JSON object.
+/// For each CPU model and each engine what of the model the engine lacks, and what guests see of
+/// the processor though the model has not got it.
+fn models(reports: &[ModelReport]) -> Value {
+    let mut all = Map::new();
+    for report in reports {
+        let engines = all.entry(report.model).or_insert_with(|| json!({}));
+        if let Some(engines) = engines.as_object_mut() {
+            let found = json!({"missing": report.missing, "unmasked": report.unmasked});
+            engines.insert(report.engine.to_owned(), found);
+        }
+    }
+    Value::Object(all)
+}
+
+/// What small guests on /dev/kvm found out: a JSON object.
 #[pyfunction]
 pub(crate) fn kvm_probe(py: Python<'_>) -> String {
     let EngineReport {
@@ -32,6 +46,7 @@ pub(crate) fn kvm_probe(py: Python<'_>) -> String {
         vendor,
         tsc_khz,
     } = finalization::detach(py, vmlet_machine::report);
+    let models = models(&finalization::detach(py, vmlet_machine::models));
     json!({
         "engine": engine,
         "usable": usable,
@@ -40,6 +55,7 @@ pub(crate) fn kvm_probe(py: Python<'_>) -> String {
         "remedy": remedy,
         "vendor": vendor,
         "tsc_khz": tsc_khz,
+        "cpu_models": models,
     })
     .to_string()
 }

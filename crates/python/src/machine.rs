@@ -118,6 +118,7 @@ impl Machine {
             ("memfd", RamBacking::Memfd),
             ("hugetlb", huge),
         ];
+        let models: Vec<_> = CpuChoice::all().map(|cpu| (cpu.name(), cpu)).collect();
         let config = Config {
             name,
             kernel,
@@ -129,7 +130,7 @@ impl Machine {
             engine: choose("engine", engine, &engines())?,
             clock: choose("clock", clock, &clocks)?,
             tsc_khz,
-            cpu: choose("cpu", cpu, &CpuChoice::ALL.map(|cpu| (cpu.name(), cpu)))?,
+            cpu: choose("cpu", cpu, &models)?,
             protocol: choose("protocol", protocol, &protocols)?,
             ram: choose("ram", ram, &backings)?,
             prefault,

@@ -10,16 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use vmlet_vcpu::Position;
+use vmlet_vcpu::{Position, cpuid::CRYSTAL_HZ};
 
 use crate::pace::Pace;
 
 /// Kilohertz of the time-stamp counter.
-pub const TSC_KHZ: u32 = 1_000_000;
-/// Hertz of the local APIC's timer input (CPUID 0x15 ECX).
-pub(crate) const CRYSTAL_HZ: u32 = 25_000_000;
-/// Nanoseconds of one period of it.
-pub(crate) const CRYSTAL_NS: u64 = 40;
+pub(crate) const TSC_KHZ: u32 = 1_000_000;
+/// Nanoseconds of one period of the local APIC's timer input (CPUID 0x15 ECX).
+pub(crate) const CRYSTAL_NS: u64 = 1_000_000_000 / CRYSTAL_HZ as u64;
 
 /// Instructions between two looks at the host's clock for the pace.
 const PACED: u64 = 8192;

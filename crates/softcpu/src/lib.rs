@@ -70,23 +70,6 @@ const MAX_SLOTS: u32 = 512;
 /// check of a timer that is not there.
 pub const LINUX_CMDLINE: &str = "cryptomgr.notests=1 mitigations=off no_timer_check";
 
-/// The CPU model `soft-v1`, which every processor of the last fifteen years can be.
-pub mod soft_v1 {
-    use vmlet_vcpu::cpuid::CpuidTable;
-
-    pub use crate::{clock::TSC_KHZ, msr::PORTABLE as MSRS};
-
-    /// What `cpuid` answers, before policy.
-    pub fn cpuid() -> CpuidTable {
-        crate::cpuid::table()
-    }
-
-    /// What `cpuid` answers where the time-stamp counter runs at `tsc_khz`, before policy.
-    pub fn cpuid_at(tsc_khz: u32) -> CpuidTable {
-        crate::cpuid::table_at(tsc_khz)
-    }
-}
-
 /// The engine.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Soft {

@@ -1,6 +1,6 @@
 //! Model-specific registers (Intel SDM volume 4).
 
-use vmlet_vcpu::x86_64::msr as number;
+use vmlet_vcpu::x86_64::{MsrAccess, MsrPolicy, X2APIC, msr as number};
 
 use crate::{
     clock::TSC_KHZ,
@@ -13,12 +13,8 @@ const PLATFORM_ID: u32 = 0x17;
 const FEATURE_CONTROL: u32 = 0x3a;
 const MICROCODE_REVISION: u32 = 0x8b;
 const ARCH_CAPABILITIES: u32 = 0x10a;
-const SYSENTER_CS: u32 = 0x174;
-const SYSENTER_ESP: u32 = 0x175;
-const SYSENTER_EIP: u32 = 0x176;
 const MISC_ENABLE: u32 = 0x1a0;
-const CSTAR: u32 = 0xc000_0083;
-const X2APIC: u32 = 0x800;
+const X2APIC_FIRST: u32 = 0x800;
 const X2APIC_LAST: u32 = 0x83f;
 const X2APIC_ICR: u32 = 0x830;
 
@@ -30,33 +26,18 @@ const NOT_VULNERABLE: u64 = 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8;
 pub(crate) const SAVED: [u32; 15] = [
     number::TSC,
     MICROCODE_REVISION,
-    SYSENTER_CS,
-    SYSENTER_ESP,
-    SYSENTER_EIP,
+    number::SYSENTER_CS,
+    number::SYSENTER_ESP,
+    number::SYSENTER_EIP,
     MISC_ENABLE,
     number::EFER,
     number::STAR,
     number::LSTAR,
-    CSTAR,
+    number::CSTAR,
     number::SFMASK,
     number::KERNEL_GS_BASE,
     PLATFORM_ID,
     ARCH_CAPABILITIES,
-    number::TSC_DEADLINE,
-];
-
-/// Registers of the saved state that a guest can have changed and that every engine has. EFER goes
-/// with the control registers.
-pub const PORTABLE: [u32; 10] = [
-    number::TSC,
-    SYSENTER_CS,
-    SYSENTER_ESP,
-    SYSENTER_EIP,
-    number::STAR,
-    number::LSTAR,
-    CSTAR,
-    number::SFMASK,
-    number::KERNEL_GS_BASE,
     number::TSC_DEADLINE,
 ];
 
@@ -82,6 +63,8 @@ pub(crate) struct Msrs {
     pub(crate) apic_base: u64,
     /// CR8 while there is no local APIC.
     pub(crate) cr8: u64,
+    /// What the guest sees of these; none: all of them.
+    pub(crate) policy: Option<&'static MsrPolicy>,
 }
 
 impl Msrs {
@@ -131,9 +114,9 @@ impl Cpu {
             number::APIC_BASE => self.lapic.as_ref().map_or(m.apic_base, |l| l.base()),
             PLATFORM_ID | FEATURE_CONTROL | MICROCODE_REVISION => 0,
             ARCH_CAPABILITIES => NOT_VULNERABLE,
-            SYSENTER_CS => m.sysenter_cs,
-            SYSENTER_ESP => m.sysenter_esp,
-            SYSENTER_EIP => m.sysenter_eip,
+            number::SYSENTER_CS => m.sysenter_cs,
+            number::SYSENTER_ESP => m.sysenter_esp,
+            number::SYSENTER_EIP => m.sysenter_eip,
             MISC_ENABLE => m.misc_enable,
             number::TSC_DEADLINE => {
                 let at = self.lapic.as_ref()?.tsc_deadline();
@@ -142,12 +125,12 @@ impl Cpu {
             number::EFER => self.efer,
             number::STAR => m.star,
             number::LSTAR => m.lstar,
-            CSTAR => m.cstar,
+            number::CSTAR => m.cstar,
             number::SFMASK => m.sfmask,
             number::FS_BASE => self.seg(FS).base,
             number::GS_BASE => self.seg(GS).base,
             number::KERNEL_GS_BASE => m.kernel_gs,
-            X2APIC..=X2APIC_LAST => return self.read_x2apic(index),
+            X2APIC_FIRST..=X2APIC_LAST => return self.read_x2apic(index),
             _ => return None,
         })
     }
@@ -161,23 +144,29 @@ impl Cpu {
             number::APIC_BASE => return self.write_apic_base(value),
             MICROCODE_REVISION | PLATFORM_ID => {}
             ARCH_CAPABILITIES => return value == NOT_VULNERABLE,
-            SYSENTER_CS => self.msrs.sysenter_cs = value,
-            SYSENTER_ESP if canonical(value) => self.msrs.sysenter_esp = value,
-            SYSENTER_EIP if canonical(value) => self.msrs.sysenter_eip = value,
+            number::SYSENTER_CS => self.msrs.sysenter_cs = value,
+            number::SYSENTER_ESP if canonical(value) => self.msrs.sysenter_esp = value,
+            number::SYSENTER_EIP if canonical(value) => self.msrs.sysenter_eip = value,
             MISC_ENABLE => self.msrs.misc_enable = value,
             number::TSC_DEADLINE => self.write_deadline(value),
             number::EFER => return self.write_efer(value),
             number::STAR => self.msrs.star = value,
             number::LSTAR if canonical(value) => self.msrs.lstar = value,
-            CSTAR if canonical(value) => self.msrs.cstar = value,
+            number::CSTAR if canonical(value) => self.msrs.cstar = value,
             number::SFMASK => self.msrs.sfmask = value & 0xffff_ffff,
             number::FS_BASE if canonical(value) => self.seg_mut(FS).base = value,
             number::GS_BASE if canonical(value) => self.seg_mut(GS).base = value,
             number::KERNEL_GS_BASE if canonical(value) => self.msrs.kernel_gs = value,
-            X2APIC..=X2APIC_LAST => return self.write_x2apic(index, value),
+            X2APIC_FIRST..=X2APIC_LAST => return self.write_x2apic(index, value),
             _ => return false,
         }
         true
+    }
+
+    /// Whether the base register says that there is a local APIC.
+    pub(crate) fn apic_enabled(&self) -> bool {
+        let base = self.read_msr(number::APIC_BASE);
+        base.is_some_and(|base| base & BASE_ENABLED != 0)
     }
 
     fn write_deadline(&mut self, value: u64) {
@@ -225,7 +214,7 @@ impl Cpu {
         if index == X2APIC_ICR {
             return Some(lapic.read_icr());
         }
-        let offset = ((index - X2APIC) * 16) as usize;
+        let offset = ((index - X2APIC_FIRST) * 16) as usize;
         Some(lapic.read(offset, self.clock.now()).into())
     }
 
@@ -241,7 +230,7 @@ impl Cpu {
         if value >> 32 != 0 {
             return false;
         }
-        self.apic_write(((index - X2APIC) * 16) as usize, value as u32);
+        self.apic_write(((index - X2APIC_FIRST) * 16) as usize, value as u32);
         true
     }
 
@@ -265,9 +254,22 @@ impl Cpu {
         self.look = true;
     }
 
+    /// What the guest may do with register `index`; none: it faults.
+    fn msr_access(&self, index: u32) -> Option<MsrAccess> {
+        match self.msrs.policy {
+            Some(policy) if !X2APIC.contains(&index) => policy.access(index),
+            _ => Some(MsrAccess::State),
+        }
+    }
+
     /// `rdmsr`.
     pub(crate) fn rdmsr(&mut self, index: u32) -> Result<u64, Stop> {
-        match self.read_msr(index) {
+        let value = match self.msr_access(index) {
+            Some(MsrAccess::State) => self.read_msr(index),
+            Some(MsrAccess::Constant(value) | MsrAccess::Ignored(value)) => Some(value),
+            None => None,
+        };
+        match value {
             Some(value) => Ok(value),
             None => {
                 self.unknown_msrs += 1;
@@ -278,7 +280,12 @@ impl Cpu {
 
     /// `wrmsr`.
     pub(crate) fn wrmsr(&mut self, index: u32, value: u64) -> Exec {
-        if self.write_msr(index, value) {
+        let taken = match self.msr_access(index) {
+            Some(MsrAccess::State) => self.write_msr(index, value),
+            Some(MsrAccess::Ignored(_)) => true,
+            Some(MsrAccess::Constant(_)) | None => false,
+        };
+        if taken {
             Ok(())
         } else {
             self.unknown_msrs += 1;

@@ -3,7 +3,7 @@
 use std::{
     os::fd::BorrowedFd,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -11,7 +11,7 @@ use std::{
 use vmlet_memory::{SlotId, fork::Origin};
 use vmlet_vcpu::{
     EngineError, Inputs, IoEvent, MsiMessage, MsiRoute, Position, SlotChange, Vcpu, Vm,
-    cpuid::CpuidTable,
+    cpuid::CpuidTable, x86_64::MsrPolicy,
 };
 use vmm_sys_util::eventfd::EventFd;
 
@@ -38,6 +38,7 @@ pub(crate) struct SoftVm {
     irqs: Arc<Irqs>,
     io_events: Arc<IoEvents>,
     has_apics: AtomicBool,
+    msr_policy: OnceLock<&'static MsrPolicy>,
     origin: Origin,
 }
 
@@ -56,6 +57,7 @@ impl SoftVm {
             apics,
             io_events: Arc::default(),
             has_apics: AtomicBool::new(false),
+            msr_policy: OnceLock::new(),
             origin: Origin::here(),
         }
     }
@@ -115,7 +117,15 @@ impl Vm for SoftVm {
             io_events: Arc::clone(&self.io_events),
         };
         let turns = Arc::clone(&self.turns);
-        Ok(Box::new(SoftVcpu::new(id, cpuid.clone(), shared, turns)))
+        let mut vcpu = SoftVcpu::new(id, cpuid.clone(), shared, turns);
+        vcpu.cpu.msrs.policy = self.msr_policy.get().copied();
+        Ok(Box::new(vcpu))
+    }
+
+    fn set_msr_policy(&self, policy: &'static MsrPolicy) -> Result<(), EngineError> {
+        self.here()?;
+        self.msr_policy.get_or_init(|| policy);
+        Ok(())
     }
 
     fn set_routes(&self, routes: &[MsiRoute]) -> Result<(), EngineError> {

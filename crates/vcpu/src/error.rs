@@ -11,6 +11,14 @@ pub struct MissingFeature {
     pub name: String,
 }
 
+impl MissingFeature {
+    /// The names of features as people list them.
+    pub fn list(features: &[MissingFeature]) -> String {
+        let names: Vec<_> = features.iter().map(|one| one.name.as_str()).collect();
+        names.join(", ")
+    }
+}
+
 /// What an engine refuses or fails at.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -80,7 +88,10 @@ pub enum EngineError {
         index: u32,
     },
     /// A saved state needs what this engine lacks.
-    #[error("the saved state needs what this engine lacks: {}", list(missing))]
+    #[error(
+        "the saved state needs what this engine lacks: {}",
+        MissingFeature::list(missing)
+    )]
     State {
         /// The missing features.
         missing: Vec<MissingFeature>,
@@ -136,12 +147,4 @@ impl EngineError {
             | EngineError::Forked => None,
         }
     }
-}
-
-fn list(missing: &[MissingFeature]) -> String {
-    missing
-        .iter()
-        .map(|feature| feature.name.as_str())
-        .collect::<Vec<_>>()
-        .join(", ")
 }

@@ -8,7 +8,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::{
     EngineError, GuestBus, Inputs, Kicker, Position, SpaceId, Stat, StopReason,
     cpuid::CpuidTable,
-    x86_64::{MpState, Regs, Sregs, VcpuState},
+    x86_64::{MpState, MsrPolicy, Regs, Sregs, VcpuState},
 };
 
 /// An engine: something that makes virtual machines.
@@ -90,6 +90,10 @@ pub trait Vm: Send + Sync + Debug {
 
     /// Local APICs in the engine, and `pins` interrupt numbers reserved for the board's I/O APIC.
     fn create_irqchip(&self, pins: u32) -> Result<(), EngineError>;
+
+    /// Restricts the guest to the model-specific registers of `policy`, before the first vCPU is
+    /// made; those of the x2APIC are its mode's. The host goes on reading and setting all.
+    fn set_msr_policy(&self, policy: &'static MsrPolicy) -> Result<(), EngineError>;
 
     /// A vCPU with `id` as its APIC id.
     fn create_vcpu(&self, id: u32, cpuid: &CpuidTable) -> Result<Box<dyn Vcpu>, EngineError>;

@@ -12,7 +12,7 @@
 //! * `x86_64` holds registers and the whole saved state of an x86-64 vCPU; `cpuid` the CPUID
 //!   policy.
 //!
-//! Not supported yet: vendor-neutral CPU models, nested virtualization for the guest (VMX and
+//! Not supported yet: nested virtualization for the guest (VMX and
 //! SVM are hidden), performance counters for the guest.
 
 mod access;

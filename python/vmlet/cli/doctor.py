@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,8 @@ def execute(args: argparse.Namespace) -> int:
         listed = [asdict(finding) for finding in findings]
         print(json.dumps({**asdict(verdict), "probe": probe, "findings": listed}, indent=2))
     else:
-        print("\n".join([*render(findings), "", *render_verdict(verdict)]))
+        models = render_models(probe["cpu_models"])
+        print("\n".join([*render(findings), "", *models, "", *render_verdict(verdict)]))
     return 0 if verdict.engine == "kvm" else 1
 
 
@@ -68,6 +69,32 @@ def render(findings: Sequence[Finding]) -> list[str]:
         for key, text in (("cause", one.cause), ("remedy", one.remedy)):
             if text:
                 lines.append(f"{'':<{states}}  {'':<{topics}}  {key}: {text}")
+    return lines
+
+
+def render_models(models: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]]) -> list[str]:
+    """Which engine carries which CPU model, and why the others do not.
+
+    >>> fits, lacks = {"missing": [], "unmasked": []}, {"missing": ["avx"], "unmasked": []}
+    >>> render_models({"x86-64-v3": {"kvm": fits, "soft": lacks}})
+    ['cpu x86-64-v3: kvm; soft lacks avx']
+    """
+    lines, ignoring = [], set()
+    for engines in models.values():
+        for name, found in engines.items():
+            if found["unmasked"] and name not in ignoring:
+                ignoring.add(name)
+                shown = ", ".join(found["unmasked"])
+                lines.append(f"cpu models: not on {name}, whose guests see the processor's {shown}")
+    for model, engines in models.items():
+        heeding = {name: found for name, found in engines.items() if name not in ignoring}
+        fit = [name for name, found in heeding.items() if not found["missing"]]
+        lacks = [
+            f"{name} lacks {', '.join(found['missing'])}"
+            for name, found in heeding.items()
+            if found["missing"]
+        ]
+        lines.append(f"cpu {model}: {'; '.join([', '.join(fit) or 'no engine', *lacks])}")
     return lines
 
 

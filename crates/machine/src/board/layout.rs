@@ -44,6 +44,16 @@ pub(crate) fn low_bytes(memory: u64) -> u64 {
     memory.min(LOW_END)
 }
 
+/// The end of the last address that `memory` bytes take.
+pub(crate) fn memory_end(memory: u64) -> u64 {
+    let high = memory.saturating_sub(LOW_END);
+    if high == 0 {
+        memory
+    } else {
+        HIGH_START.saturating_add(high)
+    }
+}
+
 /// The memory map as the guest is told.
 pub(crate) fn memory_map(memory: u64) -> Vec<MemoryRange> {
     let range = |gpa, end: u64, kind| MemoryRange {

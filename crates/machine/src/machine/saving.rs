@@ -1,14 +1,18 @@
 //! A machine as bytes: saved on one engine, restored on another.
 //!
-//! A machine whose CPU model is [`CpuChoice::SoftV1`] can go on under either engine: what a kernel
-//! has made of the features it found at its boot holds there too. What the guest cannot have
-//! changed is left out.
+//! A machine whose CPU is a model ([`CpuChoice::Model`]) can go on under every engine that can carry
+//! it: what a kernel has made of the features it found at its boot holds there too. What the guest
+//! cannot have changed is left out. One that has all its engine offers goes on where nothing of it
+//! is lacking, and is refused elsewhere by the names of what is.
 //!
 //! Not saved: console output that nobody has read, events, what the host's clock says.
 
 use vmlet_memory::{AddressSpace, Gpa};
-use vmlet_softcpu::soft_v1;
-use vmlet_vcpu::{EngineError, Hypervisor, Vcpu, Vm, cpuid::missing_features, x86_64::VcpuState};
+use vmlet_vcpu::{
+    EngineError, Hypervisor, Vcpu, Vm,
+    cpuid::missing_features,
+    x86_64::{PORTABLE_MSRS, VcpuState},
+};
 
 use super::{Machine, ThreadStarter, assembly::check_cpus};
 use crate::{
@@ -78,9 +82,15 @@ impl Machine {
                 return Err(EngineError::State { missing }.into());
             }
         }
+        if config.cpu != CpuChoice::Host {
+            launch::check_masks(&*engine)?;
+        }
         let space = launch::map_memory(&config, engine.limits().slots)?;
         fill(&space, &saved)?;
-        let create = |_: &dyn Hypervisor, vm: &dyn Vm| create_vcpus(vm, &saved.head.vcpus);
+        let create = |_: &dyn Hypervisor, vm: &dyn Vm| {
+            launch::restrict(vm, config.cpu)?;
+            create_vcpus(vm, &saved.head.vcpus)
+        };
         let machine = Machine::assemble(&config, &*engine, space, &create, spawn)?;
         let parts = machine.open()?;
         let dispatch = &parts.board.dispatch;
@@ -103,12 +113,14 @@ fn unknown_model(head: &Head) -> MachineError {
 
 /// What another engine needs to know of a state.
 fn trim(mut state: VcpuState, cpu: CpuChoice) -> VcpuState {
-    if cpu == CpuChoice::SoftV1 {
+    if let CpuChoice::Model(model) = cpu {
         state
             .msrs
-            .retain(|(index, _)| soft_v1::MSRS.contains(index));
-        // The model has no XSAVE: XCR0 is what the engine starts with.
-        state.xcrs.clear();
+            .retain(|(index, _)| PORTABLE_MSRS.contains(index));
+        if !model.has_xsave() {
+            // XCR0 is what the engine starts with.
+            state.xcrs.clear();
+        }
     }
     state
 }

@@ -42,6 +42,8 @@ mod ioevents;
 #[cfg(test)]
 mod kick;
 #[cfg(test)]
+mod levels;
+#[cfg(test)]
 mod mmio;
 #[cfg(test)]
 mod modes;

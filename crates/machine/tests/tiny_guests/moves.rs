@@ -5,15 +5,17 @@
 use std::sync::Arc;
 
 use vmlet_memory::Gpa;
-use vmlet_softcpu::{Soft, soft_v1};
+use vmlet_softcpu::Soft;
 use vmlet_vcpu::{
     EngineError, RunEnd,
-    cpuid::{CpuidTable, Topology, host_policy, missing_features},
-    x86_64::{Regs, VcpuState},
+    cpuid::{CpuidTable, SOFT_V1, Topology, host_policy, missing_features},
+    x86_64::{PORTABLE_MSRS, Regs, VcpuState},
 };
 
 use crate::harness::{DATA, Guest, Place, each, guest::Options, memory::RAM_SIZE};
 
+/// The rate that leaves 0x15 and 0x16 tell.
+const KHZ: u32 = 1_000_000;
 const PATTERN: [u8; 16] = *b"sixteen bytes in";
 
 fn model(table: &mut CpuidTable) {
@@ -22,7 +24,7 @@ fn model(table: &mut CpuidTable) {
         cpus: 1,
         local_apic: false,
     };
-    *table = host_policy(&soft_v1::cpuid(), place);
+    *table = host_policy(&SOFT_V1.cpuid(KHZ), place);
 }
 
 fn guest(place: &Place) -> Guest {
@@ -44,7 +46,7 @@ fn soft(place: &Place) -> Place {
 
 fn state(guest: &mut Guest) -> VcpuState {
     let mut state = guest.vcpu.save().unwrap();
-    let model = |(index, _): &(u32, u64)| soft_v1::MSRS.contains(index);
+    let model = |(index, _): &(u32, u64)| PORTABLE_MSRS.contains(index);
     state.msrs.retain(model);
     state.xcrs.clear();
     state
@@ -124,7 +126,7 @@ fn a_state_of_a_richer_processor_is_refused_by_the_names_of_its_features() {
             return;
         }
         let rich = state(&mut Guest::new(kvm));
-        let lacking = missing_features(&rich.cpuid, &soft_v1::cpuid());
+        let lacking = missing_features(&rich.cpuid, &SOFT_V1.cpuid(KHZ));
         assert!(!lacking.is_empty());
         let mut poor = Guest::new(&soft(kvm));
         let before = poor.vcpu.save().unwrap();

@@ -519,7 +519,8 @@ pub(crate) fn sti(cpu: &mut Cpu, _: &Op) -> Exec {
 /// `cpuid`.
 pub(crate) fn cpuid(cpu: &mut Cpu, _: &Op) -> Exec {
     let (leaf, subleaf) = (cpu.get::<u32>(RAX), cpu.get::<u32>(RCX));
-    let [a, b, c, d] = crate::cpuid::answer(&cpu.cpuid, leaf, subleaf);
+    let apic = cpu.apic_enabled();
+    let [a, b, c, d] = crate::cpuid::answer_with_apic(&cpu.cpuid, leaf, subleaf, apic);
     for (number, value) in [(RAX, a), (crate::cpu::RBX, b), (RCX, c), (RDX, d)] {
         cpu.put(number, value);
     }

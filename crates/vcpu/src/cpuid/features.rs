@@ -22,6 +22,14 @@ impl Register {
         }
     }
 
+    fn of_mut(self, entry: &mut CpuidEntry) -> &mut u32 {
+        match self {
+            Register::Ebx => &mut entry.ebx,
+            Register::Ecx => &mut entry.ecx,
+            Register::Edx => &mut entry.edx,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Register::Ebx => "EBX",
@@ -79,7 +87,9 @@ const FEATURES: [Features; 7] = [
         register: Register::Edx,
         // An engine emulates the MSR behind arch_capabilities.
         policy: 1 << 29,
-        names: "- - avx512_4vnniw avx512_4fmaps fsrm",
+        names: "- - avx512_4vnniw avx512_4fmaps fsrm - - - - - md_clear - - - serialize - tsxldtrk - \
+                - - ibt - amx_bf16 avx512_fp16 amx_tile amx_int8 spec_ctrl intel_stibp flush_l1d \
+                arch_capabilities",
     },
     Features {
         leaf: 0x8000_0001,
@@ -116,6 +126,30 @@ impl Features {
             ),
         }
     }
+}
+
+/// The register of the feature `name` and its bit.
+fn place(name: &str) -> Option<(&'static Features, u32)> {
+    FEATURES.iter().find_map(|features| {
+        let mut bits = (0..).zip(features.names.split_whitespace());
+        let (bit, _) = bits.find(|(_, known)| *known == name)?;
+        Some((features, 1 << bit))
+    })
+}
+
+/// Gives `table` the feature `name`, if there is one of that name.
+pub(super) fn set(table: &mut CpuidTable, name: &str) {
+    if let Some((features, bit)) = place(name) {
+        table.edit(features.leaf, |e| *features.register.of_mut(e) |= bit);
+    }
+}
+
+#[cfg(test)]
+pub(super) fn has(table: &CpuidTable, name: &str) -> bool {
+    place(name).is_some_and(|(features, bit)| {
+        let entry = table.get(features.leaf, 0);
+        entry.is_some_and(|entry| features.register.of(entry) & bit != 0)
+    })
 }
 
 /// The features that `wanted` has and `offered` has not.

@@ -5,6 +5,12 @@
 pub const TSC: u32 = 0x10;
 /// Local APIC base.
 pub const APIC_BASE: u32 = 0x1b;
+/// `sysenter` target segment.
+pub const SYSENTER_CS: u32 = 0x174;
+/// `sysenter` target stack.
+pub const SYSENTER_ESP: u32 = 0x175;
+/// `sysenter` target.
+pub const SYSENTER_EIP: u32 = 0x176;
 /// Memory type of addresses no MTRR covers.
 pub const MTRR_DEF_TYPE: u32 = 0x2ff;
 /// Base and mask of the eight variable memory-type ranges.
@@ -21,6 +27,8 @@ pub const EFER: u32 = 0xc000_0080;
 pub const STAR: u32 = 0xc000_0081;
 /// `syscall` target in long mode.
 pub const LSTAR: u32 = 0xc000_0082;
+/// `syscall` target in compatibility mode.
+pub const CSTAR: u32 = 0xc000_0083;
 /// `syscall` flag mask.
 pub const SFMASK: u32 = 0xc000_0084;
 /// FS base.

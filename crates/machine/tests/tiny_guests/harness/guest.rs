@@ -17,7 +17,7 @@ use vmlet_memory::{AddressSpace, Gpa, Mapping};
 use vmlet_vcpu::{
     FatalExit, RunEnd, SlotChange, Vcpu, Vm,
     cpuid::{CpuidTable, Topology, host_policy},
-    x86_64::{Regs, Sregs},
+    x86_64::{MsrPolicy, Regs, Sregs},
 };
 
 use super::{
@@ -41,6 +41,10 @@ pub(crate) struct Options {
     pub(crate) irqchip: bool,
     /// Changes what the vCPU shows.
     pub(crate) cpuid: Option<fn(&mut CpuidTable)>,
+    /// What the vCPU shows; none: what the engine offers.
+    pub(crate) table: Option<CpuidTable>,
+    /// The model-specific registers it has; none: the engine's.
+    pub(crate) msrs: Option<&'static MsrPolicy>,
     /// Memory besides the standard one.
     pub(crate) more: Vec<Mapping>,
 }
@@ -133,7 +137,11 @@ impl Guest {
         if options.irqchip {
             vm.create_irqchip(24).unwrap();
         }
-        let mut cpuid = cpuid(place, 0, options.cpus.max(1), options.irqchip);
+        if let Some(policy) = options.msrs {
+            vm.set_msr_policy(policy).unwrap();
+        }
+        let offered = || cpuid(place, 0, options.cpus.max(1), options.irqchip);
+        let mut cpuid = options.table.unwrap_or_else(offered);
         if let Some(change) = options.cpuid {
             change(&mut cpuid);
         }

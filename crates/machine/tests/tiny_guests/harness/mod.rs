@@ -9,7 +9,7 @@ pub(crate) mod memory;
 pub(crate) mod paging;
 pub(crate) mod place;
 pub(crate) mod segments;
-mod skip;
+pub(crate) mod skip;
 pub(crate) mod thread;
 
 pub(crate) use bus::Recorder;
