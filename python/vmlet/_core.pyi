@@ -20,6 +20,9 @@ __all__ = [
     "host_findings",
     "kvm_probe",
     "linux_cmdline",
+    "log_level",
+    "take_logs",
+    "wait_for_logs",
 ]
 __version__: str
 
