@@ -326,6 +326,14 @@ def test_between_pipes_bytes_go_through_as_they_are(kernel: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b">C]\xbf", b"")
 
 
+def test_a_cpu_model_that_the_engine_lacks_is_one_message_with_its_features(kernel: Path) -> None:
+    words = (kernel, "--engine", "soft", "--memory", "4M", "--cpu")
+    assert vmlet_run(*words, "x86-64-v1", typed=b"Q").returncode == 0
+    done = vmlet_run(*words, "x86-64-v2")
+    assert done.returncode == 2
+    assert b"pni, ssse3, sse4_1, sse4_2, popcnt" in done.stderr
+
+
 def test_json_gives_the_event_on_a_line_of_its_own(kernel: Path) -> None:
     done = vmlet_run(kernel, "--engine", "soft", "--memory", "4M", "--json", typed=b"T")
     *_, last = done.stdout.decode().splitlines()
@@ -349,6 +357,7 @@ def test_json_gives_the_event_on_a_line_of_its_own(kernel: Path) -> None:
         (("KERNEL", "--engine", "soft", "--cpus", "0"), "cpus"),
         (("KERNEL", "--cpus", "two"), "invalid int value"),
         (("KERNEL", "--engine", "magic"), "magic"),
+        (("KERNEL", "--engine", "soft", "--cpu", "magic"), '"x86-64-v1"'),
         (("KERNEL", "--engine", "soft", "--protocol", "magic"), "magic"),
         (("KERNEL", "--timeout", "-1"), "is not a positive number of seconds"),
         (("KERNEL", "--timeout", "inf"), "is not a positive number of seconds"),

@@ -41,7 +41,7 @@ _STATUSES = """\
 exit status:
   0    the guest powered off or asked for a reset, or you quit (Ctrl-] q)
   1    the engine could not go on
-  2    wrong usage, bad kernel or initramfs, no engine
+  2    wrong usage, bad kernel or initramfs, no engine or none that has the CPU model
   3    the guest's kernel panicked
   4    triple fault
   5    the guest halted for good without powering off
@@ -71,6 +71,9 @@ def add_parser(commands: Commands) -> None:
     line.add_argument("--cmdline", metavar="STR", help="the kernel's command line")
     line.add_argument("--append", metavar="STR", help="is added to the default command line")
     parser.add_argument("--engine", metavar="E", default="auto", help="auto, kvm or soft")
+    parser.add_argument(
+        "--cpu", metavar="M", default="host", help="host, or a model that vmlet doctor lists"
+    )
     parser.add_argument(
         "--protocol", metavar="P", default="auto", help="auto, linux64, pvh or bzimage"
     )
@@ -168,6 +171,7 @@ def machine_options(args: argparse.Namespace) -> dict[str, Any]:
         "memory": args.memory,
         "cpus": args.cpus,
         "engine": args.engine,
+        "cpu": args.cpu,
         "protocol": args.protocol,
         "cmdline": args.cmdline,
     }
