@@ -376,10 +376,10 @@ class VM:
             return found
         return () if self.state in ("ended", "closed") else None
 
-    async def close(self) -> None:
+    async def close(self, *, wait: bool = False) -> None:
         """Ends everything. Closing twice, or what was never made, does nothing."""
-        if self._vm is not None:
-            await _finish(self._vm.close)
+        if (vm := self._vm) is not None:
+            await _finish(lambda: vm.close(wait=wait))
 
     async def __aenter__(self) -> Self:
         return await self._open()

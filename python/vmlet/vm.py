@@ -47,7 +47,7 @@ def _close_all() -> None:
     for machine in list(_alive):
         # A forked child has its parent's machines in the set, and nothing to close.
         with contextlib.suppress(ForkedProcessError):
-            machine.close()
+            machine.close(False)
 
 
 class VM:
@@ -419,9 +419,13 @@ class VM:
         """
         return _unclaimed(self._machine.unclaimed()[0])
 
-    def close(self) -> None:
-        """Ends everything: guest code, threads, descriptors. Closing twice does nothing."""
-        self._machine.close()
+    def close(self, *, wait: bool = False) -> None:
+        """Ends everything: guest code, threads, descriptors. Closing twice does nothing.
+
+        The guest runs no more when this returns. What the kernel has to free it frees after that,
+        unless you ``wait`` for it.
+        """
+        self._machine.close(wait)
 
     def __enter__(self) -> Self:
         return self
@@ -442,7 +446,7 @@ class VM:
             return
         if machine.state != "closed":
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-        machine.close()
+            machine.close(False)
 
     def __repr__(self) -> str:
         if not hasattr(self, "vcpus"):

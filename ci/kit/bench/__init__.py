@@ -5,8 +5,13 @@
 * `rounds.py`: interleaved rounds of subject, reference and control, until every row is decided.
 * `result.py`: the JSON object and the table.
 * `worker.py`: a process that measures on demand and times itself.
+* `floors.py`: what is compiled from `floor/`, programs of bare ioctls, and assembled as guests.
 * `create.py`: making and ending VMs; its two sides are `subject/create.py`, through the public API,
   and `floor/create.c`, bare ioctls.
+* `exit.py`: round trips to a device; `subject/exit.py` and `floor/exit.c`.
+* `density.py`: a thousand VMs in one process, by `subject/density.py` with the guest `echo.s`.
 * `boot_soft.py`, `mips.py`: the software CPU against QEMU's translator and the host's processor, on
   what `guests.py` makes; their sides are `subject/linux.py`, `tcg.py` and `native.py`.
+* `native.py`: programs in a guest under KVM against the same outside; `kernels.py` has what it
+  shares with `mips.py`.
 """

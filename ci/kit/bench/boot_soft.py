@@ -17,16 +17,16 @@ _LEAST, _CAP = 10, 40
 _LIMITS = {"6.1": 0.83, "6.12": 1.05}
 
 ENGINE = "soft"
-NEEDS_KVM = False
+NEEDS = ""
 PLANS = tuple(Plan(release, "ms", "QEMU TCG", limit) for release, limit in _LIMITS.items())
 
-prepare = guests.prepare
+prepare, needed = guests.prepare, guests.needed
 
 
 def run(told: Callable[[str], None]) -> list[Row]:
     """Measure."""
     told(guests.qemu())
-    with Worker(guests.subject()) as ours, Worker(guests.tcg()) as reference:
+    with Worker(guests.subject("soft")) as ours, Worker(guests.tcg()) as reference:
         _batch(ours), _batch(reference)  # the files come into the host's cache
         rows = measure(
             PLANS,

@@ -1,8 +1,10 @@
 """Making and ending VMs of one vCPU and 256 MiB, against the ioctls that they take at least.
 
 `create`: from `VM(...)` in Python until the guest's first instructions have had an effect that
-Python sees. `close`: what the caller of `close()` waits for, against giving descriptors to a
-thread. `freed`: until the kernel has freed everything, against closing in place.
+Python sees. On both sides a thread has freed the VM before: what the maker's own processor has just
+freed would still be in its cache. `close`: what the caller of `close()` waits for, against giving
+descriptors to a thread. `freed`: until the kernel has freed everything, by `close(wait=True)`,
+against closing in place.
 """
 
 from __future__ import annotations
@@ -11,16 +13,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from ..paths import LOGS, TARGET
-from ..process import Words, must
+from ..process import Words
 from ..tools import tool
+from .floors import compile_floor, floor
 from .result import Row
 from .rounds import Plan, Samples, fitting, measure
 from .worker import Worker
 
 _HERE = Path(__file__).resolve().parent
-_SOURCE = _HERE / "floor" / "create.c"
-_FLOOR = TARGET / "bench" / "create-floor"
 # VMs of one party in one round, for each of the two ways to close them: so many, or as many as a
 # slow host makes in so many seconds.
 _BATCH, _BATCH_SECONDS = 10, 0.5
@@ -28,7 +28,7 @@ _LEAST, _CAP = 20, 120
 _LIMIT = 1.2
 
 ENGINE = "kvm"
-NEEDS_KVM = True
+NEEDS = "kvm"
 PLANS = (
     Plan("create", "us", "bare ioctls with the same slot and descriptors", _LIMIT),
     Plan("close", "us", "descriptors given to a thread", _LIMIT),
@@ -37,26 +37,27 @@ PLANS = (
 
 
 def prepare() -> None:
-    """Compile the floor, if it is older than its source."""
-    if _FLOOR.exists() and _FLOOR.stat().st_mtime >= _SOURCE.stat().st_mtime:
-        return
-    _FLOOR.parent.mkdir(parents=True, exist_ok=True)
-    command: Words = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", _FLOOR, _SOURCE]
-    must([*command, "-pthread"], "compiling the floor", LOGS / "bench-create-floor.log")
+    """Compile the floor."""
+    compile_floor("create")
+
+
+def needed() -> list[Path]:
+    """What `prepare` makes."""
+    return [floor("create")]
 
 
 def run(told: Callable[[str], None]) -> list[Row]:
     """Measure."""
     subject: Words = [tool("python"), "-B", _HERE / "subject" / "create.py"]
-    with Worker(subject) as ours, Worker([_FLOOR]) as floor:
+    with Worker(subject) as ours, Worker([floor("create")]) as bare:
         size = min(
-            fitting(partial(_batch, worker), _BATCH, _BATCH_SECONDS) for worker in (ours, floor)
+            fitting(partial(_batch, worker), _BATCH, _BATCH_SECONDS) for worker in (ours, bare)
         )
         told(f"batches of {size} VMs, at least {_LEAST} rounds")
         return measure(
             PLANS,
             lambda: _batch(ours, size),
-            lambda: _batch(floor, size),
+            lambda: _batch(bare, size),
             least=_LEAST,
             cap=_CAP,
             told=told,
@@ -67,7 +68,7 @@ def _batch(worker: Worker, size: int) -> Samples:
     handed = worker.ask(f"handoff {size}", size)
     freed = worker.ask(f"sync {size}", size)
     return {
-        "create": [create / 1000 for create, _ in (*handed, *freed)],
+        "create": [create / 1000 for create, _ in handed],
         "close": [close / 1000 for _, close in handed],
         "freed": [close / 1000 for _, close in freed],
     }

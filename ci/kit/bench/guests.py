@@ -1,4 +1,4 @@
-"""What the benchmarks of the software CPU boot: kernels of Debian, one program as init."""
+"""What benchmarks boot: kernels of Debian, one program as init."""
 
 from __future__ import annotations
 
@@ -42,14 +42,19 @@ def prepare() -> None:
     must(pack, "packing the initramfs", LOGS / "bench-initramfs.log")
 
 
+def needed() -> list[Path]:
+    """What `prepare` makes."""
+    return [PROGRAM, _INITRD]
+
+
 def _images() -> list[str | Path]:
     known = place.kernels()
     return [_INITRD, CMDLINE, *(known[f"linux-{release}-cloud"] for release in RELEASES)]
 
 
-def subject() -> Words:
-    """The command of the side with vmlet."""
-    return [tool("python"), "-B", _SUBJECT / "linux.py", *_images()]
+def subject(engine: str) -> Words:
+    """The command of the side with vmlet on `engine`."""
+    return [tool("python"), "-B", _SUBJECT / "linux.py", engine, *_images()]
 
 
 def tcg() -> Words:

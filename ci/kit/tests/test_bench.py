@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from kit.bench import cli, density, kernels
 from kit.bench.result import Result, Row, to_json, to_table
 from kit.bench.rounds import Plan, fitting, measure
 from kit.bench.statistics import Verdict, is_off, low, percentile, ratio, verdict
+from kit.process import CommandError
 
 PLAN = Plan("create", "us", "bare ioctls", 1.2)
 KEYS = ["row", "unit", "vmlet", "reference", "reference_name", "ratio", "control", "rounds"]
@@ -116,3 +120,44 @@ def test_the_table_shows_limit_and_verdict_in_columns() -> None:
     head, line = to_table(result())[1:3]
     assert line[head.index("verdict") :] == "met"
     assert line[head.index("limit") :].startswith("1.20")
+
+
+def found(**changes: int) -> density.Found:
+    numbers = dict.fromkeys(density.Found.__dataclass_fields__, 0)
+    return density.Found(**{**numbers, **changes})
+
+
+def test_descriptors_and_threads_that_are_left_are_named_and_few_mappings_are_not() -> None:
+    assert found(mappings=100).left() == []
+    left = found(descriptors=2, threads=1, mappings=101).left()
+    assert left == ["2 descriptors", "1 threads", "101 mappings"]
+
+
+def test_a_vm_may_take_64_kib_beside_its_guests_pages() -> None:
+    assert density.row(64).verdict is Verdict.MET
+    assert density.row(64.1).verdict is Verdict.NOT_MET
+
+
+def test_the_program_that_walks_page_tables_is_no_part_of_the_mean() -> None:
+    comparison = kernels.Comparison("native", "", 2.0, 1, 1, (*kernels.KERNELS, "page-walks"))
+
+    class Fake(kernels.Side):
+        def __init__(self, cost: float, walks: float) -> None:
+            self.costs = {"page-walks": [walks]}
+            self.cost, self.results = cost, {}
+
+        def batch(self, _: object) -> Mapping[str, list[float]]:
+            return {kernel: [self.cost] for kernel in kernels.KERNELS} | self.costs
+
+    mean, *rows = comparison.rows(Fake(2, 90), Fake(1, 1), lambda _: None)
+    assert (mean.row, round(mean.ratio, 6), mean.verdict) == ("native", 2.0, Verdict.MET)
+    assert [row.ratio for row in rows if row.row == "native:page-walks"] == [90]
+
+
+def test_what_the_lab_cannot_make_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    bench = ModuleType("bench")
+    bench.needed = lambda: [tmp_path / "floor"]  # type: ignore[attr-defined]
+    with pytest.raises(CommandError, match=r"floor; on the host, `ci/bench create --prepare`"):
+        cli.check("create", bench)
+    (tmp_path / "floor").touch()
+    cli.check("create", bench)

@@ -90,7 +90,9 @@ impl SignalKicker {
     /// Kicks go nowhere from now on: the lock makes sure that none is under way.
     pub(crate) fn unbind(&self, bound: &Bound) {
         *self.thread() = None;
-        self.consume();
+        if self.waits.load(Ordering::SeqCst) {
+            self.consume();
+        }
         // SAFETY: restores a mask that the kernel gave.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const bound.old, ptr::null_mut()) };
     }

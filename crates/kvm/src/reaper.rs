@@ -1,70 +1,162 @@
-//! Closes VMs off the caller's thread.
+//! Frees VMs off the caller's thread.
 //!
 //! The kernel frees a VM when its last descriptor closes, and waits for grace periods on the way:
-//! up to 20 ms. Callers hand their descriptors over instead. A bounded queue slows down whoever
-//! makes VMs faster than the kernel can free them.
+//! up to 20 ms. Callers hand over what holds descriptors instead. A bounded queue slows down whoever
+//! makes VMs faster than the kernel can free them: the caller sees to one then.
 
 use std::{
     any::Any,
-    sync::mpsc::{SyncSender, sync_channel},
+    cell::Cell,
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
 use vmlet_memory::fork::PerProcess;
 
-/// VMs that may wait for their end before a caller has to.
+/// VMs that may wait for their end before a caller has to see to one.
 const QUEUE: usize = 512;
 
-enum Work {
-    Drop(Box<dyn Any + Send>),
-    Report(SyncSender<()>),
-}
+type Remains = Box<dyn Any + Send>;
 
 /// A child has no thread behind the parent's queue, and must not wait for a lock that one of the
 /// parent's threads held.
-static REAPER: PerProcess<SyncSender<Work>> = PerProcess::new();
+static REAPER: PerProcess<Handle> = PerProcess::new();
+
+thread_local! {
+    /// What this thread buries goes in place.
+    static AT_WORK: Cell<bool> = const { Cell::new(false) };
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Remains>,
+    /// Threads that drop something now.
+    at_work: usize,
+    /// Threads that wait for those.
+    drains: usize,
+    /// Nobody will bury anything any more.
+    closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Reaper {
+    queue: Mutex<Queue>,
+    buried: Condvar,
+    done: Condvar,
+}
+
+/// The process' reaper; its thread ends when this is dropped.
+#[derive(Debug)]
+struct Handle(Arc<Reaper>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.buried.notify_one();
+    }
+}
+
+impl Reaper {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drops the oldest remains on this thread; false when there are none.
+    fn work(&self, mut queue: MutexGuard<'_, Queue>) -> bool {
+        let Some(remains) = queue.waiting.pop_front() else {
+            return false;
+        };
+        queue.at_work += 1;
+        drop(queue);
+        AT_WORK.set(true);
+        drop(remains);
+        AT_WORK.set(false);
+        let mut queue = self.lock();
+        queue.at_work -= 1;
+        if queue.drains > 0 {
+            self.done.notify_all();
+        }
+        true
+    }
+
+    fn bury(&self, what: Remains) {
+        let mut queue = self.lock();
+        queue.waiting.push_back(what);
+        if queue.waiting.len() > QUEUE {
+            self.work(queue);
+        } else {
+            drop(queue);
+            self.buried.notify_one();
+        }
+    }
+
+    fn drain(&self) {
+        let mut queue = self.lock();
+        queue.drains += 1;
+        while queue.at_work > 0 || !queue.waiting.is_empty() {
+            queue = self
+                .done
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        queue.drains -= 1;
+    }
+
+    /// What the reaper's thread does.
+    fn live(&self) {
+        loop {
+            let mut queue = self.lock();
+            while queue.waiting.is_empty() {
+                if queue.closed {
+                    return;
+                }
+                queue = self
+                    .buried
+                    .wait(queue)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            self.work(queue);
+        }
+    }
+}
 
 /// Drops `what` on the reaper's thread; in place if no thread can be had.
-pub(crate) fn bury(what: Box<dyn Any + Send>) {
-    if let Some(queue) = queue() {
-        // A failed send gives `what` back and drops it here.
-        let _ = queue.send(Work::Drop(what));
+pub fn bury(what: Remains) {
+    match reaper() {
+        Some(reaper) if !AT_WORK.get() => reaper.bury(what),
+        _ => drop(what),
     }
 }
 
 /// Returns when everything handed over so far is gone from the kernel.
 pub fn drain() {
-    let (done, gone) = sync_channel(1);
-    if queue().is_some_and(|queue| queue.send(Work::Report(done)).is_ok()) {
-        let _ = gone.recv();
+    if let Some(reaper) = reaper().filter(|_| !AT_WORK.get()) {
+        reaper.drain();
     }
 }
 
-fn queue() -> Option<SyncSender<Work>> {
-    REAPER.get_or_make(start).cloned()
+fn reaper() -> Option<&'static Reaper> {
+    REAPER.get_or_make(start).map(|handle| &*handle.0)
 }
 
-fn start() -> Option<SyncSender<Work>> {
-    let (sender, receiver) = sync_channel::<Work>(QUEUE);
-    let body = move || {
-        for work in receiver {
-            match work {
-                Work::Drop(what) => drop(what),
-                Work::Report(done) => drop(done.send(())),
-            }
-        }
-    };
+fn start() -> Option<Handle> {
+    let reaper = Arc::<Reaper>::default();
+    let worker = Arc::clone(&reaper);
     std::thread::Builder::new()
         .name("vmlet-reaper".into())
-        .spawn(body)
+        .spawn(move || worker.live())
         .ok()?;
-    Some(sender)
+    Some(Handle(reaper))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+    use std::{
+        sync::{
+            atomic::{AtomicUsize, Ordering},
+            mpsc::{Receiver, Sender, channel},
+        },
+        thread::{self, ThreadId},
     };
 
     use super::*;
@@ -79,23 +171,65 @@ mod tests {
 
     #[test]
     fn after_a_drain_all_that_was_handed_over_is_gone() {
-        let gone = Arc::new(AtomicUsize::new(0));
+        let (reaper, gone) = (start().unwrap(), Arc::new(AtomicUsize::new(0)));
         // More than the queue holds.
-        (0..2 * QUEUE).for_each(|_| bury(Box::new(Counted(Arc::clone(&gone)))));
-        drain();
+        (0..2 * QUEUE).for_each(|_| reaper.0.bury(Box::new(Counted(Arc::clone(&gone)))));
+        reaper.0.drain();
         assert_eq!(gone.load(Ordering::SeqCst), 2 * QUEUE);
+    }
+
+    struct Where(Sender<ThreadId>);
+
+    impl Drop for Where {
+        fn drop(&mut self) {
+            let _ = self.0.send(thread::current().id());
+        }
     }
 
     #[test]
     fn the_callers_thread_drops_nothing() {
-        struct Where(std::sync::mpsc::Sender<std::thread::ThreadId>);
-        impl Drop for Where {
+        let (sender, receiver) = channel();
+        start().unwrap().0.bury(Box::new(Where(sender)));
+        assert_ne!(receiver.recv().unwrap(), thread::current().id());
+    }
+
+    #[test]
+    fn what_remains_bury_goes_with_them() {
+        struct Outer(Sender<ThreadId>);
+        impl Drop for Outer {
             fn drop(&mut self) {
-                let _ = self.0.send(std::thread::current().id());
+                bury(Box::new(Where(self.0.clone())));
+                let _ = self.0.send(thread::current().id());
+                // Does not wait for itself.
+                drain();
             }
         }
-        let (sender, receiver) = std::sync::mpsc::channel();
-        bury(Box::new(Where(sender)));
-        assert_ne!(receiver.recv().unwrap(), std::thread::current().id());
+        let (sender, receiver) = channel();
+        let reaper = start().unwrap();
+        reaper.0.bury(Box::new(Outer(sender)));
+        reaper.0.drain();
+        let (inner, outer) = (receiver.recv().unwrap(), receiver.recv().unwrap());
+        assert_eq!(inner, outer);
+    }
+
+    #[test]
+    fn a_drain_waits_for_what_another_thread_drops() {
+        struct Slow(Receiver<()>, Arc<AtomicUsize>);
+        impl Drop for Slow {
+            fn drop(&mut self) {
+                let _ = self.0.recv();
+                self.1.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let (reaper, gone) = (start().unwrap(), Arc::new(AtomicUsize::new(0)));
+        let (go, waits) = channel();
+        reaper.0.bury(Box::new(Slow(waits, Arc::clone(&gone))));
+        while reaper.0.lock().at_work == 0 {
+            thread::yield_now();
+        }
+        let freer = thread::spawn(move || go.send(()));
+        reaper.0.drain();
+        assert_eq!(gone.load(Ordering::SeqCst), 1);
+        freer.join().unwrap().unwrap();
     }
 }

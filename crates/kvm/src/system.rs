@@ -41,17 +41,26 @@ const REQUIRED: [(Cap, &str); 13] = [
 /// kernel carries out CPUID for every leaf, which a hypervisor above makes half a millisecond.
 static SUPPORTED: OnceLock<CpuidTable> = OnceLock::new();
 
+/// What else the module said, asked by the first to open the device.
+static FACTS: OnceLock<Facts> = OnceLock::new();
+
 /// The engine: an open `/dev/kvm`.
 #[derive(Debug)]
 pub struct Kvm {
     kvm: ParentOnly<kvm_ioctls::Kvm>,
-    limits: Limits,
+    facts: &'static Facts,
 }
 
-impl Kvm {
-    /// Opens `/dev/kvm` and checks what the engine needs of it.
-    pub fn open() -> Result<Kvm, EngineError> {
-        let kvm = Self::open_device()?;
+/// What a KVM that has all that is required says of itself.
+#[derive(Debug)]
+struct Facts {
+    limits: Limits,
+    run_size: usize,
+    saved_msrs: Arc<[u32]>,
+}
+
+impl Facts {
+    fn of(kvm: &kvm_ioctls::Kvm) -> Result<Facts, EngineError> {
         if let Some(feature) = missing(|cap| kvm.check_extension(cap)).next() {
             let remedy = "Use a newer kernel, or the software engine.";
             return Err(EngineError::Lacking { feature, remedy });
@@ -60,9 +69,33 @@ impl Kvm {
             .unwrap_or(1)
             .min(MAX_VCPUS);
         let slots = u32::try_from(kvm.get_nr_memslots()).unwrap_or(32);
+        let msrs = kvm
+            .get_msr_index_list()
+            .map_err(call("KVM_GET_MSR_INDEX_LIST"))?;
+        Ok(Facts {
+            limits: Limits { vcpus, slots },
+            run_size: kvm
+                .get_vcpu_mmap_size()
+                .map_err(call("KVM_GET_VCPU_MMAP_SIZE"))?,
+            saved_msrs: saved_msrs(msrs.as_slice()).into(),
+        })
+    }
+}
+
+impl Kvm {
+    /// Opens `/dev/kvm` and checks what the engine needs of it.
+    pub fn open() -> Result<Kvm, EngineError> {
+        let kvm = Self::open_device()?;
+        let facts = match FACTS.get() {
+            Some(known) => known,
+            None => {
+                let found = Facts::of(&kvm)?;
+                FACTS.get_or_init(|| found)
+            }
+        };
         Ok(Kvm {
             kvm: ParentOnly::new(kvm),
-            limits: Limits { vcpus, slots },
+            facts,
         })
     }
 
@@ -137,7 +170,7 @@ impl Hypervisor for Kvm {
     }
 
     fn limits(&self) -> Limits {
-        self.limits
+        self.facts.limits
     }
 
     fn supported_cpuid(&self) -> Result<CpuidTable, EngineError> {
@@ -157,14 +190,6 @@ impl Hypervisor for Kvm {
     }
 
     fn create_vm(&self) -> Result<Arc<dyn Vm>, EngineError> {
-        let msrs = self
-            .kvm
-            .get_msr_index_list()
-            .map_err(call("KVM_GET_MSR_INDEX_LIST"))?;
-        let run_size = self
-            .kvm
-            .get_vcpu_mmap_size()
-            .map_err(call("KVM_GET_VCPU_MMAP_SIZE"))?;
         // The kernel answers EINTR when a signal comes while it starts a VM's worker thread.
         let fd = loop {
             match self.kvm.create_vm() {
@@ -174,9 +199,9 @@ impl Hypervisor for Kvm {
         };
         Ok(Arc::new(KvmVm::new(
             fd,
-            run_size,
-            self.limits,
-            saved_msrs(msrs.as_slice()),
+            self.facts.run_size,
+            self.facts.limits,
+            Arc::clone(&self.facts.saved_msrs),
         )?))
     }
 }

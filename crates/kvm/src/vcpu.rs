@@ -19,7 +19,7 @@ use crate::{
     convert, debug, exits,
     ext::{self, Registers, RunPage},
     kick::{self, Bound, SignalKicker},
-    reaper, state, stats,
+    state, stats,
     system::call,
     vm::Shared,
 };
@@ -36,7 +36,7 @@ pub(crate) struct KvmVcpu {
     parts: Option<Parts>,
     kicker: Arc<SignalKicker>,
     bound: Option<Bound>,
-    /// The synchronised registers in the run page are the vCPU's.
+    /// The general registers in the run page are the vCPU's.
     fresh: bool,
     /// A run ends after one instruction.
     stepping: bool,
@@ -44,7 +44,7 @@ pub(crate) struct KvmVcpu {
     pub(crate) cpuid: CpuidTable,
 }
 
-/// What goes to the reaper. The page is unregistered before the descriptor unmaps it.
+/// The page is unregistered before the descriptor unmaps it.
 #[derive(Debug)]
 struct Parts {
     page: RunPage,
@@ -87,13 +87,7 @@ impl From<Flow> for Step {
 }
 
 impl KvmVcpu {
-    pub(crate) fn new(
-        id: u32,
-        mut fd: VcpuFd,
-        run_size: usize,
-        shared: Arc<Shared>,
-    ) -> Result<KvmVcpu, EngineError> {
-        ext::set_signal_mask(&fd, kick::mask_while_running())?;
+    pub(crate) fn new(id: u32, mut fd: VcpuFd, run_size: usize, shared: Arc<Shared>) -> KvmVcpu {
         let page = RunPage::new(&mut fd, run_size);
         let watch = watch_fd(fd.as_raw_fd());
         let parts = Parts {
@@ -103,7 +97,7 @@ impl KvmVcpu {
             _watch: watch,
         };
         let kicker = Arc::new(SignalKicker::default());
-        Ok(KvmVcpu {
+        KvmVcpu {
             id,
             parts: Some(parts),
             kicker,
@@ -111,7 +105,7 @@ impl KvmVcpu {
             fresh: false,
             stepping: false,
             cpuid: CpuidTable::default(),
-        })
+        }
     }
 
     fn parts(&self) -> Result<&Parts, EngineError> {
@@ -249,12 +243,11 @@ fn run_error(errno: i32) -> EngineError {
 
 impl Drop for KvmVcpu {
     fn drop(&mut self) {
-        if let Some(parts) = self.parts.take() {
-            if parts.shared.origin.is_here() {
-                reaper::bury(Box::new(parts));
-            } else {
-                std::mem::forget(parts);
-            }
+        // In place: a vCPU's descriptor alone is closed in no time.
+        if let Some(parts) = self.parts.take()
+            && !parts.shared.origin.is_here()
+        {
+            std::mem::forget(parts);
         }
     }
 }
@@ -271,6 +264,7 @@ impl Vcpu for KvmVcpu {
     fn bind(&mut self) -> Result<(), EngineError> {
         if self.bound.is_none() {
             self.bound = Some(self.kicker.bind());
+            ext::set_signal_mask(self.fd()?, kick::mask_while_running())?;
         }
         Ok(())
     }
@@ -339,17 +333,12 @@ impl Vcpu for KvmVcpu {
     }
 
     fn sregs(&self) -> Result<Sregs, EngineError> {
-        let parts = self.parts()?;
-        if self.fresh {
-            return Ok(convert::sregs_from_kvm(&parts.page.sregs()));
-        }
         Ok(convert::sregs_from_kvm(
-            &parts.fd.get_sregs().map_err(call("KVM_GET_SREGS"))?,
+            &self.fd()?.get_sregs().map_err(call("KVM_GET_SREGS"))?,
         ))
     }
 
     fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), EngineError> {
-        self.fresh = false;
         self.fd()?
             .set_sregs(&convert::sregs_to_kvm(sregs))
             .map_err(call("KVM_SET_SREGS"))
@@ -378,8 +367,6 @@ impl Vcpu for KvmVcpu {
     }
 
     fn set_msr(&mut self, index: u32, value: u64) -> Result<(), EngineError> {
-        // EFER, the APIC base and the FS and GS bases are among the synchronised registers.
-        self.fresh = false;
         state::set_msrs(self.fd()?, &[(index, value)])
     }
 

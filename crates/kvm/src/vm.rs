@@ -42,7 +42,7 @@ pub(crate) struct KvmVm {
 pub(crate) struct Shared {
     pub(crate) fd: ParentOnly<VmFd>,
     pub(crate) origin: Origin,
-    pub(crate) msr_indices: Vec<u32>,
+    pub(crate) msr_indices: Arc<[u32]>,
     _watch: Option<Watch>,
 }
 
@@ -58,7 +58,7 @@ impl KvmVm {
         fd: VmFd,
         run_size: usize,
         limits: Limits,
-        msr_indices: Vec<u32>,
+        msr_indices: Arc<[u32]>,
     ) -> Result<KvmVm, EngineError> {
         fd.set_identity_map_address(IDENTITY_MAP)
             .map_err(call("KVM_SET_IDENTITY_MAP_ADDR"))?;
@@ -167,7 +167,7 @@ impl Vm for KvmVm {
         if let Some(policy) = self.msr_policy.get() {
             state::set_or_find_msrs(&fd, &policy.fixed().collect::<Vec<_>>())?;
         }
-        let mut vcpu = KvmVcpu::new(id, fd, self.run_size, Arc::clone(shared))?;
+        let mut vcpu = KvmVcpu::new(id, fd, self.run_size, Arc::clone(shared));
         vcpu.cpuid = cpuid.clone();
         Ok(Box::new(vcpu))
     }

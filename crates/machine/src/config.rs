@@ -1,6 +1,9 @@
 //! What a user asks for.
 
-use std::ops::RangeInclusive;
+use std::{
+    ops::RangeInclusive,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use vmlet_boot::ProtocolChoice;
 use vmlet_host::{HostMemory, HostRoot};
@@ -95,6 +98,20 @@ pub enum RamBacking {
     },
 }
 
+/// The most memory that the host was found to give; zero before it was asked. To ask it takes a
+/// tenth of the time that a small VM takes to be made.
+static CEILING: AtomicU64 = AtomicU64::new(0);
+
+/// What the host can give, if that is less than `memory`.
+fn exceeded(memory: u64) -> Option<u64> {
+    if memory <= CEILING.load(Ordering::Relaxed) {
+        return None;
+    }
+    let most = HostMemory::read(&HostRoot::default())?.ceiling();
+    CEILING.store(most, Ordering::Relaxed);
+    (memory > most).then_some(most)
+}
+
 /// A VM to be made.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
@@ -164,8 +181,7 @@ impl Config {
                 "Give the VM less memory, or a higher level.",
             );
         }
-        let host = HostMemory::read(&HostRoot::default()).map(|memory| memory.ceiling());
-        if let Some(most) = host.filter(|most| self.memory > *most) {
+        if let Some(most) = exceeded(self.memory) {
             let detail = format!("{} bytes: the host can give {most}", self.memory);
             return refuse("memory", detail, "Give the VM less memory.");
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vmlet_boot::{BootRequest, Entry, Mode, plan};
+use vmlet_boot::{BootPlan, BootRequest, Entry, MemoryRange, Mode};
 use vmlet_memory::{
     AddressSpace, Backing, Gpa, MapChange, MapListener, Mapping, Memslot, Ram, Refusal, RegionKind,
 };
@@ -16,6 +16,7 @@ use crate::{
     Config, CpuChoice, EngineChoice, MachineError, RamBacking,
     board::{acpi, layout},
     engine,
+    machine::VcpuMaker,
 };
 
 /// Zeros copied at a time.
@@ -99,37 +100,58 @@ impl MapListener for Slots {
     }
 }
 
-/// The guest's memory with everything loaded, and how the first vCPU starts.
-pub(crate) struct Loaded {
-    pub(crate) space: AddressSpace,
-    pub(crate) entry: Entry,
+/// What goes where in memory, and how the first vCPU starts.
+pub(crate) struct Image<'a> {
+    boot: BootPlan<'a>,
 }
 
-/// Makes memory and loads kernel, initramfs and tables. No engine is involved: a bad image costs
-/// nothing but this.
-pub(crate) fn load(config: &Config, max_slots: u32) -> Result<Loaded, MachineError> {
-    let memory = layout::memory_map(config.memory);
-    let (rsdp, tables) = acpi::tables(config.cpus);
-    let modules: Vec<&[u8]> = config.modules.iter().map(Vec::as_slice).collect();
-    let boot = plan(&BootRequest {
+/// What a plan refers to.
+pub(crate) struct Sources<'a> {
+    modules: Vec<&'a [u8]>,
+    memory: Vec<MemoryRange>,
+}
+
+impl<'a> Sources<'a> {
+    /// Those of `config`.
+    pub(crate) fn of(config: &'a Config) -> Sources<'a> {
+        Sources {
+            modules: config.modules.iter().map(Vec::as_slice).collect(),
+            memory: layout::memory_map(config.memory),
+        }
+    }
+}
+
+/// Looks at kernel and initramfs. No engine is involved: a bad image costs nothing but this.
+pub(crate) fn plan<'a>(
+    config: &'a Config,
+    sources: &'a Sources<'a>,
+) -> Result<Image<'a>, MachineError> {
+    let boot = vmlet_boot::plan(&BootRequest {
         kernel: &config.kernel,
         initramfs: config.initramfs.as_deref(),
-        modules: &modules,
+        modules: &sources.modules,
         cmdline: &config.cmdline,
-        memory: &memory,
-        rsdp: Some(rsdp),
+        memory: &sources.memory,
+        rsdp: Some(layout::ACPI_START),
         protocol: config.protocol,
     })?;
+    Ok(Image { boot })
+}
+
+/// Makes memory and loads kernel, initramfs and tables.
+pub(crate) fn load(
+    config: &Config,
+    image: &Image<'_>,
+    max_slots: u32,
+) -> Result<AddressSpace, MachineError> {
     let space = map_memory(config, max_slots)?;
+    let (rsdp, tables) = acpi::tables(config.cpus);
     space.load(Gpa(rsdp), &tables)?;
-    for load in &boot.loads {
+    for load in &image.boot.loads {
         space.load(Gpa(load.gpa), &load.bytes)?;
         clear(&space, load.gpa + load.bytes.len() as u64, load.zeros)?;
     }
-    Ok(Loaded {
-        space,
-        entry: boot.entry,
-    })
+    Ok(space)
 }
 
 /// Fresh memory is zero: only what earlier loads may have written is cleared.
@@ -178,16 +200,36 @@ pub(crate) fn map_memory(config: &Config, max_slots: u32) -> Result<AddressSpace
     Ok(space)
 }
 
+/// How many vCPUs, and which processor they are to be.
+#[derive(Clone, Copy)]
+struct Wanted {
+    cpus: u32,
+    cpu: CpuChoice,
+    tsc_khz: Option<u32>,
+}
+
 /// Makes the vCPUs: the first at the entry point, the others waiting for their start.
-pub(crate) fn create_vcpus(
+pub(crate) fn maker(config: &Config, image: &Image<'_>) -> VcpuMaker {
+    let (entry, wanted) = (
+        image.boot.entry,
+        Wanted {
+            cpus: config.cpus,
+            cpu: config.cpu,
+            tsc_khz: config.tsc_khz,
+        },
+    );
+    Box::new(move |engine, vm| create_vcpus(engine, vm, wanted, &entry))
+}
+
+fn create_vcpus(
     engine: &dyn Hypervisor,
     vm: &dyn Vm,
-    config: &Config,
+    wanted: Wanted,
     entry: &Entry,
 ) -> Result<Vec<Box<dyn Vcpu>>, MachineError> {
-    let table = processor(engine, config)?;
-    restrict(vm, config.cpu)?;
-    let (mut vcpus, cpus) = (Vec::new(), config.cpus);
+    let table = processor(engine, wanted)?;
+    restrict(vm, wanted.cpu)?;
+    let (mut vcpus, cpus) = (Vec::new(), wanted.cpus);
     for apic_id in 0..cpus {
         let place = Topology {
             apic_id,
@@ -195,7 +237,7 @@ pub(crate) fn create_vcpus(
             local_apic: true,
         };
         let mut vcpu = vm.create_vcpu(apic_id, &host_policy(&table, place))?;
-        if let Some(khz) = config.tsc_khz {
+        if let Some(khz) = wanted.tsc_khz {
             vcpu.set_tsc_khz(khz)?;
         }
         if apic_id == 0 {
@@ -209,14 +251,14 @@ pub(crate) fn create_vcpus(
 }
 
 /// What the guest's `cpuid` answers, before policy.
-fn processor(engine: &dyn Hypervisor, config: &Config) -> Result<CpuidTable, MachineError> {
+fn processor(engine: &dyn Hypervisor, wanted: Wanted) -> Result<CpuidTable, MachineError> {
     let offered = engine.supported_cpuid()?;
-    let model = match config.cpu {
+    let model = match wanted.cpu {
         CpuChoice::Model(model) => model,
         CpuChoice::Host if engine.name() == EngineChoice::Soft.name() => &SOFT_V1,
         CpuChoice::Host => return Ok(offered),
     };
-    let table = model.cpuid(match config.tsc_khz {
+    let table = model.cpuid(match wanted.tsc_khz {
         Some(khz) => khz,
         None => engine.tsc_khz()?,
     });

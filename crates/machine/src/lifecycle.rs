@@ -111,27 +111,39 @@ impl Life {
         self.lock().is_over()
     }
 
-    /// Ends the run with `event`; only the first end counts. The other vCPUs are asked to pause.
+    /// Ends the run with `event`; only the first end counts. The vCPUs are asked to pause.
     pub(crate) fn end(&self, event: Event) {
+        if self.note_end(event) {
+            self.ask_pause();
+        }
+    }
+
+    /// Whether `event` ends the run: only the first does.
+    fn note_end(&self, event: Event) -> bool {
         self.finish_record();
         let mut status = self.lock();
         if status.is_over() {
-            return;
+            return false;
         }
         status.state = State::Ended;
         status.outcome = Some(event.clone());
         status.note(event);
         drop(status);
-        self.ask_pause();
-        self.console.set_ended(true);
         self.changed.notify_all();
-        self.console.rope.pull();
+        self.console.set_ended(true);
+        true
     }
 
     /// Asks every vCPU to stand still, without waiting for it.
     pub(crate) fn ask_pause(&self) {
+        self.ask_others_to_pause(None);
+    }
+
+    /// Asks every vCPU but one, which does so by itself.
+    fn ask_others_to_pause(&self, but: Option<u32>) {
         let vcpus = self.vcpus.lock().unwrap_or_else(PoisonError::into_inner);
-        vcpus.iter().for_each(|vcpu| vcpu.ask_pause());
+        let others = vcpus.iter().filter(|vcpu| Some(vcpu.id()) != but);
+        others.for_each(|vcpu| vcpu.ask_pause());
     }
 
     /// Ends a record; that it could not be written is an event.
@@ -152,12 +164,21 @@ impl Life {
         self.until(timeout, still).is_some()
     }
 
-    /// Marks the machine as closed.
-    pub(crate) fn close(&self) {
-        self.lock().state = State::Closed;
-        self.console.set_ended(true);
-        self.changed.notify_all();
-        self.console.rope.pull();
+    /// Marks the machine as closed; gives the state it had.
+    pub(crate) fn close(&self) -> State {
+        let before = std::mem::replace(&mut self.lock().state, State::Closed);
+        // Whoever waits for a run that is over has been told.
+        if !matches!(before, State::Ended | State::Closed) {
+            self.console.set_ended(true);
+            self.changed.notify_all();
+        }
+        before
+    }
+
+    /// Nobody asks the vCPUs any more; their threads know the machine, which so is known no more.
+    pub(crate) fn forget_vcpus(&self) {
+        let mut vcpus = self.vcpus.lock().unwrap_or_else(PoisonError::into_inner);
+        vcpus.clear();
     }
 
     /// One thread has ended.
@@ -224,7 +245,9 @@ impl Life {
     /// A vCPU's run has ended: decides what becomes of the machine.
     pub(crate) fn run_ended(&self, vcpu: u32, end: Result<RunEnd, EngineError>) -> Next {
         if !matches!(end, Ok(RunEnd::Budget)) {
-            self.end(self.explain(vcpu, end));
+            if self.note_end(self.explain(vcpu, end)) {
+                self.ask_others_to_pause(Some(vcpu));
+            }
         } else if self.journal.get().is_some_and(|journal| journal.is_over()) {
             self.end(Event {
                 source: "record",

@@ -7,13 +7,14 @@ use std::{
 };
 
 use vmlet_bus::Unclaimed;
+use vmlet_kvm::reaper;
 use vmlet_memory::{
     AddressSpace, Extent, Gpa, Lease, LeaseKind, PAGE_SIZE, RegionKind,
     fork::{Origin, ParentOnly},
     paging::PagingContext,
 };
 use vmlet_vcpu::{
-    EngineError, PendingStep, RunEnd, Spawner, Stat, VcpuThread, Vm,
+    EngineError, Leaving, PendingStep, RunEnd, Spawner, Stat, VcpuThread, Vm,
     x86_64::{Regs, Sregs},
 };
 
@@ -27,7 +28,10 @@ use crate::{
 
 mod assembly;
 mod counted;
+mod making;
 mod saving;
+
+pub(crate) use making::VcpuMaker;
 
 /// Starts a machine's threads.
 pub type ThreadStarter = Spawner;
@@ -74,8 +78,9 @@ struct Parts {
     life: Arc<Life>,
     vcpus: Vec<Arc<VcpuThread>>,
     board: Board,
-    space: Arc<AddressSpace>,
+    // Before the memory: a VM that is gone need not be told of each page that goes.
     vm: Arc<dyn Vm>,
+    space: Arc<AddressSpace>,
     physical_bits: u8,
     gibibyte_pages: bool,
 }
@@ -391,9 +396,9 @@ impl Machine {
     }
 
     /// Ends everything: guest code, threads, descriptors. What the kernel has to free is freed
-    /// behind the caller's back.
-    pub fn close(&self) -> Result<(), MachineError> {
-        self.inner()?.close();
+    /// behind the caller's back, unless they `wait` for it.
+    pub fn close(&self, wait: bool) -> Result<(), MachineError> {
+        self.inner()?.close(wait);
         Ok(())
     }
 
@@ -426,29 +431,47 @@ impl Inner {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn close(&self) {
+    fn close(&self, wait: bool) {
+        let turn = self.take_turn();
         let parts = self.parts().take();
         if let Some(parts) = &parts {
             parts.finish_record();
         }
-        self.life.close();
-        if let Some(parts) = &parts {
-            parts.vcpus.iter().for_each(|vcpu| vcpu.ask_finish());
+        let before = self.life.close();
+        drop(turn);
+        if let Some(parts) = parts {
+            // Whoever closes a machine can count on its guest doing nothing any more.
+            if before == State::Running || parts.vcpus.iter().any(|vcpu| vcpu.may_run()) {
+                parts.leave();
+            }
+            reaper::bury(Box::new(Remains(Some(parts))));
         }
-        self.life.join();
-        // Guest memory goes with them, and the software CPU runs on it until its threads have ended.
+        if wait {
+            reaper::drain();
+        }
+    }
+}
+
+/// What is left of a closed machine: threads that wait, memory, descriptors.
+struct Remains(Option<Arc<Parts>>);
+
+impl Drop for Remains {
+    fn drop(&mut self) {
+        let Some(parts) = self.0.take() else {
+            return;
+        };
+        let life = Arc::clone(&parts.life);
+        // Guest memory goes with the parts, and vCPUs run on it until they have left.
+        parts.leave();
+        life.join();
         drop(parts);
-        self.life
-            .vcpus
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        life.forget_vcpus();
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.close();
+        self.close(false);
     }
 }
 
@@ -463,6 +486,12 @@ impl Parts {
                 needed: needed.name(),
             }),
         }
+    }
+
+    /// Has every thread end. Returns once guest code runs no more.
+    fn leave(&self) {
+        let leaving: Vec<_> = self.vcpus.iter().map(|vcpu| vcpu.ask_finish()).collect();
+        leaving.into_iter().for_each(Leaving::wait);
     }
 
     fn collect_dirty(&self) -> Result<Vec<Extent>, MachineError> {

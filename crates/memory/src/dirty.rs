@@ -3,7 +3,10 @@
 //! Three sources count: the engine's log of guest writes, this process's own writes through
 //! [`crate::Ram::write`], and ranges that somebody may write unseen (writable views, DMA maps).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 use crate::{Gpa, PAGE_SIZE};
 
@@ -16,19 +19,37 @@ pub struct Extent {
     pub len: u64,
 }
 
-/// One bit a page, set from any thread.
+/// Words of a piece of a bitmap: those of 16 MiB.
+const PIECE: usize = 64;
+
+type Piece = [AtomicU64; PIECE];
+
+/// One bit a page, set from any thread. Pieces without a mark take no memory.
 #[derive(Debug)]
 pub struct PageBitmap {
-    words: Box<[AtomicU64]>,
+    pieces: Box<[OnceLock<Box<Piece>>]>,
 }
 
 impl PageBitmap {
     /// A clean bitmap for `bytes` bytes.
     pub fn new(bytes: u64) -> PageBitmap {
-        let words = bytes.div_ceil(PAGE_SIZE * 64);
+        let pieces = bytes.div_ceil(PAGE_SIZE * 64 * PIECE as u64);
         PageBitmap {
-            words: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            pieces: (0..pieces).map(|_| OnceLock::new()).collect(),
         }
+    }
+
+    /// The word of pages `at * 64` on, with `make` also if no page near it was ever marked; none
+    /// past the end.
+    fn word(&self, at: u64, make: bool) -> Option<&AtomicU64> {
+        let at = usize::try_from(at).ok()?;
+        let piece = self.pieces.get(at / PIECE)?;
+        let piece = if make {
+            piece.get_or_init(|| Box::new([const { AtomicU64::new(0) }; PIECE]))
+        } else {
+            piece.get()?
+        };
+        piece.get(at % PIECE)
     }
 
     /// Marks the pages of `offset..offset + len`.
@@ -38,10 +59,7 @@ impl PageBitmap {
         }
         let last = offset.saturating_add(len - 1) / PAGE_SIZE;
         for page in offset / PAGE_SIZE..=last {
-            let Some(word) = usize::try_from(page / 64)
-                .ok()
-                .and_then(|w| self.words.get(w))
-            else {
+            let Some(word) = self.word(page / 64, true) else {
                 return;
             };
             word.fetch_or(1 << (page % 64), Ordering::Relaxed);
@@ -53,8 +71,8 @@ impl PageBitmap {
         let mut taken = vec![0u64; usize::try_from(pages.div_ceil(64)).unwrap_or(0)];
         for page in 0..pages {
             let (at, bit) = ((first + page) / 64, 1u64 << ((first + page) % 64));
-            let Some(word) = usize::try_from(at).ok().and_then(|w| self.words.get(w)) else {
-                break;
+            let Some(word) = self.word(at, false) else {
+                continue;
             };
             if word.load(Ordering::Relaxed) & bit == 0 {
                 continue;

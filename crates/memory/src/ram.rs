@@ -279,7 +279,9 @@ fn map(len: u64, file: Option<&File>, kind: i32, align: u64) -> Result<*mut u8, 
     let kept = if failed { 0 } else { len as usize };
     // SAFETY: unmaps what is left of the reservation before and after the mapping.
     unsafe {
-        libc::munmap(start.cast(), front);
+        if front > 0 {
+            libc::munmap(start.cast(), front);
+        }
         libc::munmap(base.add(kept).cast(), reserved - front - kept);
         libc::madvise(base.cast(), kept, libc::MADV_HUGEPAGE);
     }

@@ -99,8 +99,9 @@ struct View {
 /// The guest-physical address space of one VM.
 #[derive(Debug)]
 pub struct AddressSpace {
-    view: ArcSwap<View>,
+    // Before the view: an engine that goes with its listener need not be told of each page that goes.
     listeners: Mutex<Vec<Arc<dyn MapListener>>>,
+    view: ArcSwap<View>,
     max_slots: usize,
 }
 

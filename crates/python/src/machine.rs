@@ -222,8 +222,8 @@ impl Machine {
         gateway::call(py, || self.machine.stop())
     }
 
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
-        gateway::call(py, || self.machine.close())
+    fn close(&self, py: Python<'_>, wait: bool) -> PyResult<()> {
+        gateway::call(py, || self.machine.close(wait))
     }
 
     /// Instructions that all vCPUs have retired.

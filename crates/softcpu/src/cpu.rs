@@ -224,6 +224,8 @@ pub(crate) struct Shared {
 impl Cpu {
     /// A vCPU as it comes out of reset (Intel SDM volume 3, section 11.1.1).
     pub(crate) fn new(id: u32, cpuid: vmlet_vcpu::cpuid::CpuidTable, shared: Shared) -> Cpu {
+        // The version first: a map that changes in between is taken again.
+        let map_version = shared.memory.version();
         let map = shared.memory.map();
         let cache = Cache::new();
         let mut cpu = Cpu {
@@ -274,7 +276,7 @@ impl Cpu {
             msrs: Msrs::new(id == 0),
             fpu: Fpu::default(),
             tlb: Tlb::new(),
-            map_version: shared.memory.version(),
+            map_version,
             code_epoch: shared.memory.code_epoch(),
             code_writes: shared.memory.code_writes(),
             memory: shared.memory,

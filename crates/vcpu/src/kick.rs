@@ -8,6 +8,10 @@
 //! a kick that happens after (1) too. The engine promises for such a kick that it is *sticky*: a
 //! kick that arrives while the vCPU is not running makes the next `run` return at once.
 //!
+//! A thread that waits for requests needs no kick, which would cost the next run an empty entry:
+//! so it says that it may be in guest code before (1), and a requester that does not find that
+//! said kicks nothing. Of the two, one sees what the other did (`Sign` in `run.rs`).
+//!
 //! * `kvm`: the kick is a signal that is blocked in the vCPU's thread except inside `KVM_RUN`
 //!   (`KVM_SET_SIGNAL_MASK`). Arriving outside it stays pending, and `KVM_RUN` returns `EINTR`
 //!   before it enters the guest. No handler exists, so nothing process-wide is touched. Kicks that

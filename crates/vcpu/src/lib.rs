@@ -33,6 +33,6 @@ pub use hypervisor::{
     SlotChange, Vcpu, Vm, WatchLen, Watchpoint,
 };
 pub use kick::Kicker;
-pub use run::{Next, PendingStep, RunState, Spawner, VcpuThread};
+pub use run::{Leaving, Next, PendingStep, RunState, Spawner, VcpuThread};
 pub use stats::{Stat, StatKind, StatUnit};
 pub use timeline::{Entered, Inputs, Position};

@@ -6,14 +6,16 @@
 //!          pause
 //! ```
 //!
-//! Requests go through a queue and a kick (`kick.rs` proves that none is lost) and are carried out
-//! on the vCPU's own thread, between two runs: nobody else ever touches the vCPU.
+//! Requests go through a queue and, where guest code may run, a kick (`kick.rs` proves that none is
+//! lost). They are carried out on the vCPU's own thread, between two runs: nobody else ever touches
+//! the vCPU.
 
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
+        atomic::{AtomicBool, Ordering, fence},
         mpsc::{
             Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, channel, sync_channel,
         },
@@ -50,8 +52,31 @@ pub enum Next {
 type Job = Box<dyn FnOnce(&mut dyn Vcpu) + Send>;
 type OnEnd = Box<dyn FnMut(u32, Result<RunEnd, EngineError>) -> Next + Send>;
 
+/// What a vCPU's thread tells those that ask it.
+///
+/// The thread says that it may be in guest code before it looks at its queue for the last time before
+/// a run, and a requester looks here after having queued a request. So either the thread finds the
+/// request or the requester finds that said: the fences order each one's store before its load.
+#[derive(Debug, Default)]
+struct Sign {
+    in_guest: AtomicBool,
+    finished: AtomicBool,
+}
+
+impl Sign {
+    fn set_in_guest(&self, on: bool) {
+        self.in_guest.store(on, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    fn may_be_in_guest(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.in_guest.load(Ordering::Relaxed)
+    }
+}
+
 enum Request {
-    Go(RunState, SyncSender<()>),
+    Go(RunState, Option<SyncSender<()>>),
     Call(Job),
     Step(SyncSender<Result<RunEnd, EngineError>>),
     /// Nobody waits for the step any more.
@@ -64,6 +89,21 @@ pub struct VcpuThread {
     id: u32,
     requests: Sender<Request>,
     kicker: Arc<dyn Kicker>,
+    sign: Arc<Sign>,
+}
+
+/// A vCPU on its way out of guest code for good.
+#[derive(Debug)]
+#[must_use = "guest code may run until it has been waited for"]
+pub struct Leaving(Option<Receiver<()>>);
+
+impl Leaving {
+    /// Returns once the vCPU runs no guest code and never will.
+    pub fn wait(self) {
+        if let Some(left) = self.0 {
+            let _ = left.recv();
+        }
+    }
 }
 
 /// A step that has been asked for. Dropped before its end it is given up: a vCPU that halts would
@@ -73,6 +113,7 @@ pub struct PendingStep {
     id: u32,
     requests: Sender<Request>,
     kicker: Arc<dyn Kicker>,
+    sign: Arc<Sign>,
     answer: Receiver<Result<RunEnd, EngineError>>,
     answered: bool,
 }
@@ -93,7 +134,10 @@ impl PendingStep {
 
 impl Drop for PendingStep {
     fn drop(&mut self) {
-        if !self.answered && self.requests.send(Request::GiveUp).is_ok() {
+        if !self.answered
+            && self.requests.send(Request::GiveUp).is_ok()
+            && self.sign.may_be_in_guest()
+        {
             self.kicker.kick();
         }
     }
@@ -111,6 +155,7 @@ impl VcpuThread {
     ) -> Result<VcpuThread, EngineError> {
         let (requests, queue) = channel();
         let (id, kicker) = (vcpu.id(), vcpu.kicker());
+        let sign = Arc::<Sign>::default();
         let worker = Worker {
             vcpu,
             bus,
@@ -118,6 +163,7 @@ impl VcpuThread {
             queue,
             early: None,
             state: RunState::Paused,
+            sign: Arc::clone(&sign),
         };
         let body = Box::new(move || {
             worker.live();
@@ -129,12 +175,23 @@ impl VcpuThread {
             id,
             requests,
             kicker,
+            sign,
         })
     }
 
-    /// Makes the vCPU run. Returns once the thread has taken the request.
+    /// The vCPU's number.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Makes the vCPU run, soon.
     pub fn resume(&self) -> Result<(), EngineError> {
-        self.go(RunState::Running)
+        self.send(Request::Go(RunState::Running, None))
+    }
+
+    /// Whether guest code may run now; one that was resumed may be about to.
+    pub fn may_run(&self) -> bool {
+        self.sign.may_be_in_guest()
     }
 
     /// Makes the vCPU wait. Returns once it no longer runs.
@@ -149,26 +206,20 @@ impl VcpuThread {
 
     /// Asks the vCPU to leave its run and wait, without waiting for it.
     pub fn ask_pause(&self) {
-        let (done, _) = sync_channel(1);
-        if self
-            .requests
-            .send(Request::Go(RunState::Paused, done))
-            .is_ok()
-        {
-            self.kicker.kick();
-        }
+        let _ = self.send(Request::Go(RunState::Paused, None));
     }
 
     /// Asks the thread to end, without waiting for it.
-    pub fn ask_finish(&self) {
-        let (done, _) = sync_channel(1);
-        if self
+    pub fn ask_finish(&self) -> Leaving {
+        let (done, left) = sync_channel(1);
+        let sent = self
             .requests
-            .send(Request::Go(RunState::Finished, done))
-            .is_ok()
-        {
-            self.kicker.kick();
+            .send(Request::Go(RunState::Finished, Some(done)));
+        if sent.is_err() || !self.sign.may_be_in_guest() {
+            return Leaving(None);
         }
+        self.kicker.kick();
+        Leaving(Some(left))
     }
 
     /// Runs `job` on the vCPU's thread between two runs and returns its answer. A running vCPU
@@ -195,6 +246,7 @@ impl VcpuThread {
             id: self.id,
             requests: self.requests.clone(),
             kicker: Arc::clone(&self.kicker),
+            sign: Arc::clone(&self.sign),
             answer: result,
             answered: false,
         })
@@ -202,15 +254,17 @@ impl VcpuThread {
 
     fn go(&self, state: RunState) -> Result<(), EngineError> {
         let (done, taken) = sync_channel(1);
-        self.send(Request::Go(state, done))?;
+        self.send(Request::Go(state, Some(done)))?;
         taken.recv().map_err(|_| EngineError::Ended { id: self.id })
     }
 
     fn send(&self, request: Request) -> Result<(), EngineError> {
-        self.requests
-            .send(request)
-            .map_err(|_| EngineError::Ended { id: self.id })?;
-        self.kicker.kick();
+        if self.sign.finished.load(Ordering::Acquire) || self.requests.send(request).is_err() {
+            return Err(EngineError::Ended { id: self.id });
+        }
+        if self.sign.may_be_in_guest() {
+            self.kicker.kick();
+        }
         Ok(())
     }
 }
@@ -223,9 +277,18 @@ struct Worker {
     /// Taken from the queue by a step that makes way for it.
     early: Option<Request>,
     state: RunState,
+    sign: Arc<Sign>,
 }
 
 impl Worker {
+    fn enter(&mut self, state: RunState) {
+        self.state = state;
+        self.sign.set_in_guest(state == RunState::Running);
+        if state == RunState::Finished {
+            self.sign.finished.store(true, Ordering::Release);
+        }
+    }
+
     fn live(mut self) {
         if let Err(error) = self.vcpu.bind() {
             let _ = (self.on_end)(self.vcpu.id(), Err(error));
@@ -251,8 +314,10 @@ impl Worker {
             };
             match request {
                 Ok(Request::Go(state, done)) => {
-                    self.state = state;
-                    let _ = done.send(());
+                    self.enter(state);
+                    if let Some(done) = done {
+                        let _ = done.send(());
+                    }
                     if state == RunState::Finished {
                         return false;
                     }
@@ -262,7 +327,7 @@ impl Worker {
                 Ok(Request::GiveUp) => {}
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => {
-                    self.state = RunState::Finished;
+                    self.enter(RunState::Finished);
                     return false;
                 }
             }
@@ -275,12 +340,17 @@ impl Worker {
             single_step: true,
             ..DebugControl::default()
         })?;
+        self.sign.set_in_guest(true);
         let end = loop {
+            if !self.goes_on_stepping() {
+                break Ok(RunEnd::Kicked);
+            }
             match self.vcpu.run(self.bus.as_mut()) {
-                Ok(RunEnd::Kicked) if self.goes_on_stepping() => {}
+                Ok(RunEnd::Kicked) => {}
                 other => break other,
             }
         };
+        self.sign.set_in_guest(self.state == RunState::Running);
         self.vcpu.set_debug(&DebugControl::default())?;
         end
     }
@@ -309,7 +379,7 @@ impl Worker {
             return;
         }
         if (self.on_end)(self.vcpu.id(), end) == Next::Pause {
-            self.state = RunState::Paused;
+            self.enter(RunState::Paused);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Seven integer kernels, run on demand: a line with a kernel's number in, a line `=NUMBER CHECKSUM`
-//! out. One static program runs on the host and as init of a guest, so that all execute the same
+//! Seven integer kernels and one that walks page tables, run on demand: a line with a kernel's number
+//! in, a line `=NUMBER CHECKSUM` out. One static program runs on the host and as init of a guest, so that all execute the same
 //! instructions. Built by `mips.py`, without vector instructions.
 
 use std::hint::black_box;
@@ -271,8 +271,32 @@ fn strings() -> u64 {
     sum
 }
 
-const KERNELS: [fn() -> u64; 7] =
-    [lz_compress, lz_decompress, quicksort, binary_tree, crc32, arx, strings];
+const PAGES: usize = 1 << 14;
+const PAGE_WORDS: usize = 4096 / 8;
+const PR_SET_THP_DISABLE: i32 = 41;
+
+unsafe extern "C" {
+    fn prctl(option: i32, ...) -> i32;
+}
+
+/// One word of each of 16,384 pages of 4 KiB, in an order that no TLB follows.
+fn page_walks() -> u64 {
+    // SAFETY: the call takes four numbers and changes how memory is mapped from now on.
+    unsafe { prctl(PR_SET_THP_DISABLE, 1u64, 0u64, 0u64, 0u64) };
+    let mut words = vec![0u64; PAGES * PAGE_WORDS];
+    let (mut page, mut sum) = (0usize, 0);
+    for turn in 0..40 * PAGES as u64 {
+        // Every page once in each round (Hull and Dobell's conditions).
+        page = (page * 5 + 7_919) % PAGES;
+        let word = &mut words[page * PAGE_WORDS + page % PAGE_WORDS];
+        sum = mixed(sum, *word);
+        *word = turn;
+    }
+    sum
+}
+
+const KERNELS: [fn() -> u64; 8] =
+    [lz_compress, lz_decompress, quicksort, binary_tree, crc32, arx, strings, page_walks];
 
 fn main() -> io::Result<()> {
     let mut output = io::stdout();

@@ -1,9 +1,9 @@
-"""The subject of the benchmarks of the software CPU: Linux guests through the public API.
+"""The subject of benchmarks in Linux guests, through the public API.
 
-`linux.py INITRD CMDLINE KERNEL...` serves lines of stdin. "boot N" boots the Nth kernel and prints
-nanoseconds of CLOCK_MONOTONIC from "Linux version" on the console to init's first output. "run N"
-has init run its Nth kernel (`kernels.rs`), in a guest of the first Linux kernel that goes on until
-the end, and prints nanoseconds and the result. "count-boot N" and "count-run N" print the
+`linux.py ENGINE INITRD CMDLINE KERNEL...` serves lines of stdin. "boot N" boots the Nth kernel and
+prints nanoseconds of CLOCK_MONOTONIC from "Linux version" on the console to init's first output.
+"run N" has init run its Nth kernel (`kernels.rs`), in a guest of the first Linux kernel that goes
+on until the end, and prints nanoseconds and the result. "count-boot N" and "count-run N" print the
 instructions of the same instead, in a guest whose clock counts them.
 """
 
@@ -13,13 +13,14 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import vmlet
 
 _LIMIT = 600.0
 
 Clock = Literal["realtime", "icount"]
+Engine = Literal["kvm", "soft"]
 
 
 class Guest:
@@ -27,13 +28,13 @@ class Guest:
 
     def __init__(self, files: Sequence[str], number: int, clock: Clock) -> None:
         """Boot it, as far as init's first output."""
-        initrd, cmdline, *kernels = files
+        engine, initrd, cmdline, *kernels = files
         self.vm = vmlet.VM(
             kernel=kernels[number],
             initramfs=initrd,
             memory="256M",
             cmdline=cmdline,
-            engine="soft",
+            engine=cast(Engine, engine),
             clock=clock,
         )
         self.vm.start()

@@ -8,9 +8,7 @@
 
 use std::{ptr, slice};
 
-use kvm_bindings::{
-    KVM_EXIT_IO_OUT, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_regs, kvm_run, kvm_sregs,
-};
+use kvm_bindings::{KVM_EXIT_IO_OUT, KVM_SYNC_X86_REGS, kvm_regs, kvm_run};
 use kvm_ioctls::VcpuFd;
 use vmlet_memory::fork::{self, Watch};
 
@@ -64,7 +62,8 @@ impl RunPage {
             size,
             _hole: hole,
         };
-        page.with(|run| run.kvm_valid_regs = u64::from(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS));
+        // Not the segments, which few exits need and every exit would pay for.
+        page.with(|run| run.kvm_valid_regs = u64::from(KVM_SYNC_X86_REGS));
         page
     }
 
@@ -97,12 +96,6 @@ impl RunPage {
     pub(crate) fn regs(&self) -> kvm_regs {
         // SAFETY: on x86 the union's only use is kvm_sync_regs; any bytes are valid registers.
         self.get(|run| unsafe { run.s.regs.regs })
-    }
-
-    /// Segments and control registers at the exit (`KVM_CAP_SYNC_REGS`).
-    pub(crate) fn sregs(&self) -> kvm_sregs {
-        // SAFETY: as above.
-        self.get(|run| unsafe { run.s.regs.sregs })
     }
 
     /// The port access of `KVM_EXIT_IO`.

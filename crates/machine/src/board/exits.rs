@@ -3,10 +3,15 @@
 //! The table has one writer at a time, the thread that runs the vCPU, and any number of readers: an
 //! update is a load and a store, without a locked instruction.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
 
-/// Places kept apart for each vCPU.
-const PLACES: usize = 512;
+/// Places kept apart for each vCPU, in pieces that take no memory before they are used.
+const PLACES: usize = PIECES * PIECE;
+const PIECES: usize = 16;
+const PIECE: usize = 32;
 /// Entries looked at before an exit counts as one of a place not kept.
 const PROBES: usize = 8;
 const PAGE_SHIFT: u32 = 12;
@@ -77,21 +82,11 @@ struct Entry {
 }
 
 /// See the module's text.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Exits {
-    entries: Box<[Entry]>,
+    pieces: [OnceLock<Box<[Entry; PIECE]>>; PIECES],
     ends_of_interrupt: AtomicU64,
     elsewhere: AtomicU64,
-}
-
-impl Default for Exits {
-    fn default() -> Exits {
-        Exits {
-            entries: (0..PLACES).map(|_| Entry::default()).collect(),
-            ends_of_interrupt: AtomicU64::new(0),
-            elsewhere: AtomicU64::new(0),
-        }
-    }
 }
 
 fn increment(counter: &AtomicU64) {
@@ -109,9 +104,14 @@ impl Exits {
         };
         let key = place << 3 | USED | kind as u64;
         let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        let start = usize::try_from(hash).unwrap_or(0);
+        let start = usize::try_from(hash).unwrap_or(0) % PLACES;
+        let piece = self
+            .pieces
+            .get(start / PIECE)
+            .map(|piece| piece.get_or_init(|| Box::new(std::array::from_fn(|_| Entry::default()))));
         for probe in 0..PROBES {
-            let Some(entry) = self.entries.get((start + probe) % PLACES) else {
+            let entry = piece.and_then(|entries| entries.get((start + probe) % PIECE));
+            let Some(entry) = entry else {
                 break;
             };
             let found = entry.key.load(Ordering::Relaxed);
@@ -132,7 +132,12 @@ impl Exits {
     pub(crate) fn report(&self) -> ExitReport {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         ExitReport {
-            places: self.entries.iter().filter_map(Entry::read).collect(),
+            places: self
+                .pieces
+                .iter()
+                .filter_map(OnceLock::get)
+                .flat_map(|entries| entries.iter().filter_map(Entry::read))
+                .collect(),
             ends_of_interrupt: read(&self.ends_of_interrupt),
             elsewhere: read(&self.elsewhere),
         }

@@ -7,9 +7,9 @@ use vmlet_memory::{
     AddressSpace, MapListener,
     fork::{Origin, ParentOnly},
 };
-use vmlet_vcpu::{Hypervisor, Inputs, Limits, Vcpu, VcpuThread, Vm};
+use vmlet_vcpu::{Hypervisor, Inputs, Limits, Vcpu, VcpuThread};
 
-use super::{Inner, Machine, Parts, ThreadStarter};
+use super::{Inner, Machine, Parts, ThreadStarter, VcpuMaker, making::Making};
 use crate::{
     Config, Console, MachineError,
     board::Board,
@@ -20,12 +20,8 @@ use crate::{
     lifecycle::Life,
 };
 
-/// Pins of the I/O APIC, mirrored in the first interrupt numbers.
-const PINS: u32 = 24;
-
-/// Makes the vCPUs of a VM.
-pub(super) type VcpuMaker<'a> =
-    dyn Fn(&dyn Hypervisor, &dyn Vm) -> Result<Vec<Box<dyn Vcpu>>, MachineError> + 'a;
+/// Fills the memory of a VM.
+pub(super) type Loader<'a> = dyn Fn() -> Result<AddressSpace, MachineError> + 'a;
 
 /// Refuses more vCPUs than the engine takes.
 pub(super) fn check_cpus(config: &Config, limits: Limits) -> Result<(), MachineError> {
@@ -46,33 +42,34 @@ impl Machine {
         let engine = engine::open(config.engine, config.clock)?;
         let limits = engine.limits();
         check_cpus(config, limits)?;
-        let loaded = launch::load(config, limits.slots)?;
-        let create = |engine: &dyn Hypervisor, vm: &dyn Vm| {
-            launch::create_vcpus(engine, vm, config, &loaded.entry)
-        };
-        Machine::assemble(config, &*engine, loaded.space, &create, spawn)
+        let sources = launch::Sources::of(config);
+        let image = launch::plan(config, &sources)?;
+        let make = launch::maker(config, &image);
+        let load = || launch::load(config, &image, limits.slots);
+        Machine::assemble(config, engine, &load, make, spawn)
     }
 
-    /// Makes a machine of `space` with what is loaded in it.
+    /// Makes a machine of the memory that `load` gives and the vCPUs that `make` gives.
     pub(super) fn assemble(
         config: &Config,
-        engine: &dyn Hypervisor,
-        space: AddressSpace,
-        create: &VcpuMaker<'_>,
+        engine: Arc<dyn Hypervisor>,
+        load: &Loader<'_>,
+        make: VcpuMaker,
         spawn: &ThreadStarter,
     ) -> Result<Machine, MachineError> {
-        let vm = engine.create_vm()?;
+        let making = Making::start(Arc::clone(&engine), make, spawn)?;
+        let space = load()?;
+        let vm = making.vm()?;
         let slots: Arc<dyn MapListener> = Arc::new(Slots {
             vm: Arc::clone(&vm),
         });
         space.add_listener(slots)?;
-        vm.create_irqchip(PINS)?;
         let console = Console::new(config.console_limit);
         let feed = || Box::new(ConsoleFeed::new(&console)) as Box<dyn SerialOut>;
         let debug = config.debug_port.then(feed);
         let board = Board::new(Arc::clone(&vm), config.memory, feed(), debug)
             .map_err(|error| MachineError::Board(error.to_string()))?;
-        let vcpus = create(engine, &*vm)?;
+        let vcpus = making.vcpus()?;
         let life = Life::new(&config.name, console, vcpus.len());
         if vm.position().is_some() {
             let journal = Journal::new(Arc::downgrade(&vm), Arc::downgrade(&board.serial));
@@ -80,7 +77,7 @@ impl Machine {
             vm.set_inputs(Arc::clone(&journal) as Arc<dyn Inputs>)?;
             let _ = life.journal.set(journal);
         }
-        let vcpus = start_threads(vcpus, &board, &life, spawn)?;
+        let vcpus = start_threads(vcpus, &board, &life, &making, spawn)?;
         let space = Arc::new(space);
         let cpuid = engine.supported_cpuid()?;
         let parts = Parts {
@@ -122,11 +119,14 @@ fn start_threads(
     vcpus: Vec<Box<dyn Vcpu>>,
     board: &Board,
     life: &Arc<Life>,
+    making: &Making,
     spawn: &ThreadStarter,
 ) -> Result<Vec<Arc<VcpuThread>>, MachineError> {
     let mut threads: Vec<Arc<VcpuThread>> = Vec::new();
     let count = vcpus.len();
+    let first = making.spawner();
     for vcpu in vcpus {
+        let spawn = if threads.is_empty() { &first } else { spawn };
         let (on_end, on_exit) = (Arc::clone(life), Arc::clone(life));
         let thread = VcpuThread::start(
             vcpu,
@@ -139,7 +139,7 @@ fn start_threads(
             Ok(thread) => threads.push(Arc::new(thread)),
             Err(error) => {
                 life.forget_threads(count - threads.len());
-                threads.iter().for_each(|thread| thread.ask_finish());
+                threads.iter().for_each(|thread| thread.ask_finish().wait());
                 life.join();
                 return Err(error.into());
             }

@@ -9,12 +9,12 @@
 
 use vmlet_memory::{AddressSpace, Gpa};
 use vmlet_vcpu::{
-    EngineError, Hypervisor, Vcpu, Vm,
+    EngineError, Vcpu, Vm,
     cpuid::missing_features,
     x86_64::{PORTABLE_MSRS, VcpuState},
 };
 
-use super::{Machine, ThreadStarter, assembly::check_cpus};
+use super::{Machine, ThreadStarter, VcpuMaker, assembly::check_cpus};
 use crate::{
     Config, CpuChoice, MachineError, SavedMachineError, State, engine, launch,
     saved::{Head, Saved, Writer},
@@ -85,13 +85,19 @@ impl Machine {
         if config.cpu != CpuChoice::Host {
             launch::check_masks(&*engine)?;
         }
-        let space = launch::map_memory(&config, engine.limits().slots)?;
-        fill(&space, &saved)?;
-        let create = |_: &dyn Hypervisor, vm: &dyn Vm| {
-            launch::restrict(vm, config.cpu)?;
-            create_vcpus(vm, &saved.head.vcpus)
+        let slots = engine.limits().slots;
+        let load = || {
+            let space = launch::map_memory(&config, slots)?;
+            fill(&space, &saved)?;
+            Ok(space)
         };
-        let machine = Machine::assemble(&config, &*engine, space, &create, spawn)?;
+        let states = saved.head.vcpus.clone();
+        let cpu = config.cpu;
+        let make: VcpuMaker = Box::new(move |_, vm| {
+            launch::restrict(vm, cpu)?;
+            create_vcpus(vm, &states)
+        });
+        let machine = Machine::assemble(&config, engine, &load, make, spawn)?;
         let parts = machine.open()?;
         let dispatch = &parts.board.dispatch;
         dispatch

@@ -61,7 +61,7 @@ impl Thread {
 
 impl Drop for Thread {
     fn drop(&mut self) {
-        self.vcpu.ask_finish();
+        self.vcpu.ask_finish().wait();
         if let Some(join) = self.join.take() {
             let _ = join.join();
         }
