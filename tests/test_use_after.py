@@ -9,12 +9,16 @@ import threading
 import warnings
 from collections.abc import Callable
 
-import numpy
 import pytest
 
 import vmlet
-from conftest import Engine, limit
+from conftest import Engine, lacks, limit
 from guests import guest
+
+try:
+    import numpy
+except ImportError:  # a lab that is emulated slowly has no room for it
+    numpy = None  # type: ignore[assignment]
 
 pytestmark = [pytest.mark.engines, pytest.mark.usefixtures("nothing_left")]
 
@@ -170,6 +174,8 @@ def test_a_view_is_read_only_unless_asked_for(make: Make) -> None:
 
 
 def test_numpy_shares_the_guests_memory_without_a_copy(make: Make) -> None:
+    if numpy is None:
+        lacks("numpy", "it is not installed")
     vm = make(kernel=guest("spin"), memory="64M")
     array = numpy.frombuffer(
         memoryview(vm.memory.view(0x20_0000, 1 << 20, writable=True)), dtype="<u4"
