@@ -14,6 +14,7 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasherDefault, Hasher},
+    mem::offset_of,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -23,7 +24,7 @@ use std::{
 use crate::{
     cpu::{Cpu, Ending, Stop, Width},
     decode::{self, LONGEST, Short},
-    dispatch::{Link, LinkCell, end},
+    dispatch::{At, Head, Heat, Link, LinkCell, Step, end, plain},
     event::rip_mask,
     memory::{HAS_CODE, Marks},
     op::Op,
@@ -32,6 +33,9 @@ use crate::{
 };
 
 const JUMPS: usize = 16_384;
+/// How an address leads to its place in the table.
+pub(crate) const JUMP_MASK: usize = JUMPS - 1;
+pub(crate) const JUMP_FOLD: u8 = 14;
 const OPS_A_BLOCK: usize = 48;
 /// Past this many operations in the cache all blocks are dropped: 80 MiB.
 const OPS_MAX: usize = 2 << 20;
@@ -75,6 +79,11 @@ pub(crate) struct Block {
     pub(crate) taken: LinkCell,
     /// What comes after the block.
     pub(crate) fallen: LinkCell,
+    /// Its first step.
+    pub(crate) lead: Head,
+    /// Where translated code comes to it (`hot/`).
+    pub(crate) hot: AtomicU64,
+    pub(crate) heat: Heat,
     /// Instructions.
     pub(crate) count: u32,
     /// Which of [`Cpu::tags`] counts.
@@ -89,6 +98,22 @@ pub(crate) struct Block {
 }
 
 impl Block {
+    /// For translated code, which asks as [`Block::is_current`] does.
+    pub(crate) const TAG: usize = offset_of!(Block, tag);
+    pub(crate) const CLASS: usize = offset_of!(Block, class);
+
+    /// What it was decoded from.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Its instructions.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (At, &Op)> {
+        let after = |at: &At| Some(at.next());
+        let places = std::iter::successors(Some(At::start(self)), after);
+        places.zip(&self.ops).take(self.count as usize)
+    }
+
     /// Whether it may be used as it is.
     #[inline(always)]
     pub(crate) fn is_current(&self, cpu: &Cpu) -> bool {
@@ -117,6 +142,9 @@ impl Block {
                 ops: Box::new([]),
                 taken: LinkCell::new(itself),
                 fallen: LinkCell::new(itself),
+                lead: Head::new(plain),
+                hot: AtomicU64::new(0),
+                heat: Heat::default(),
                 count: 0,
                 class: AtomicU32::new(0),
                 bytes: Box::default(),
@@ -208,6 +236,16 @@ impl Cache {
             .map_or(self.nothing(), LinkCell::get)
     }
 
+    /// All blocks.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = &Block> {
+        self.blocks.iter().map(|block| &**block)
+    }
+
+    /// Where the table of [`Cache::jump`] lies.
+    pub(crate) fn jumps_address(&self) -> u64 {
+        self.jumps.as_ptr().expose_provenance() as u64
+    }
+
     fn clear(&mut self) {
         self.by_key.clear();
         self.by_page.clear();
@@ -250,6 +288,7 @@ impl Cpu {
         if self.cache.map_version != self.map_version || self.cache.ops > OPS_MAX {
             self.cache.map_version = self.map_version;
             self.cache.clear();
+            self.hot.clear();
             self.block = self.cache.nothing();
         }
         let linear = self.code_address(self.rip)?;
@@ -318,7 +357,7 @@ impl Cpu {
 
 #[inline(always)]
 fn jump_slot(rip: u64) -> usize {
-    (rip ^ rip >> 14) as usize & (JUMPS - 1)
+    (rip ^ rip >> JUMP_FOLD) as usize & JUMP_MASK
 }
 
 /// Whether guest memory at `gpa` holds `bytes`.
@@ -436,6 +475,7 @@ fn assemble(cpu: &Cpu, parts: Parts) -> Block {
         second,
     } = parts;
     let count = ops.len() as u32;
+    let first_step = ops.first().map_or(plain as Step, |op| op.step);
     let stop = if branches { end::at_rip } else { end::falls };
     let link = cpu.cache.nothing();
     let length = bytes.len();
@@ -451,6 +491,9 @@ fn assemble(cpu: &Cpu, parts: Parts) -> Block {
         ops: ops.into(),
         taken: LinkCell::new(link),
         fallen: LinkCell::new(link),
+        lead: Head::new(cpu.hot.head(first_step)),
+        hot: AtomicU64::new(cpu.hot.entry()),
+        heat: Heat::default(),
         count,
         class: AtomicU32::new(0),
         bytes: bytes.into(),

@@ -5,7 +5,7 @@
     reason = "register numbers are cut to the arrays' sizes"
 )]
 
-use std::sync::Arc;
+use std::{mem::offset_of, sync::Arc};
 
 use vmlet_vcpu::{
     FatalExit, StopReason,
@@ -19,10 +19,11 @@ use crate::{
     bus::BusSlot,
     clock::Clock,
     debug::{DR6_NONE, Watch},
-    dispatch::Link,
+    dispatch::{Link, LinkCell},
     events::IoEvents,
     flags::{self, Lazy},
     fp::Fpu,
+    hot::{Hot, Late},
     int::Int,
     lapic::Lapic,
     memory::{Map, Memory},
@@ -155,6 +156,13 @@ pub(crate) struct Cpu {
     #[cfg(debug_assertions)]
     pub(crate) at: At,
     pub(crate) cache: Cache,
+    /// Where the TLB's entries for reading in this mode begin.
+    pub(crate) tlb_at: u64,
+    /// Flags as translated code leaves them; all zero outside of it.
+    pub(crate) late: Late,
+    /// The block translated code is about to go on with.
+    pub(crate) spare: LinkCell,
+    pub(crate) hot: Hot,
     /// RFLAGS without the arithmetic flags and bit 1.
     pub(crate) rflags: u64,
     pub(crate) segs: [Segment; 8],
@@ -222,6 +230,15 @@ pub(crate) struct Shared {
 }
 
 impl Cpu {
+    /// Where translated code finds the general registers.
+    pub(crate) const REGS: usize = offset_of!(Cpu, regs);
+
+    /// And the base of a segment.
+    pub(crate) fn segment_base(number: usize) -> usize {
+        let segment = size_of::<Segment>() * (number & 7);
+        offset_of!(Cpu, segs) + segment + offset_of!(Segment, base)
+    }
+
     /// A vCPU as it comes out of reset (Intel SDM volume 3, section 11.1.1).
     pub(crate) fn new(id: u32, cpuid: vmlet_vcpu::cpuid::CpuidTable, shared: Shared) -> Cpu {
         // The version first: a map that changes in between is taken again.
@@ -248,7 +265,11 @@ impl Cpu {
             block: cache.nothing(),
             #[cfg(debug_assertions)]
             at: At::NOWHERE,
+            spare: LinkCell::new(cache.nothing()),
             cache,
+            tlb_at: 0,
+            late: Late::default(),
+            hot: Hot::new(),
             rflags: 0,
             segs: [Segment::default(); 8],
             tr: system(0x8b),
@@ -339,6 +360,7 @@ impl Cpu {
             3 => crate::tlb::USER,
             _ => 0,
         };
+        self.tlb_at = self.tlb.address(crate::tlb::READ + self.tlb_mode);
     }
 
     /// Recomputes what is derived from CS, CR0 and EFER.

@@ -20,7 +20,7 @@ use std::{
     ptr::NonNull,
     sync::{
         Weak,
-        atomic::{AtomicPtr, Ordering},
+        atomic::{AtomicPtr, AtomicU32, Ordering},
     },
 };
 
@@ -32,10 +32,11 @@ use crate::{
 };
 
 /// Carries an instruction out and goes on with the next.
-pub(crate) type Step = fn(&mut Cpu, At) -> Leave;
+pub(crate) type Step = extern "C-unwind" fn(&mut Cpu, At) -> Leave;
 
 /// Why no step goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub(crate) enum Leave {
     /// The loop calls the step at [`Cpu::at`].
     #[cfg(debug_assertions)]
@@ -56,6 +57,7 @@ pub(crate) enum Leave {
 
 /// A place in a block.
 #[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
 pub(crate) struct At(*const Op);
 
 // SAFETY: operations are plain data, and places are used within a run only.
@@ -64,6 +66,12 @@ unsafe impl Send for At {}
 impl At {
     #[cfg(debug_assertions)]
     pub(crate) const NOWHERE: At = At(std::ptr::null());
+
+    /// The first operation of a block.
+    #[inline(always)]
+    pub(crate) fn start(block: &Block) -> At {
+        At(block.ops.as_ptr())
+    }
 
     #[inline(always)]
     pub(crate) fn op<'a>(self) -> &'a Op {
@@ -86,6 +94,7 @@ impl At {
 
 /// A known block.
 #[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
 pub(crate) struct Link(NonNull<Block>);
 
 // SAFETY: blocks are shared data (`Sync`), held by the vCPU that holds the link.
@@ -111,6 +120,7 @@ impl Link {
 
 /// Where a link is kept in a block or a table.
 #[derive(Debug)]
+#[repr(transparent)]
 pub(crate) struct LinkCell(AtomicPtr<Block>);
 
 impl LinkCell {
@@ -127,6 +137,44 @@ impl LinkCell {
 
     pub(crate) fn set(&self, link: Link) {
         self.0.store(link.0.as_ptr(), Ordering::Relaxed);
+    }
+}
+
+/// How a block begins: the step of its first operation, or one in its place.
+#[derive(Debug)]
+pub(crate) struct Head(AtomicPtr<()>);
+
+impl Head {
+    pub(crate) fn new(step: Step) -> Head {
+        Head(AtomicPtr::new(step as *mut ()))
+    }
+
+    #[inline(always)]
+    pub(crate) fn get(&self) -> Step {
+        let pointer = self.0.load(Ordering::Relaxed);
+        // SAFETY: made of a `Step` in every case.
+        unsafe { std::mem::transmute::<*mut (), Step>(pointer) }
+    }
+
+    pub(crate) fn set(&self, step: Step) {
+        self.0.store(step as *mut (), Ordering::Relaxed);
+    }
+}
+
+/// How often a block was entered.
+#[derive(Debug, Default)]
+pub(crate) struct Heat(AtomicU32);
+
+impl Heat {
+    #[inline(always)]
+    pub(crate) fn one_more(&self) -> u32 {
+        let count = self.0.load(Ordering::Relaxed).saturating_add(1);
+        self.0.store(count, Ordering::Relaxed);
+        count
+    }
+
+    pub(crate) fn cool(&self) {
+        self.0.store(0, Ordering::Relaxed);
     }
 }
 
@@ -148,7 +196,7 @@ macro_rules! go {
 pub(crate) use go;
 
 /// An instruction without a step of its own: its handler, and what it may leave to be seen to.
-pub(crate) fn plain(cpu: &mut Cpu, at: At) -> Leave {
+pub(crate) extern "C-unwind" fn plain(cpu: &mut Cpu, at: At) -> Leave {
     let op = at.op();
     let block = cpu.block.block();
     let mask = rip_mask(cpu.width);
@@ -180,7 +228,7 @@ pub(crate) mod end {
     use super::{At, Cpu, Leave, follow, jump};
 
     /// RIP is the next block's: the last instruction was a [`super::plain`] one.
-    pub(crate) fn at_rip(cpu: &mut Cpu, _: At) -> Leave {
+    pub(crate) extern "C-unwind" fn at_rip(cpu: &mut Cpu, _: At) -> Leave {
         if cpu.signal.wanted() {
             return Leave::Around;
         }
@@ -189,7 +237,7 @@ pub(crate) mod end {
     }
 
     /// The block ended without a branch.
-    pub(crate) fn falls(cpu: &mut Cpu, at: At) -> Leave {
+    pub(crate) extern "C-unwind" fn falls(cpu: &mut Cpu, at: At) -> Leave {
         follow::<false>(cpu, at.op().imm)
     }
 }
@@ -203,7 +251,7 @@ fn enter(cpu: &mut Cpu, block: &Block) -> Leave {
     }
     cpu.budget -= i64::from(block.count);
     cpu.block = Link::to(block);
-    go!(cpu, At(block.ops.as_ptr()))
+    (block.lead.get())(cpu, At::start(block))
 }
 
 /// Leaves the block by its branch, taken or not, to `target`.
@@ -249,20 +297,18 @@ pub(crate) fn start(cpu: &mut Cpu, block: Link) -> Leave {
     let block = block.block();
     cpu.budget -= i64::from(block.count);
     cpu.block = Link::to(block);
-    let at = At(block.ops.as_ptr());
+    let at = At::start(block);
     #[cfg(debug_assertions)]
     {
-        cpu.at = at;
-        loop {
+        let mut leave = (block.lead.get())(cpu, at);
+        while leave == Leave::Go {
             let at = cpu.at;
-            let leave = (at.op().step)(cpu, at);
-            if leave != Leave::Go {
-                return leave;
-            }
+            leave = (at.op().step)(cpu, at);
         }
+        leave
     }
     #[cfg(not(debug_assertions))]
-    (at.op().step)(cpu, at)
+    (block.lead.get())(cpu, at)
 }
 
 impl Cpu {

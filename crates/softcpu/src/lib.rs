@@ -35,6 +35,7 @@ mod events;
 mod exec;
 mod flags;
 pub mod fp;
+mod hot;
 mod int;
 mod lapic;
 mod memory;

@@ -14,6 +14,7 @@
 )]
 
 use std::{
+    mem::offset_of,
     ptr,
     sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering},
 };
@@ -80,7 +81,27 @@ fn index(set: usize, slot: usize) -> usize {
     ((set * ENTRIES) | slot) & (ENTRIES * SETS - 1)
 }
 
+/// From an address to its entry of a set, as translated code counts: shift right, then mask.
+pub(crate) const INDEX_SHIFT: u8 = 12 - ENTRY_BITS as u8;
+pub(crate) const INDEX_MASK: i32 = ((ENTRIES - 1) << ENTRY_BITS) as i32;
+const ENTRY_BITS: u32 = size_of::<Entry>().ilog2();
+const _: () = assert!(size_of::<Entry>() == 1 << ENTRY_BITS);
+
+/// Offsets of an entry's two words in `set`, from the entry of [`Tlb::address`].
+pub(crate) const fn entry_fields(set: usize) -> (i32, i32) {
+    let at = set * ENTRIES * size_of::<Entry>();
+    let tag = at + offset_of!(Entry, tag);
+    let addend = at + offset_of!(Entry, addend);
+    (tag as i32, addend as i32)
+}
+
 impl Tlb {
+    /// Where the entries of `set` begin; it stays where it is.
+    pub(crate) fn address(&self, set: usize) -> u64 {
+        let start = self.entries.as_ptr().expose_provenance();
+        (start + index(set, 0) * size_of::<Entry>()) as u64
+    }
+
     pub(crate) fn new() -> Tlb {
         let empty = Entry {
             tag: NO_TAG,

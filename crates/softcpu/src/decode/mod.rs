@@ -11,6 +11,7 @@ use crate::{
     dispatch::{Step, plain},
     event::canonical,
     exec::{alu::Form, system},
+    hot::Kind,
     op::{Handler, NO_REG, Op, kind},
     quick::{self, Flow, Setter},
 };
@@ -30,6 +31,8 @@ pub(crate) struct Decoded {
     pub(crate) condition: Option<u8>,
     /// What it does to the flags.
     pub(crate) flow: Flow,
+    /// What it is for the translator.
+    pub(crate) kind: Kind,
 }
 
 /// Why decoding gave nothing.
@@ -65,6 +68,7 @@ pub(crate) struct Decoder<'a> {
     setter: Option<Setter>,
     condition: Option<u8>,
     flow: Flow,
+    kind: Kind,
 }
 
 /// No instruction yet.
@@ -106,6 +110,7 @@ pub(crate) fn decode(bytes: &[u8], rip: u64, width: Width) -> Result<Decoded, Sh
         setter: None,
         condition: None,
         flow: Flow::Other,
+        kind: Kind::Other,
     };
     decoder.run()?;
     Ok(Decoded {
@@ -114,6 +119,7 @@ pub(crate) fn decode(bytes: &[u8], rip: u64, width: Width) -> Result<Decoded, Sh
         setter: decoder.setter,
         condition: decoder.condition,
         flow: decoder.flow,
+        kind: decoder.kind,
     })
 }
 
@@ -270,6 +276,7 @@ impl Decoder<'_> {
     fn set(&mut self, f: Handler) {
         self.op.f = f;
         self.quick = None;
+        self.kind = Kind::Other;
     }
 
     fn set_size(&mut self, size: u8) {
@@ -291,13 +298,14 @@ impl Decoder<'_> {
     }
 
     /// Gives the instruction a step of its own, after its handler.
-    fn quick(&mut self, step: Option<Step>) {
+    fn quick(&mut self, step: Option<Step>, kind: Kind) {
         self.quick = step;
+        self.kind = kind;
     }
 
     /// The same for an instruction that neither reads nor sets flags.
-    fn quick_neutral(&mut self, step: Option<Step>) {
-        self.quick = step;
+    fn quick_neutral(&mut self, step: Option<Step>, kind: Kind) {
+        self.quick(step, kind);
         if step.is_some() && !self.mem() {
             self.flow = Flow::Neutral;
         }
@@ -305,6 +313,7 @@ impl Decoder<'_> {
 
     /// The same for `lea`, which has an address and reads no memory.
     fn quick_lea(&mut self, size: u8) {
+        self.kind = Kind::Lea(size);
         self.quick = quick::lea(size, &self.op);
         if self.quick.is_some() {
             self.flow = Flow::Neutral;
@@ -315,20 +324,22 @@ impl Decoder<'_> {
     fn quick_binary(&mut self, number: u8, form: Form, size: u8) {
         self.quick = quick::binary(number, form, size, &self.op);
         let setter = Setter { number, form, size };
+        self.kind = Kind::Binary(setter);
         self.setter = self.quick.map(|_| setter);
         self.flow = quick::binary_flow(setter, &self.op);
     }
 
     /// The same for `jcc`.
     fn quick_jump(&mut self, code: u8) {
-        self.quick_branch(Some(quick::jcc(code)));
+        self.quick_branch(Some(quick::jcc(code)), Kind::Branch(code & 15));
         self.condition = self.quick.map(|_| code);
     }
 
     /// The same for a branch in 64-bit code.
-    fn quick_branch(&mut self, step: Option<Step>) {
+    fn quick_branch(&mut self, step: Option<Step>, kind: Kind) {
         if self.long() && canonical(self.op.imm) {
             self.quick = step;
+            self.kind = kind;
         }
     }
 

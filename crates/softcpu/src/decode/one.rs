@@ -7,6 +7,7 @@ use crate::{
         alu::{self, Form, Unary},
         branch, decimal, far, io, moves, muldiv, segment, shift, stack, state, string, system, x87,
     },
+    hot::Kind,
     op::{Handler, kind},
     quick::{self, Multiply},
 };
@@ -32,7 +33,10 @@ impl Decoder<'_> {
                 self.op.rm = opcode & 7;
                 let size = self.operand();
                 self.finish(alu::unary(which, size, false), size);
-                self.quick(quick::unary(which, size, &self.op));
+                self.quick(
+                    quick::unary(which, size, &self.op),
+                    Kind::Unary(which, size),
+                );
                 Ok(())
             }
             0x50..=0x5f => {
@@ -109,12 +113,12 @@ impl Decoder<'_> {
         };
         self.finish(f, size);
         if self.long() && size == 3 {
-            let step = if opcode < 0x58 {
-                quick::push()
+            let (step, kind) = if opcode < 0x58 {
+                (quick::push(), Kind::Push)
             } else {
-                quick::pop()
+                (quick::pop(), Kind::Pop)
             };
-            self.quick(Some(step));
+            self.quick(Some(step), kind);
         }
     }
 
@@ -138,11 +142,17 @@ impl Decoder<'_> {
                     moves::extension(true, 2, size, mem)
                 };
                 self.finish(f, size);
-                self.quick_neutral(if size == 1 {
-                    quick::load(1, &self.op)
+                let (step, kind) = if size == 1 {
+                    (quick::load(1, &self.op), Kind::Load(1))
                 } else {
-                    quick::extension(true, 2, size, &self.op)
-                });
+                    let kind = Kind::Extend {
+                        signed: true,
+                        from: 2,
+                        to: size,
+                    };
+                    (quick::extension(true, 2, size, &self.op), kind)
+                };
+                self.quick_neutral(step, kind);
             }
             0x63 => {
                 self.read_modrm()?;
@@ -156,7 +166,9 @@ impl Decoder<'_> {
                     self.immediate(size)?;
                 }
                 self.finish(stack::push_imm, size);
-                self.quick((self.long() && size == 3).then(quick::push_imm));
+                if self.long() && size == 3 {
+                    self.quick(Some(quick::push_imm()), Kind::PushImmediate);
+                }
             }
             0x69 | 0x6b => {
                 self.read_modrm()?;
@@ -166,7 +178,10 @@ impl Decoder<'_> {
                     self.immediate(size)?;
                 }
                 self.finish(muldiv::imul3, size);
-                self.quick(quick::multiply(Multiply::RmImm, size, &self.op));
+                self.quick(
+                    quick::multiply(Multiply::RmImm, size, &self.op),
+                    Kind::Multiply(Multiply::RmImm, size),
+                );
                 self.flow = quick::multiply_flow(Multiply::RmImm, size, &self.op);
             }
             0x6c..=0x6f => {
@@ -225,13 +240,13 @@ impl Decoder<'_> {
                 self.read_modrm_sized(size)?;
                 let mem = self.mem();
                 self.finish(moves::store(size, mem), size);
-                self.quick_neutral(quick::store(size, &self.op));
+                self.quick_neutral(quick::store(size, &self.op), Kind::Store(size));
             }
             0x8a | 0x8b => {
                 self.read_modrm_sized(size)?;
                 let mem = self.mem();
                 self.finish(moves::load(size, mem), size);
-                self.quick_neutral(quick::load(size, &self.op));
+                self.quick_neutral(quick::load(size, &self.op), Kind::Load(size));
             }
             0x8c | 0x8e => self.move_segment(opcode)?,
             0x8d => {
@@ -284,7 +299,7 @@ impl Decoder<'_> {
                     self.end_with(moves::pause, size);
                 } else {
                     self.set(moves::nop);
-                    self.quick_neutral(Some(quick::nop()));
+                    self.quick_neutral(Some(quick::nop()), Kind::Nop);
                 }
             }
             0x90..=0x97 => {
@@ -293,11 +308,15 @@ impl Decoder<'_> {
             }
             0x98 => {
                 self.finish(moves::widen, size);
-                self.quick_neutral(quick::widen(false, size));
+                let kind = Kind::Widen {
+                    to_rdx: false,
+                    size,
+                };
+                self.quick_neutral(quick::widen(false, size), kind);
             }
             0x99 => {
                 self.finish(moves::sign, size);
-                self.quick_neutral(quick::widen(true, size));
+                self.quick_neutral(quick::widen(true, size), Kind::Widen { to_rdx: true, size });
             }
             0x9a => self.far_pointer(far::call)?,
             0x9b => self.set(state::wait),
@@ -355,13 +374,13 @@ impl Decoder<'_> {
             self.op.rm = self.byte_register(number);
             self.op.imm = self.number(1)?;
             self.finish(moves::immediate(0, false), 0);
-            self.quick_neutral(quick::immediate(0, &self.op));
+            self.quick_neutral(quick::immediate(0, &self.op), Kind::Immediate(0));
         } else {
             let size = self.operand();
             self.op.rm = number;
             self.op.imm = self.number(1 << size)?;
             self.finish(moves::immediate(size, false), size);
-            self.quick_neutral(quick::immediate(size, &self.op));
+            self.quick_neutral(quick::immediate(size, &self.op), Kind::Immediate(size));
         }
         Ok(())
     }
@@ -380,7 +399,7 @@ impl Decoder<'_> {
                 }
                 let size = self.branch_operand();
                 self.end_with(branch::ret, size);
-                self.quick_branch(Some(quick::ret()));
+                self.quick_branch(Some(quick::ret()), Kind::Return);
             }
             0xc4 | 0xc5 => {
                 self.read_modrm()?;
@@ -397,7 +416,7 @@ impl Decoder<'_> {
                 let mem = self.mem();
                 if self.extension() == 0 {
                     self.finish(moves::immediate(size, mem), size);
-                    self.quick_neutral(quick::immediate(size, &self.op));
+                    self.quick_neutral(quick::immediate(size, &self.op), Kind::Immediate(size));
                 } else {
                     self.undefined();
                 }
@@ -410,7 +429,9 @@ impl Decoder<'_> {
             0xc9 => {
                 let size = self.stack_operand();
                 self.finish(stack::leave, size);
-                self.quick((self.long() && size == 3).then(quick::leave));
+                if self.long() && size == 3 {
+                    self.quick(Some(quick::leave()), Kind::Leave);
+                }
             }
             0xca | 0xcb => {
                 if opcode == 0xca {
@@ -434,7 +455,11 @@ impl Decoder<'_> {
     fn shift(&mut self, size: u8) {
         self.op.reg = self.extension();
         self.finish(shift::group, size);
-        self.quick(quick::shift(self.op.reg, size, &self.op));
+        let which = self.op.reg;
+        self.quick(
+            quick::shift(which, size, &self.op),
+            Kind::Shift(which, size),
+        );
         self.flow = quick::shift_flow(self.op.reg, size, &self.op);
     }
 
@@ -493,17 +518,17 @@ impl Decoder<'_> {
                     branch::jmp
                 };
                 self.end_with(f, size);
-                self.quick_branch(Some(if opcode == 0xe8 {
-                    quick::call()
+                if opcode == 0xe8 {
+                    self.quick_branch(Some(quick::call()), Kind::Call);
                 } else {
-                    quick::jmp()
-                }));
+                    self.quick_branch(Some(quick::jmp()), Kind::Jump);
+                }
             }
             0xea => self.far_pointer(far::jmp)?,
             0xeb => {
                 self.target(1, size)?;
                 self.end_with(branch::jmp, size);
-                self.quick_branch(Some(quick::jmp()));
+                self.quick_branch(Some(quick::jmp()), Kind::Jump);
             }
             _ => {
                 self.op.imm = if opcode & 8 == 0 {
@@ -561,12 +586,22 @@ impl Decoder<'_> {
             self.quick_binary(8, Form::RmImm, size);
             return Ok(());
         }
-        self.quick(match self.extension() {
-            2 => quick::unary(Unary::Not, size, &self.op),
-            3 => quick::unary(Unary::Neg, size, &self.op),
-            4 => quick::multiply(Multiply::Wide, size, &self.op),
-            _ => None,
-        });
+        let (step, kind) = match self.extension() {
+            2 => (
+                quick::unary(Unary::Not, size, &self.op),
+                Kind::Unary(Unary::Not, size),
+            ),
+            3 => (
+                quick::unary(Unary::Neg, size, &self.op),
+                Kind::Unary(Unary::Neg, size),
+            ),
+            4 => (
+                quick::multiply(Multiply::Wide, size, &self.op),
+                Kind::Multiply(Multiply::Wide, size),
+            ),
+            _ => (None, Kind::Other),
+        };
+        self.quick(step, kind);
         Ok(())
     }
 
@@ -585,10 +620,16 @@ impl Decoder<'_> {
             _ => self.undefined(),
         }
         match (self.extension(), opcode) {
-            (0, _) => self.quick(quick::unary(Unary::Inc, size, &self.op)),
-            (1, _) => self.quick(quick::unary(Unary::Dec, size, &self.op)),
-            (2, 0xff) => self.quick_branch(quick::call_rm(&self.op)),
-            (4, 0xff) => self.quick_branch(quick::jmp_rm(&self.op)),
+            (0, _) => self.quick(
+                quick::unary(Unary::Inc, size, &self.op),
+                Kind::Unary(Unary::Inc, size),
+            ),
+            (1, _) => self.quick(
+                quick::unary(Unary::Dec, size, &self.op),
+                Kind::Unary(Unary::Dec, size),
+            ),
+            (2, 0xff) => self.quick_branch(quick::call_rm(&self.op), Kind::CallRm),
+            (4, 0xff) => self.quick_branch(quick::jmp_rm(&self.op), Kind::JumpRm),
             _ => {}
         }
         Ok(())

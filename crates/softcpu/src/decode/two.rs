@@ -4,6 +4,7 @@ use super::{Decoder, Short};
 use crate::{
     exec::{alu, bits, moves, muldiv, segment, shift, simd, stack, state, system},
     fp::sse::table::{self, Prefix},
+    hot::Kind,
     op::{Handler, REP, REPNE},
     quick::{self, Multiply},
 };
@@ -31,7 +32,7 @@ impl Decoder<'_> {
             0x18..=0x1f => {
                 self.read_modrm()?;
                 self.set(moves::nop);
-                self.quick_neutral(Some(quick::nop()));
+                self.quick_neutral(Some(quick::nop()), Kind::Nop);
                 Ok(())
             }
             0x20..=0x23 => self.control(opcode),
@@ -42,7 +43,10 @@ impl Decoder<'_> {
             0x40..=0x4f => {
                 self.read_modrm()?;
                 self.finish(move_if(opcode), size);
-                self.quick(quick::move_if(opcode, size, &self.op));
+                self.quick(
+                    quick::move_if(opcode, size, &self.op),
+                    Kind::MoveIf(opcode & 15, size),
+                );
                 Ok(())
             }
             0x80..=0x8f => {
@@ -55,7 +59,7 @@ impl Decoder<'_> {
             0x90..=0x9f => {
                 self.read_modrm_bytes()?;
                 self.finish(set_if(opcode), 0);
-                self.quick(quick::set_if(opcode, &self.op));
+                self.quick(quick::set_if(opcode, &self.op), Kind::SetIf(opcode & 15));
                 Ok(())
             }
             0xa0..=0xaf => self.row_0fa(opcode),
@@ -196,7 +200,10 @@ impl Decoder<'_> {
             0xaf => {
                 self.read_modrm()?;
                 self.finish(muldiv::imul2, size);
-                self.quick(quick::multiply(Multiply::RegRm, size, &self.op));
+                self.quick(
+                    quick::multiply(Multiply::RegRm, size, &self.op),
+                    Kind::Multiply(Multiply::RegRm, size),
+                );
                 self.flow = quick::multiply_flow(Multiply::RegRm, size, &self.op);
             }
             _ => self.undefined(),
@@ -258,7 +265,13 @@ impl Decoder<'_> {
                 }
                 let f = moves::extension(opcode >= 0xbe, from, size, self.mem());
                 self.finish(f, size);
-                self.quick_neutral(quick::extension(opcode >= 0xbe, from, size, &self.op));
+                let signed = opcode >= 0xbe;
+                let kind = Kind::Extend {
+                    signed,
+                    from,
+                    to: size,
+                };
+                self.quick_neutral(quick::extension(signed, from, size, &self.op), kind);
             }
             0xba => {
                 self.read_modrm()?;

@@ -9,7 +9,7 @@ use crate::{
 };
 
 #[inline(always)]
-pub(super) fn conditional<const CODE: u8>(cpu: &mut Cpu, at: At) -> Leave {
+pub(super) extern "C-unwind" fn conditional<const CODE: u8>(cpu: &mut Cpu, at: At) -> Leave {
     if cpu.lazy.condition(CODE) {
         follow::<true>(cpu, at.op().imm)
     } else {
@@ -17,11 +17,11 @@ pub(super) fn conditional<const CODE: u8>(cpu: &mut Cpu, at: At) -> Leave {
     }
 }
 
-fn to_target(cpu: &mut Cpu, at: At) -> Leave {
+extern "C-unwind" fn to_target(cpu: &mut Cpu, at: At) -> Leave {
     follow::<true>(cpu, at.op().imm)
 }
 
-fn call_target(cpu: &mut Cpu, at: At) -> Leave {
+extern "C-unwind" fn call_target(cpu: &mut Cpu, at: At) -> Leave {
     // What comes after the block is where to return to.
     match cpu.push_quick(at.next().op().imm) {
         Some(()) => follow::<true>(cpu, at.op().imm),
@@ -29,7 +29,7 @@ fn call_target(cpu: &mut Cpu, at: At) -> Leave {
     }
 }
 
-fn back(cpu: &mut Cpu, at: At) -> Leave {
+extern "C-unwind" fn back(cpu: &mut Cpu, at: At) -> Leave {
     let target = cpu.top_quick();
     match target.and_then(|target| known(cpu, target)) {
         Some(block) => {
@@ -41,7 +41,7 @@ fn back(cpu: &mut Cpu, at: At) -> Leave {
     }
 }
 
-fn indirect<S: Source>(cpu: &mut Cpu, at: At) -> Leave {
+extern "C-unwind" fn indirect<S: Source>(cpu: &mut Cpu, at: At) -> Leave {
     let target = S::get::<u64>(cpu, at.op());
     match target.and_then(|target| known(cpu, target)) {
         Some(block) => into(cpu, block),
@@ -49,7 +49,7 @@ fn indirect<S: Source>(cpu: &mut Cpu, at: At) -> Leave {
     }
 }
 
-fn call_indirect<S: Source>(cpu: &mut Cpu, at: At) -> Leave {
+extern "C-unwind" fn call_indirect<S: Source>(cpu: &mut Cpu, at: At) -> Leave {
     let target = S::get::<u64>(cpu, at.op());
     let block = target.and_then(|target| known(cpu, target));
     let Some(block) = block else {

@@ -28,7 +28,7 @@ pub(crate) struct Setter {
     pub(crate) size: u8,
 }
 
-fn both<const CODE: u8, Q: Quick>(cpu: &mut Cpu, at: At) -> Leave {
+extern "C-unwind" fn both<const CODE: u8, Q: Quick>(cpu: &mut Cpu, at: At) -> Leave {
     match Q::run(cpu, at.op()) {
         Some(()) => conditional::<CODE>(cpu, at.next()),
         None => plain(cpu, at),

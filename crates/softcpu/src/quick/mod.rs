@@ -18,7 +18,7 @@ pub(crate) use alu::{binary, unary};
 pub(crate) use branch::{call, call_rm, jcc, jmp, jmp_rm, ret};
 pub(crate) use fused::{Setter, fused};
 pub(crate) use moves::{extension, immediate, lea, load, move_if, nop, set_if, store, widen};
-pub(crate) use shift::{Multiply, multiply, shift};
+pub(crate) use shift::{Multiply, multiply, product, shift, turned};
 pub(crate) use silent::{Flow, binary_flow, multiply_flow, shift_flow, silence};
 pub(crate) use stack::{leave, pop, push, push_imm};
 
@@ -34,7 +34,7 @@ trait Quick {
     fn run(cpu: &mut Cpu, op: &Op) -> Option<()>;
 }
 
-fn step<Q: Quick>(cpu: &mut Cpu, at: At) -> Leave {
+extern "C-unwind" fn step<Q: Quick>(cpu: &mut Cpu, at: At) -> Leave {
     match Q::run(cpu, at.op()) {
         Some(()) => go!(cpu, at.next()),
         None => plain(cpu, at),
@@ -42,4 +42,4 @@ fn step<Q: Quick>(cpu: &mut Cpu, at: At) -> Leave {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

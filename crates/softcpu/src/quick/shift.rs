@@ -62,7 +62,7 @@ pub(super) fn rotated<const WHICH: u8, T: Int>(value: T, count: u32) -> T {
 
 /// `count` is from 1 to one less than the operand's bits.
 #[inline(always)]
-fn turned<const WHICH: u8, T: Int>(cpu: &mut Cpu, value: T, count: u32) -> T {
+pub(crate) fn turned<const WHICH: u8, T: Int>(cpu: &mut Cpu, value: T, count: u32) -> T {
     let (v, back) = (value.u(), T::BITS - count);
     match WHICH {
         0 => {
@@ -146,7 +146,7 @@ pub(crate) fn shift(which: u8, size: u8, op: &Op) -> Option<Step> {
 
 /// The low half of a signed product; sets the flags.
 #[inline(always)]
-fn product<T: Int>(cpu: &mut Cpu, a: T, b: T) -> T {
+pub(crate) fn product<T: Int>(cpu: &mut Cpu, a: T, b: T) -> T {
     let (a, b) = (a.s().cast_signed(), b.s().cast_signed());
     let (res, over) = if T::BITS == 64 {
         let (res, over) = a.overflowing_mul(b);

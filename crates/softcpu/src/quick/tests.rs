@@ -16,21 +16,21 @@ use crate::{
     random::Random,
 };
 
-const RAM: usize = 0x40000;
-const CODE: u64 = 0x1000;
+pub(crate) const RAM: usize = 0x40000;
+pub(crate) const CODE: u64 = 0x1000;
 const CASES: usize = 100_000;
 
 #[repr(align(4096))]
-struct Ram([u8; RAM]);
+pub(crate) struct Ram(pub(crate) [u8; RAM]);
 
 /// A vCPU in 64-bit code without paging, which no processor has and no step asks for.
-struct Bench {
-    cpu: Cpu,
-    ram: Box<Ram>,
+pub(crate) struct Bench {
+    pub(crate) cpu: Cpu,
+    pub(crate) ram: Box<Ram>,
 }
 
 impl Bench {
-    fn new() -> Bench {
+    pub(crate) fn new() -> Bench {
         let mut ram = Box::new(Ram([0; RAM]));
         let memory = Memory::default();
         memory
@@ -56,7 +56,7 @@ impl Bench {
         Bench { cpu, ram }
     }
 
-    fn place(&mut self, code: &[u8]) {
+    pub(crate) fn place(&mut self, code: &[u8]) {
         let at = CODE as usize;
         self.ram.0[at..at + code.len()].copy_from_slice(code);
         self.cpu.cache.written(CODE);
@@ -71,13 +71,14 @@ impl Bench {
         if by_handler {
             let all = block.count as usize;
             block.ops[..all].iter_mut().for_each(|op| op.step = plain);
+            block.lead.set(plain);
         }
         let leave = start(&mut self.cpu, Link::to(&block));
         self.cpu.block = self.cpu.cache.nothing();
         leave
     }
 
-    fn state(&self) -> (Vec<u64>, u64, u64, i64) {
+    pub(crate) fn state(&self) -> (Vec<u64>, u64, u64, i64) {
         let regs = (0..17).map(|number| self.cpu.reg(number)).collect();
         let flags = self.cpu.lazy.bits() & ARITHMETIC;
         (regs, flags, self.cpu.rip, self.cpu.budget)
@@ -154,7 +155,7 @@ const WITHOUT: &[(u8, usize)] = &[
     (0xeb, 1),
 ];
 
-fn encode(random: &mut Random) -> Vec<u8> {
+pub(crate) fn encode(random: &mut Random) -> Vec<u8> {
     let mut code = Vec::new();
     if random.one_in(6) {
         code.push(0x65);
@@ -188,7 +189,7 @@ fn encode(random: &mut Random) -> Vec<u8> {
     code
 }
 
-fn operands(random: &mut Random) -> [u64; 16] {
+pub(crate) fn operands(random: &mut Random) -> [u64; 16] {
     std::array::from_fn(|_| match random.below(4) {
         0 => random.next(),
         1 => random.below(0x200),
