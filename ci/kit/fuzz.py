@@ -112,7 +112,12 @@ def run(target: str, seconds: int, log: Path) -> Executions:
             seeds,
         ]
         begin = log.stat().st_size if log.exists() else 0
-        env = {"TMPDIR": scratch, "VMLET_FUZZ_SEEDS": str(seeds)}
+        env = {
+            "TMPDIR": scratch,
+            "VMLET_FUZZ_SEEDS": str(seeds),
+            # The software CPU translates all that it can.
+            "VMLET_TRANSLATE_AFTER": "1",
+        }
         status = process.run(command, log, timeout=seconds + _STARTUP_SECONDS, env=env)
     with log.open("rb") as source:
         source.seek(begin)

@@ -43,6 +43,14 @@ def _tests(log: Path, report: Report) -> None:
         raise StepFailed(f"cargo test ended with status {status}")
 
 
+def _tiny_guests_translated(log: Path, report: Report) -> None:
+    # One at a time: some measure the memory of the process.
+    command: Words = [tiny_guests(), "--show-output", "--test-threads", "1"]
+    env = {"VMLET_TRANSLATE_AFTER": "1", "VMLET_TIME_FACTOR": "5"}
+    status = run(command, log, timeout=900, env=env)
+    _count(log, report, ("tiny guests, translated", "host"), status)
+
+
 def _tiny_guests_in_lab(log: Path, report: Report) -> None:
     options: Words = ["amd", "--timeout", "900"]
     _tiny_guests(log, report, "lab amd", options, ["sh", "-c", _WITH_GIBIBYTE_PAGE])
@@ -56,9 +64,14 @@ def _tiny_guests_on(model: str, log: Path, report: Report) -> None:
 def _tiny_guests(log: Path, report: Report, where: str, options: Words, shell: Words) -> None:
     lab: Words = [REPOSITORY / "ci" / "lab", *options, "--"]
     status = run([*lab, *shell, tiny_guests(), "--show-output"], log, timeout=1800)
+    _count(log, report, ("tiny guests", where), status)
+
+
+def _count(log: Path, report: Report, told: tuple[str, str], status: int) -> None:
+    group, where = told
     text = log.read_text(errors="replace")
     for tally in outcome.of_cargo(text).values():
-        report.count({"tiny guests": tally}, where)
+        report.count({group: tally}, where)
     report.failures += outcome.failures_of_cargo(text)
     if status:
         raise StepFailed(f"the tiny guests ended with status {status}")
@@ -92,6 +105,12 @@ RUST = (
     Step("rust tests", _tests, holds=_CARGO, counts=True),
     Step("clippy", _clippy, holds=_CARGO),
     Step("rustdoc", _rustdoc, holds=_CARGO),
+    Step(
+        "tiny guests, translated",
+        _tiny_guests_translated,
+        after=("rust tests",),
+        counts=True,
+    ),
     Step(
         "tiny guests in the lab",
         _tiny_guests_in_lab,

@@ -5,7 +5,7 @@
     reason = "register numbers are cut to the arrays' sizes"
 )]
 
-use std::{mem::offset_of, sync::Arc};
+use std::sync::Arc;
 
 use vmlet_vcpu::{
     FatalExit, StopReason,
@@ -123,7 +123,7 @@ pub(crate) enum Ending {
 #[derive(Debug)]
 pub(crate) struct Cpu {
     /// 0-15 the general registers, 16 always zero; so many that a number needs no check.
-    regs: [u64; 256],
+    pub(crate) regs: [u64; 256],
     pub(crate) lazy: Lazy,
     pub(crate) rip: u64,
     /// Linear start of the block that runs, without the base of CS.
@@ -230,15 +230,6 @@ pub(crate) struct Shared {
 }
 
 impl Cpu {
-    /// Where translated code finds the general registers.
-    pub(crate) const REGS: usize = offset_of!(Cpu, regs);
-
-    /// And the base of a segment.
-    pub(crate) fn segment_base(number: usize) -> usize {
-        let segment = size_of::<Segment>() * (number & 7);
-        offset_of!(Cpu, segs) + segment + offset_of!(Segment, base)
-    }
-
     /// A vCPU as it comes out of reset (Intel SDM volume 3, section 11.1.1).
     pub(crate) fn new(id: u32, cpuid: vmlet_vcpu::cpuid::CpuidTable, shared: Shared) -> Cpu {
         // The version first: a map that changes in between is taken again.

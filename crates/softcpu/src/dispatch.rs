@@ -9,6 +9,8 @@
 //! have one of their own (`quick/`), which does without all that can go wrong: where a page is not
 //! in the TLB or a target has no block yet it hands over to `plain`, before any effect.
 //!
+//! A block begins with its [`Head`]: the step of its first operation, or one of `hot/` in its place.
+//!
 //! Invariant: a [`Link`] points to a block that the cache of the same vCPU holds; blocks are dropped
 //! all at once, in `Cache::clear`, by the caller of [`Cpu::run_blocks`], together with all links. An
 //! [`At`] points to an operation of such a block; its last operation is one of [`end`], the only ones

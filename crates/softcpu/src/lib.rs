@@ -1,8 +1,9 @@
-//! The engine of vmlet that needs no hardware: an x86-64 interpreter.
+//! The engine of vmlet that needs no hardware: an x86-64 interpreter, with a second tier that
+//! translates hot code to code of the host.
 //!
 //! Code is decoded once into blocks of operations, each with a pointer to what carries it out
 //! (`block.rs`, `decode/`, `exec/`); one leads to the next, and the frequent ones have a quick form
-//! for when nothing goes wrong (`dispatch.rs`, `quick/`). Memory is reached through a soft TLB whose misses do the rest:
+//! for when nothing goes wrong (`dispatch.rs`, `quick/`); what runs often is translated (`hot/`). Memory is reached through a soft TLB whose misses do the rest:
 //! devices, dirty log, write protection, code that changes (`tlb.rs`, `mmu.rs`). Flags are lazy
 //! (`flags.rs`), floating point and vectors are pure functions (`fp/`).
 //!

@@ -10,10 +10,13 @@ use crate::{
     cpu::Width,
     dispatch::{Step, plain},
     event::canonical,
-    exec::{alu::Form, system},
+    exec::{
+        alu::{Form, Unary},
+        system,
+    },
     hot::Kind,
     op::{Handler, NO_REG, Op, kind},
-    quick::{self, Flow, Setter},
+    quick::{self, Flow, Multiply, Setter},
 };
 
 /// Bytes of the longest instruction.
@@ -309,6 +312,37 @@ impl Decoder<'_> {
         if step.is_some() && !self.mem() {
             self.flow = Flow::Neutral;
         }
+    }
+
+    /// The same for `movzx` and its kin.
+    fn quick_extension(&mut self, signed: bool, from: u8, to: u8) {
+        let step = quick::extension(signed, from, to, &self.op);
+        self.quick_neutral(step, Kind::Extend { signed, from, to });
+    }
+
+    /// The same for `cdqe`, `cqo` and their kin.
+    fn quick_widen(&mut self, to_rdx: bool, size: u8) {
+        self.quick_neutral(quick::widen(to_rdx, size), Kind::Widen { to_rdx, size });
+    }
+
+    /// The same for the stack of 64-bit code.
+    fn quick_stack(&mut self, size: u8, step: Step, kind: Kind) {
+        if self.long() && size == 3 {
+            self.quick(Some(step), kind);
+        }
+    }
+
+    /// The same for an operation on one operand.
+    fn quick_unary(&mut self, which: Unary, size: u8) {
+        let step = quick::unary(which, size, &self.op);
+        self.quick(step, Kind::Unary(which, size));
+    }
+
+    /// The same for a multiplication.
+    fn quick_multiply(&mut self, which: Multiply, size: u8) {
+        let step = quick::multiply(which, size, &self.op);
+        self.quick(step, Kind::Multiply(which, size));
+        self.flow = quick::multiply_flow(which, size, &self.op);
     }
 
     /// The same for `lea`, which has an address and reads no memory.

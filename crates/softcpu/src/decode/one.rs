@@ -33,10 +33,7 @@ impl Decoder<'_> {
                 self.op.rm = opcode & 7;
                 let size = self.operand();
                 self.finish(alu::unary(which, size, false), size);
-                self.quick(
-                    quick::unary(which, size, &self.op),
-                    Kind::Unary(which, size),
-                );
+                self.quick_unary(which, size);
                 Ok(())
             }
             0x50..=0x5f => {
@@ -112,13 +109,10 @@ impl Decoder<'_> {
             (false, _) => stack::pop,
         };
         self.finish(f, size);
-        if self.long() && size == 3 {
-            let (step, kind) = if opcode < 0x58 {
-                (quick::push(), Kind::Push)
-            } else {
-                (quick::pop(), Kind::Pop)
-            };
-            self.quick(Some(step), kind);
+        if opcode < 0x58 {
+            self.quick_stack(size, quick::push(), Kind::Push);
+        } else {
+            self.quick_stack(size, quick::pop(), Kind::Pop);
         }
     }
 
@@ -142,17 +136,11 @@ impl Decoder<'_> {
                     moves::extension(true, 2, size, mem)
                 };
                 self.finish(f, size);
-                let (step, kind) = if size == 1 {
-                    (quick::load(1, &self.op), Kind::Load(1))
+                if size == 1 {
+                    self.quick_neutral(quick::load(1, &self.op), Kind::Load(1));
                 } else {
-                    let kind = Kind::Extend {
-                        signed: true,
-                        from: 2,
-                        to: size,
-                    };
-                    (quick::extension(true, 2, size, &self.op), kind)
-                };
-                self.quick_neutral(step, kind);
+                    self.quick_extension(true, 2, size);
+                }
             }
             0x63 => {
                 self.read_modrm()?;
@@ -166,9 +154,7 @@ impl Decoder<'_> {
                     self.immediate(size)?;
                 }
                 self.finish(stack::push_imm, size);
-                if self.long() && size == 3 {
-                    self.quick(Some(quick::push_imm()), Kind::PushImmediate);
-                }
+                self.quick_stack(size, quick::push_imm(), Kind::PushImmediate);
             }
             0x69 | 0x6b => {
                 self.read_modrm()?;
@@ -178,11 +164,7 @@ impl Decoder<'_> {
                     self.immediate(size)?;
                 }
                 self.finish(muldiv::imul3, size);
-                self.quick(
-                    quick::multiply(Multiply::RmImm, size, &self.op),
-                    Kind::Multiply(Multiply::RmImm, size),
-                );
-                self.flow = quick::multiply_flow(Multiply::RmImm, size, &self.op);
+                self.quick_multiply(Multiply::RmImm, size);
             }
             0x6c..=0x6f => {
                 let size = if opcode & 1 == 0 { 0 } else { size.min(2) };
@@ -308,15 +290,11 @@ impl Decoder<'_> {
             }
             0x98 => {
                 self.finish(moves::widen, size);
-                let kind = Kind::Widen {
-                    to_rdx: false,
-                    size,
-                };
-                self.quick_neutral(quick::widen(false, size), kind);
+                self.quick_widen(false, size);
             }
             0x99 => {
                 self.finish(moves::sign, size);
-                self.quick_neutral(quick::widen(true, size), Kind::Widen { to_rdx: true, size });
+                self.quick_widen(true, size);
             }
             0x9a => self.far_pointer(far::call)?,
             0x9b => self.set(state::wait),
@@ -429,9 +407,7 @@ impl Decoder<'_> {
             0xc9 => {
                 let size = self.stack_operand();
                 self.finish(stack::leave, size);
-                if self.long() && size == 3 {
-                    self.quick(Some(quick::leave()), Kind::Leave);
-                }
+                self.quick_stack(size, quick::leave(), Kind::Leave);
             }
             0xca | 0xcb => {
                 if opcode == 0xca {
@@ -586,22 +562,12 @@ impl Decoder<'_> {
             self.quick_binary(8, Form::RmImm, size);
             return Ok(());
         }
-        let (step, kind) = match self.extension() {
-            2 => (
-                quick::unary(Unary::Not, size, &self.op),
-                Kind::Unary(Unary::Not, size),
-            ),
-            3 => (
-                quick::unary(Unary::Neg, size, &self.op),
-                Kind::Unary(Unary::Neg, size),
-            ),
-            4 => (
-                quick::multiply(Multiply::Wide, size, &self.op),
-                Kind::Multiply(Multiply::Wide, size),
-            ),
-            _ => (None, Kind::Other),
-        };
-        self.quick(step, kind);
+        match self.extension() {
+            2 => self.quick_unary(Unary::Not, size),
+            3 => self.quick_unary(Unary::Neg, size),
+            4 => self.quick_multiply(Multiply::Wide, size),
+            _ => {}
+        }
         Ok(())
     }
 
@@ -620,14 +586,8 @@ impl Decoder<'_> {
             _ => self.undefined(),
         }
         match (self.extension(), opcode) {
-            (0, _) => self.quick(
-                quick::unary(Unary::Inc, size, &self.op),
-                Kind::Unary(Unary::Inc, size),
-            ),
-            (1, _) => self.quick(
-                quick::unary(Unary::Dec, size, &self.op),
-                Kind::Unary(Unary::Dec, size),
-            ),
+            (0, _) => self.quick_unary(Unary::Inc, size),
+            (1, _) => self.quick_unary(Unary::Dec, size),
             (2, 0xff) => self.quick_branch(quick::call_rm(&self.op), Kind::CallRm),
             (4, 0xff) => self.quick_branch(quick::jmp_rm(&self.op), Kind::JumpRm),
             _ => {}

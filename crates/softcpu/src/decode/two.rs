@@ -200,11 +200,7 @@ impl Decoder<'_> {
             0xaf => {
                 self.read_modrm()?;
                 self.finish(muldiv::imul2, size);
-                self.quick(
-                    quick::multiply(Multiply::RegRm, size, &self.op),
-                    Kind::Multiply(Multiply::RegRm, size),
-                );
-                self.flow = quick::multiply_flow(Multiply::RegRm, size, &self.op);
+                self.quick_multiply(Multiply::RegRm, size);
             }
             _ => self.undefined(),
         }
@@ -265,13 +261,7 @@ impl Decoder<'_> {
                 }
                 let f = moves::extension(opcode >= 0xbe, from, size, self.mem());
                 self.finish(f, size);
-                let signed = opcode >= 0xbe;
-                let kind = Kind::Extend {
-                    signed,
-                    from,
-                    to: size,
-                };
-                self.quick_neutral(quick::extension(signed, from, size, &self.op), kind);
+                self.quick_extension(opcode >= 0xbe, from, size);
             }
             0xba => {
                 self.read_modrm()?;

@@ -1,16 +1,19 @@
 //! Arithmetic, logic, shifts, products.
 
 use super::{
-    asm::{Mem, Rm, at},
+    asm::{Mem, Rm, alu, at},
     emit::{Emitter, Item},
     exit::Way,
-    kind::{is_memory, shift_count},
+    kind::{by_register, is_memory, shift_count},
     late::Set,
-    state::{Over, Pending, Value, after_shift, host, word_a, word_b, word_c},
+    state::{
+        Over, Pending, Turn, Value, after_shift, host, last_field, set_field, turn_field, word_a,
+        word_b, word_c, word_d, word_e,
+    },
     stubs::{S0, S1, T},
 };
 use crate::{
-    cpu::{RAX, RDX},
+    cpu::{RAX, RCX, RDX},
     exec::alu::{Form, Unary},
     quick::{Multiply, Setter},
 };
@@ -24,16 +27,32 @@ enum Source {
     Loaded,
 }
 
+const ADC: u8 = 2;
+const SBB: u8 = 3;
 const CMP: u8 = 7;
 const TEST: u8 = 8;
+/// The condition that is CF.
+const CARRY: u8 = 2;
+/// The condition that is ZF.
+const EQUAL: u8 = 4;
 
 fn set_by(number: u8) -> Set {
     match number {
         0 => Set::Add,
+        ADC => Set::Adc,
+        SBB => Set::Sbb,
         5 => Set::Sub,
         CMP => Set::Cmp,
         TEST => Set::Test,
         _ => Set::Logic,
+    }
+}
+
+fn shifted(which: u8) -> Set {
+    match which {
+        5 => Set::Shr,
+        7 => Set::Sar,
+        _ => Set::Shl,
     }
 }
 
@@ -42,25 +61,25 @@ fn writes(number: u8) -> bool {
 }
 
 impl Emitter<'_> {
-    pub(super) fn binary(&mut self, item: &Item, setter: Setter) {
+    pub(super) fn binary(&mut self, item: &Item, setter: Setter) -> bool {
         let Setter { number, form, size } = setter;
         let op = item.op;
         let constant = Source::Constant(op.imm as i32);
         match (form, is_memory(&op)) {
-            (Form::RmImm, false) => self.into_register(item, number, size, op.rm, constant),
+            (Form::RmImm, false) => self.on_register(item, number, size, op.rm, constant),
             (Form::RmReg, false) => {
-                self.into_register(item, number, size, op.rm, Source::Guest(op.reg));
+                self.on_register(item, number, size, op.rm, Source::Guest(op.reg))
             }
             (Form::RegRm, false) => {
-                self.into_register(item, number, size, op.reg, Source::Guest(op.rm));
+                self.on_register(item, number, size, op.reg, Source::Guest(op.rm))
             }
             (Form::RegRm, true) => {
                 let mem = self.memory(item, size, false);
                 self.asm.load(size, S0, mem);
-                self.into_register(item, number, size, op.reg, Source::Loaded);
+                self.on_register(item, number, size, op.reg, Source::Loaded)
             }
-            (Form::RmImm, true) => self.into_memory(item, number, size, constant),
-            (Form::RmReg, true) => self.into_memory(item, number, size, Source::Guest(op.reg)),
+            (Form::RmImm, true) => self.on_memory(item, number, size, constant),
+            (Form::RmReg, true) => self.on_memory(item, number, size, Source::Guest(op.reg)),
         }
     }
 
@@ -78,8 +97,24 @@ impl Emitter<'_> {
         }
     }
 
-    fn into_register(&mut self, item: &Item, number: u8, size: u8, guest: u8, source: Source) {
+    /// Has the host's CF be the guest's where operation `number` reads it; whether it can be.
+    fn carry_for(&mut self, number: u8) -> bool {
+        !matches!(number, ADC | SBB) || self.state.show(&mut self.asm, CARRY)
+    }
+
+    fn on_register(
+        &mut self,
+        item: &Item,
+        number: u8,
+        size: u8,
+        guest: u8,
+        source: Source,
+    ) -> bool {
+        if !self.carry_for(number) {
+            return self.leave(item, Way::Step);
+        }
         let set = set_by(number);
+        let carries = item.seen && matches!(set, Set::Adc | Set::Sbb);
         let kept = match source {
             Source::Constant(value) => Value::Constant(value),
             Source::Guest(other) if other != guest || !writes(number) => Value::Guest(other),
@@ -93,33 +128,53 @@ impl Emitter<'_> {
             self.asm.store(3, word_b(), from);
         }
         let register = self.get(guest, T);
+        if carries {
+            self.asm.store(3, word_a(), register);
+        }
         self.operate(number, size, Rm::Reg(register), source);
+        if carries {
+            self.asm.store(3, word_e(), register);
+        }
         if writes(number) {
             self.done(guest);
         }
+        let a = if carries {
+            Value::Saved
+        } else {
+            Value::Guest(guest)
+        };
         let b = if set == Set::Logic {
             Value::Saved
         } else {
             kept
         };
-        self.sets(item, set, size, (Value::Guest(guest), b));
+        self.sets(item, set, size, (a, b));
+        true
     }
 
-    fn into_memory(&mut self, item: &Item, number: u8, size: u8, source: Source) {
+    fn on_memory(&mut self, item: &Item, number: u8, size: u8, source: Source) -> bool {
         let mem = self.memory(item, size, writes(number));
         if !writes(number) && !item.seen {
             self.operate(number, size, Rm::Mem(mem), source);
-            self.state.host = host::ALL;
-            return;
+            self.state.set(None);
+            return true;
+        }
+        if !self.carry_for(number) {
+            return self.leave(item, Way::Step);
         }
         self.asm.load(size, T, mem);
+        let carries = matches!(number, ADC | SBB);
+        if item.seen && carries {
+            self.asm.store(3, word_a(), T);
+        }
         self.operate(number, size, Rm::Reg(T), source);
         if writes(number) {
             self.asm.store(size, mem, T);
         }
         let set = set_by(number);
         if item.seen {
-            self.asm.store(3, word_a(), T);
+            let word = if carries { word_e() } else { word_a() };
+            self.asm.store(3, word, T);
         }
         let b = match source {
             _ if set == Set::Logic => Value::Saved,
@@ -128,14 +183,13 @@ impl Emitter<'_> {
             Source::Loaded => Value::Saved,
         };
         self.sets(item, set, size, (Value::Saved, b));
+        true
     }
 
     /// Notes what set all flags.
     fn sets(&mut self, item: &Item, set: Set, size: u8, (a, b): (Value, Value)) {
         let pending = Pending { set, size, a, b };
-        self.state.base = item.seen.then_some(pending);
-        self.state.over = None;
-        self.state.host = host::ALL;
+        self.state.set(item.seen.then_some(pending));
     }
 
     pub(super) fn unary(&mut self, item: &Item, which: Unary, size: u8) {
@@ -181,6 +235,7 @@ impl Emitter<'_> {
                     c: value,
                 };
                 self.state.over = item.seen.then_some(over);
+                self.state.turned_last = false;
                 self.state.host |= host::ALL & !host::CARRY;
             }
         }
@@ -192,18 +247,20 @@ impl Emitter<'_> {
         }
     }
 
-    /// A shift or rotation of a register by a constant.
-    pub(super) fn shift(&mut self, item: &Item, which: u8, size: u8) -> bool {
+    /// A shift or rotation of a register.
+    pub(super) fn shift(&mut self, item: &Item, which: u8, size: u8) {
+        if by_register(&item.op) {
+            return self.shift_by_cl(item, which, size);
+        }
         let (guest, count) = (item.op.rm, shift_count(&item.op, size));
         if count == 0 {
             self.changes(item, guest);
             let register = self.get(guest, T);
             self.asm.op(size, &[0x89], register, Rm::Reg(register));
-            self.done(guest);
-            return true;
+            return self.done(guest);
         }
-        if which < 4 && item.seen {
-            return self.leave(item, Way::Step);
+        if which < 4 {
+            return self.rotate(item, which, size, count);
         }
         let register = self.get(guest, T);
         if item.seen {
@@ -211,19 +268,61 @@ impl Emitter<'_> {
         }
         self.asm.shift(which, size, register, count);
         self.done(guest);
-        let set = match which {
-            4 | 6 => Set::Shl,
-            5 => Set::Shr,
-            7 => Set::Sar,
-            _ => {
-                self.state.host = 0;
-                return true;
-            }
-        };
         let count_value = Value::Constant(count.into());
-        self.sets(item, set, size, (Value::Saved, count_value));
+        self.sets(item, shifted(which), size, (Value::Saved, count_value));
         self.state.host = after_shift(count);
-        true
+    }
+
+    fn rotate(&mut self, item: &Item, which: u8, size: u8, count: u8) {
+        let guest = item.op.rm;
+        self.changes(item, guest);
+        let register = self.get(guest, T);
+        self.asm.shift(which, size, register, count);
+        self.done(guest);
+        let turn = Turn {
+            right: which == 1,
+            size,
+            d: Value::Guest(guest),
+        };
+        self.state.turn = item.seen.then_some(turn);
+        self.state.turned_last = item.seen;
+        let kept = self.state.host & !(host::CARRY | host::OVERFLOW);
+        self.state.host = kept | after_shift(count) & (host::CARRY | host::OVERFLOW);
+    }
+
+    /// By CL, whose value decides whether the flags change.
+    fn shift_by_cl(&mut self, item: &Item, which: u8, size: u8) {
+        let guest = item.op.rm;
+        let mask = if size == 3 { 63 } else { 31 };
+        if item.seen {
+            self.state.flush(&mut self.asm);
+        }
+        let register = self.get(guest, T);
+        if item.seen && which >= 4 {
+            self.asm.test_imm(0, Rm::Reg(RCX), mask);
+            let unchanged = self.asm.jump_if(EQUAL);
+            self.asm.store(3, word_a(), register);
+            self.asm.op(2, &[0x0f, 0xb6], S1, Rm::Reg(RCX));
+            self.asm.alu_imm(alu::AND, 2, Rm::Reg(S1), mask);
+            self.asm.store(3, word_b(), S1);
+            let code = shifted(which).code(size);
+            self.asm.store_imm(2, set_field(), code.into());
+            self.asm.land(unchanged);
+        } else if item.seen {
+            self.asm.op(2, &[0x0f, 0xb6], S1, Rm::Reg(RCX));
+        }
+        self.asm.op(size, &[0xd3], which, Rm::Reg(register));
+        if item.seen && which < 4 {
+            self.asm.test_imm(0, Rm::Reg(S1), mask);
+            let unchanged = self.asm.jump_if(EQUAL);
+            self.asm.store(3, word_d(), register);
+            let code = if which == 1 { 8 } else { 4 } | size;
+            self.asm.store_imm(0, turn_field(), code.into());
+            self.asm.store_imm(0, last_field(), 1);
+            self.asm.land(unchanged);
+        }
+        self.done(guest);
+        self.state.host = 0;
     }
 
     pub(super) fn multiply(&mut self, item: &Item, which: Multiply, size: u8) {

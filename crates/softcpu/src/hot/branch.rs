@@ -4,7 +4,7 @@ use std::mem::offset_of;
 
 use super::{
     asm::{LESS_OR_EQUAL, Mem, NOT_EQUAL, Rm, alu, at},
-    emit::{Emitter, Item, items},
+    emit::{Emitter, Inline, Item, items, uses_flags},
     exit::Way,
     kind::{Kind, is_memory},
     stubs::{S0, S1, STACK, T, field},
@@ -24,10 +24,10 @@ impl Emitter<'_> {
     pub(super) fn branch(&mut self, item: &Item) -> bool {
         match item.kind {
             Kind::Branch(code) => self.conditional(item, code),
-            Kind::Jump => self.edge(item, true),
+            Kind::Jump => self.edge(item, true, Inline::Always),
             Kind::Call => {
                 self.push_return(item);
-                self.edge(item, true);
+                self.edge(item, true, Inline::Always);
             }
             Kind::Return => {
                 self.asm.copy(S0, STACK);
@@ -65,10 +65,8 @@ impl Emitter<'_> {
         }
         let taken = self.asm.jump_if(code);
         let state = self.state;
-        self.edge(item, false);
-        self.asm.land(taken);
-        self.state = state;
-        self.edge(item, true);
+        self.later(taken, state, item);
+        self.edge(item, false, Inline::Always);
     }
 
     /// Pushes the address behind the block.
@@ -144,7 +142,7 @@ impl Emitter<'_> {
     }
 
     /// Goes on by the block's branch or behind it.
-    pub(super) fn edge(&mut self, item: &Item, taken: bool) {
+    pub(super) fn edge(&mut self, item: &Item, taken: bool, inline: Inline) {
         let (cell, way, rip) = if taken {
             (&self.block.taken, Way::Taken, item.op.imm)
         } else {
@@ -152,34 +150,33 @@ impl Emitter<'_> {
             (&self.block.fallen, Way::Fallen, rip)
         };
         let next = cell.get().block();
-        if std::ptr::eq(next, self.block) {
-            return self.repeat(item, way);
-        }
         if next.rip != rip || next.count == 0 {
             return self.edge_to_come(item, cell, way);
         }
-        if !items(next).1 {
+        let (items, sets) = items(next);
+        let repeats = std::ptr::eq(next, self.root);
+        let wanted = inline == Inline::Always || uses_flags(&items);
+        let copied = !repeats && wanted && self.may_copy(next);
+        if !sets && !copied {
             self.state.flush(&mut self.asm);
         }
-        let address = std::ptr::from_ref(next).expose_provenance() as u64;
-        self.asm.constant(S0, address);
-        self.check(item, S0, way);
-        self.asm.alu_imm(alu::CMP, 3, budget(), 0);
-        self.leave_if(LESS_OR_EQUAL, item, way);
-        self.asm.alu_imm(alu::SUB, 3, budget(), next.count as i32);
-        self.asm.jump_through(at(S0, offset_of!(Block, hot) as i32));
-    }
-
-    /// The block is its own successor.
-    fn repeat(&mut self, item: &Item, way: Way) {
-        if !items(self.block).1 {
-            self.state.flush(&mut self.asm);
+        if !repeats {
+            let address = std::ptr::from_ref(next).expose_provenance() as u64;
+            self.asm.constant(S0, address);
+            self.check(item, S0, way);
         }
         self.asm.alu_imm(alu::CMP, 3, budget(), 0);
         self.leave_if(LESS_OR_EQUAL, item, way);
-        let count = self.block.count as i32;
+        let count = next.count as i32;
         self.asm.alu_imm(alu::SUB, 3, budget(), count);
-        self.asm.jump_to(self.start);
+        self.state.host = 0;
+        if repeats {
+            self.asm.jump_to(self.start);
+        } else if copied {
+            self.next = Some(next);
+        } else {
+            self.asm.jump_through(at(S0, offset_of!(Block, hot) as i32));
+        }
     }
 
     /// The successor is not known yet: whatever the link leads to then.

@@ -1,5 +1,8 @@
-//! Makes the code of one block: its frame, memory accesses, ways out and on. The instructions
-//! themselves are in `alu.rs`, `moves.rs` and `branch.rs`.
+//! Makes the code of one block, the root, and of some that follow it: its frame, memory accesses,
+//! ways out and on. The instructions themselves are in `alu.rs`, `moves.rs` and `branch.rs`.
+//!
+//! A block that follows stands in the root's code as a copy, entered by nobody else, so that flags
+//! stay where they are across it. It is checked and paid for as everywhere.
 //!
 //! The code of a block begins with the block paid for (`Cpu::budget`) and its flags in `Late`; a
 //! block whose first instructions set them anew may find any flags there.
@@ -11,20 +14,29 @@ use super::{
     exit::{Exit, Way},
     kind::{Effect, Kind},
     state::State,
-    stubs::{S0, S1, T, field, pinned, slot},
+    stubs::{S0, S1, T, field, pinned, segment_base, slot},
     tier::Shared,
 };
 use crate::{
     block::Block,
-    cpu::Cpu,
+    cpu::{Cpu, Width},
     decode::{self, LONGEST},
     dispatch::{At, Link},
     op::{NO_REG, Op, kind},
     tlb,
 };
 
-/// Instructions at a block's start that make it worthwhile to translate a part of it.
-const LEAST: usize = 4;
+/// Blocks in one translation, and bytes from which on no more are added.
+const COPIES: usize = 8;
+const LONG: usize = 4096;
+
+/// When the code of the next block follows at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inline {
+    Always,
+    /// Where it reads flags.
+    Flags,
+}
 
 /// An instruction of the block.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +58,15 @@ struct Stub {
     spare: bool,
 }
 
+/// A branch to be made: its edge is the taken one.
+#[derive(Debug)]
+struct Branch<'a> {
+    jump: Jump,
+    state: State,
+    item: Item,
+    block: &'a Block,
+}
+
 /// What was made.
 #[derive(Debug)]
 pub(super) struct Made {
@@ -58,10 +79,18 @@ pub(super) struct Made {
 pub(super) struct Emitter<'a> {
     pub(super) asm: Assembler,
     pub(super) shared: &'a Shared,
+    /// The block of the code being made.
     pub(super) block: &'a Block,
+    pub(super) root: &'a Block,
     pub(super) state: State,
-    /// Where the block's code begins.
+    /// Where the root's code begins.
     pub(super) start: u64,
+    /// What comes next in the code.
+    pub(super) next: Option<&'a Block>,
+    /// Blocks in the code.
+    inside: Vec<*const Block>,
+    /// Branches whose code comes later.
+    branches: Vec<Branch<'a>>,
     stubs: Vec<Stub>,
     exits: Vec<(Constant, Exit)>,
 }
@@ -74,13 +103,11 @@ pub(super) fn items(block: &Block) -> (Vec<Item>, bool) {
         let rest = bytes.get(offset..).unwrap_or_default();
         let window = rest.get(..LONGEST).unwrap_or(rest);
         let rip = block.rip.wrapping_add(offset as u64);
-        let Ok(decoded) = decode::decode(window, rip, crate::cpu::Width::Bits64) else {
-            break;
-        };
+        let decoded = decode::decode(window, rip, Width::Bits64);
         offset += usize::from(op.len());
         items.push(Item {
             op: *op,
-            kind: decoded.kind,
+            kind: decoded.map_or(Kind::Other, |decoded| decoded.kind),
             at,
             seen: true,
         });
@@ -94,34 +121,107 @@ pub(super) fn items(block: &Block) -> (Vec<Item>, bool) {
     (items, !seen)
 }
 
+/// The first instruction of a block that uses flags from before it.
+fn first_use(items: &[Item]) -> Option<usize> {
+    for (number, item) in items.iter().enumerate() {
+        let Effect { reads, sets, .. } = item.kind.effect(&item.op);
+        if reads || matches!(item.kind, Kind::Branch(_)) {
+            return Some(number);
+        }
+        if sets {
+            return None;
+        }
+    }
+    None
+}
+
+/// Whether a block uses flags from before it.
+pub(super) fn uses_flags(items: &[Item]) -> bool {
+    first_use(items).is_some()
+}
+
 impl<'a> Emitter<'a> {
     pub(super) fn new(shared: &'a Shared, block: &'a Block, start: u64) -> Emitter<'a> {
         Emitter {
             asm: Assembler::new(start),
             shared,
             block,
+            root: block,
             state: State::default(),
             start,
+            next: None,
+            inside: Vec::new(),
+            branches: Vec::new(),
             stubs: Vec::new(),
             exits: Vec::new(),
         }
     }
 
-    /// The code of the whole block; nothing where its first instruction is not for translation.
+    /// The code of the root and what follows; nothing where it is not worthwhile.
     pub(super) fn run(mut self) -> Option<Made> {
         let (items, _) = items(self.block);
         let fitting = items.iter().take_while(|item| item.kind.fits(&item.op));
-        let fitting = fitting.count();
-        let whole = fitting == items.len() && items.len() == self.block.count as usize;
-        if !whole && fitting < LEAST {
+        let known = fitting.count().min(first_use(&items).unwrap_or(usize::MAX));
+        if known < self.shared.least.min(items.len()) {
             return None;
         }
-        let last = items.last().copied();
-        let mut known = items.iter().take(fitting + 1);
-        let goes_on = known.all(|item| self.instruction(item));
-        if let (true, Some(item)) = (goes_on, last) {
-            self.edge(&item, false);
+        self.path(items);
+        while let Some(branch) = self.branches.pop() {
+            self.asm.land(branch.jump);
+            (self.block, self.state) = (branch.block, branch.state);
+            self.edge(&branch.item, true, Inline::Flags);
+            if let Some(next) = self.next.take() {
+                self.block = next;
+                self.path(self::items(next).0);
+            }
         }
+        self.make_stubs();
+        let exits: Box<[Exit]> = self.exits.iter().map(|(_, exit)| *exit).collect();
+        for ((place, _), exit) in self.exits.iter().zip(exits.iter()) {
+            let address = std::ptr::from_ref(exit).expose_provenance();
+            self.asm.set(*place, address as u64);
+        }
+        Some(Made {
+            code: self.asm.bytes().to_vec(),
+            exits,
+        })
+    }
+
+    /// One block after the other, as far as each leads to the next.
+    fn path(&mut self, mut items: Vec<Item>) {
+        loop {
+            self.inside.push(std::ptr::from_ref(self.block));
+            let mut known = items.iter();
+            if known.all(|item| self.instruction(item))
+                && let Some(item) = items.last()
+            {
+                self.edge(item, false, Inline::Always);
+            }
+            let Some(next) = self.next.take() else {
+                return;
+            };
+            self.block = next;
+            items = self::items(next).0;
+        }
+    }
+
+    /// Whether a copy of `next` may follow.
+    pub(super) fn may_copy(&self, next: &Block) -> bool {
+        let inside = self.inside.iter().any(|block| std::ptr::eq(*block, next));
+        !inside && self.inside.len() < COPIES && self.asm.bytes().len() < LONG
+    }
+
+    /// Has the branch of `item`, by a jump that was made, be made later.
+    pub(super) fn later(&mut self, jump: Jump, state: State, item: &Item) {
+        self.branches.push(Branch {
+            jump,
+            state,
+            item: *item,
+            block: self.block,
+        });
+    }
+
+    fn make_stubs(&mut self) {
         for stub in std::mem::take(&mut self.stubs) {
             self.asm.land(stub.jump);
             if stub.spare {
@@ -131,15 +231,6 @@ impl<'a> Emitter<'a> {
             state.flush(&mut self.asm);
             self.jump_out(stub.exit);
         }
-        let exits: Box<[Exit]> = self.exits.iter().map(|(_, exit)| *exit).collect();
-        for ((place, _), exit) in self.exits.iter().zip(exits.iter()) {
-            self.asm
-                .set(*place, std::ptr::from_ref(exit).expose_provenance() as u64);
-        }
-        Some(Made {
-            code: self.asm.bytes().to_vec(),
-            exits,
-        })
     }
 
     fn exit(&self, item: &Item, way: Way) -> Exit {
@@ -269,8 +360,7 @@ impl<'a> Emitter<'a> {
     fn linear(&mut self, op: &Op) {
         self.offset(op);
         if op.kind() == kind::BASED {
-            let base = Cpu::segment_base(op.segment().into());
-            self.asm.load(3, S1, field(base));
+            self.asm.load(3, S1, segment_base(op.segment()));
             self.add_to_address(S1);
         }
     }

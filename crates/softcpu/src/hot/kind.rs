@@ -88,7 +88,7 @@ impl Kind {
             Kind::Other => false,
             Kind::Binary(setter) => {
                 let register = matches!(setter.form, Form::RmImm) || is_low(op.reg);
-                register && is_operand(op) && !matches!(setter.number, 2 | 3)
+                register && is_operand(op)
             }
             Kind::Store(_) | Kind::Load(_) => is_low(op.reg) && is_operand(op),
             Kind::Unary(..) | Kind::Immediate(_) | Kind::JumpRm | Kind::CallRm => is_operand(op),
@@ -97,10 +97,7 @@ impl Kind {
             Kind::MoveIf(_, size) => size >= 2 && is_operand(op),
             Kind::SetIf(_) => is_register(op),
             Kind::Widen { size, .. } => size >= 2,
-            Kind::Shift(which, size) => {
-                let by_register = op.imm & 0x100 != 0;
-                size >= 2 && is_register(op) && which != 2 && which != 3 && !by_register
-            }
+            Kind::Shift(which, size) => size >= 2 && is_register(op) && which != 2 && which != 3,
             Kind::Multiply(Multiply::Wide, size) => size == 3 && is_operand(op),
             Kind::Multiply(_, size) => size >= 2 && is_operand(op),
             _ => true,
@@ -124,10 +121,14 @@ impl Kind {
         };
         match self {
             _ if !self.fits(op) => leaving,
-            Kind::Binary(_) | Kind::Multiply(..) => setting,
+            Kind::Binary(setter) => Effect {
+                reads: matches!(setter.number, 2 | 3),
+                ..setting
+            },
+            Kind::Multiply(..) => setting,
             Kind::Unary(Unary::Neg, _) => setting,
             Kind::Shift(which, size) => Effect {
-                sets: which >= 4 && shift_count(op, size) != 0,
+                sets: which >= 4 && !by_register(op) && shift_count(op, size) != 0,
                 ..plain
             },
             Kind::MoveIf(..) => Effect {
@@ -152,4 +153,9 @@ impl Kind {
 /// The count of a shift by a constant.
 pub(super) fn shift_count(op: &Op, size: u8) -> u8 {
     op.imm as u8 & if size == 3 { 63 } else { 31 }
+}
+
+/// The count of a shift is in CL.
+pub(super) fn by_register(op: &Op) -> bool {
+    op.imm & 0x100 != 0
 }

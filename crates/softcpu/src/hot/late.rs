@@ -1,11 +1,12 @@
 //! Flags as translated code leaves them: the operation that set them and its operands, from which
 //! [`Cpu::settle`] makes the lazy form (`flags.rs`) when the code is left.
 //!
-//! A second operation may come on top, one that keeps CF.
+//! Operations that keep some flags may come on top: one that keeps CF, and a rotation, which sets CF
+//! and OF alone.
 
 use crate::{
     cpu::Cpu,
-    exec::alu::{Add, Alu, Sub, Test},
+    exec::alu::{Adc, Add, Alu, Sbb, Sub, Test},
     int::Int,
     quick::{product, turned},
 };
@@ -36,6 +37,10 @@ pub(super) enum Set {
     Wide,
     /// The result.
     Neg,
+    /// Both operands; the result is in a word of its own.
+    Adc,
+    /// See [`Set::Adc`].
+    Sbb,
 }
 
 impl Set {
@@ -50,18 +55,27 @@ impl Set {
 #[repr(C)]
 pub(crate) struct Late {
     /// [`Set::code`], or zero for the lazy form.
-    pub(super) set: u32,
+    pub(super) set: u8,
     /// 4 plus size for `inc`, 8 plus size for `dec`, or zero.
-    pub(super) over: u32,
+    pub(super) over: u8,
+    /// 4 plus size for a rotation to the left, 8 plus size for one to the right, or zero.
+    pub(super) turn: u8,
+    /// 1 if the rotation came after `over`.
+    pub(super) last: u8,
     pub(super) a: u64,
     pub(super) b: u64,
     /// The result of `over`.
     pub(super) c: u64,
+    /// The result of `turn`.
+    pub(super) d: u64,
+    /// The result of [`Set::Adc`].
+    pub(super) e: u64,
 }
 
-fn base<T: Int>(cpu: &mut Cpu, set: u32, a: u64, b: u64) {
+fn base<T: Int>(cpu: &mut Cpu, late: Late) {
+    let Late { set, a, b, e, .. } = late;
     let (x, y) = (T::of(a), T::of(b));
-    let is = |kind: Set| set >> 2 == kind as u32;
+    let is = |kind: Set| set >> 2 == kind as u8;
     if is(Set::Add) {
         Add::apply(cpu, T::of(a.wrapping_sub(b)), y);
     } else if is(Set::Sub) {
@@ -84,6 +98,14 @@ fn base<T: Int>(cpu: &mut Cpu, set: u32, a: u64, b: u64) {
         cpu.lazy.result(a, b != 0, b != 0);
     } else if is(Set::Neg) {
         Sub::apply(cpu, T::of(0), T::of(a.wrapping_neg()));
+    } else if is(Set::Adc) {
+        let carry = e.wrapping_sub(a).wrapping_sub(b);
+        cpu.lazy.set_cf(carry & 1 != 0);
+        Adc::apply(cpu, x, y);
+    } else if is(Set::Sbb) {
+        let borrow = a.wrapping_sub(b).wrapping_sub(e);
+        cpu.lazy.set_cf(borrow & 1 != 0);
+        Sbb::apply(cpu, x, y);
     }
 }
 
@@ -98,33 +120,51 @@ fn over<T: Int>(cpu: &mut Cpu, down: bool, result: u64) {
     }
 }
 
+fn turn<T: Int>(cpu: &mut Cpu, right: bool, result: u64) {
+    let top = |value: u64| value >> (T::BITS - 1) & 1 != 0;
+    if right {
+        let cf = top(result);
+        cpu.lazy.set_co(cf, cf != top(result << 1));
+    } else {
+        let cf = result & 1 != 0;
+        cpu.lazy.set_co(cf, top(result) != cf);
+    }
+}
+
+/// Calls a function for an operand size.
+macro_rules! sized {
+    ($size:expr, $function:ident $arguments:tt) => {
+        match $size & 3 {
+            0 => $function::<u8> $arguments,
+            1 => $function::<u16> $arguments,
+            2 => $function::<u32> $arguments,
+            _ => $function::<u64> $arguments,
+        }
+    };
+}
+
 impl Cpu {
     /// Makes the lazy form hold again.
     pub(super) fn settle(&mut self) {
-        let Late {
-            set,
-            over: on_top,
-            a,
-            b,
-            c,
-        } = self.late;
-        (self.late.set, self.late.over) = (0, 0);
-        if set != 0 {
-            match set & 3 {
-                0 => base::<u8>(self, set, a, b),
-                1 => base::<u16>(self, set, a, b),
-                2 => base::<u32>(self, set, a, b),
-                _ => base::<u64>(self, set, a, b),
-            }
+        let late = self.late;
+        (self.late.set, self.late.over, self.late.turn) = (0, 0, 0);
+        if late.set != 0 {
+            sized!(late.set, base(self, late));
         }
-        if on_top != 0 {
-            let down = on_top >= 8;
-            match on_top & 3 {
-                0 => over::<u8>(self, down, c),
-                1 => over::<u16>(self, down, c),
-                2 => over::<u32>(self, down, c),
-                _ => over::<u64>(self, down, c),
-            }
+        if late.last == 0 {
+            self.settle_turn(late);
+        }
+        if late.over != 0 {
+            sized!(late.over, over(self, late.over >= 8, late.c));
+        }
+        if late.last != 0 {
+            self.settle_turn(late);
+        }
+    }
+
+    fn settle_turn(&mut self, late: Late) {
+        if late.turn != 0 {
+            sized!(late.turn, turn(self, late.turn >= 8, late.d));
         }
     }
 }

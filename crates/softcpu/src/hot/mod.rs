@@ -37,7 +37,8 @@ mod pages;
 mod state;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod stubs;
-#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+#[cfg(test)]
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod tests;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod tier;

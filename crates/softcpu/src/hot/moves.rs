@@ -17,10 +17,10 @@ impl Emitter<'_> {
             return self.leave(item, Way::Step);
         }
         match item.kind {
-            Kind::Binary(setter) => self.binary(item, setter),
+            Kind::Binary(setter) => return self.binary(item, setter),
             Kind::Unary(which, size) => self.unary(item, which, size),
             Kind::Multiply(which, size) => self.multiply(item, which, size),
-            Kind::Shift(which, size) => return self.shift(item, which, size),
+            Kind::Shift(which, size) => self.shift(item, which, size),
             Kind::Store(size) => self.store(item, size),
             Kind::Load(size) => self.load(item, size),
             Kind::Immediate(size) => self.immediate(item, size),

@@ -18,7 +18,7 @@ use std::{
 use crate::dispatch::Step;
 
 /// Room for host code of one vCPU.
-const BYTES: usize = 16 << 20;
+const BYTES: usize = 8 << 20;
 
 /// One mapping.
 #[derive(Debug)]

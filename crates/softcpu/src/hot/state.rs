@@ -46,26 +46,65 @@ pub(super) struct Over {
     pub(super) c: Value,
 }
 
+/// A rotation on top.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    pub(super) right: bool,
+    pub(super) size: u8,
+    pub(super) d: Value,
+}
+
 /// The flags at one place of the code.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct State {
     /// `None`: as [`Late`] has it.
     pub(super) base: Option<Pending>,
     pub(super) over: Option<Over>,
+    pub(super) turn: Option<Turn>,
+    /// The rotation came after `over`.
+    pub(super) turned_last: bool,
     /// Of [`host`].
     pub(super) host: u8,
 }
 
+fn late(offset: usize) -> Mem {
+    field(offset_of!(Cpu, late) + offset)
+}
+
 pub(super) fn word_a() -> Mem {
-    field(offset_of!(Cpu, late) + offset_of!(Late, a))
+    late(offset_of!(Late, a))
 }
 
 pub(super) fn word_b() -> Mem {
-    field(offset_of!(Cpu, late) + offset_of!(Late, b))
+    late(offset_of!(Late, b))
 }
 
 pub(super) fn word_c() -> Mem {
-    field(offset_of!(Cpu, late) + offset_of!(Late, c))
+    late(offset_of!(Late, c))
+}
+
+pub(super) fn word_d() -> Mem {
+    late(offset_of!(Late, d))
+}
+
+pub(super) fn word_e() -> Mem {
+    late(offset_of!(Late, e))
+}
+
+/// What set all flags, to be stored as four bytes: nothing is on top.
+pub(super) fn set_field() -> Mem {
+    const { assert!(offset_of!(Late, set) == 0 && offset_of!(Late, last) == 3) };
+    late(offset_of!(Late, set))
+}
+
+/// The rotation on top.
+pub(super) fn turn_field() -> Mem {
+    late(offset_of!(Late, turn))
+}
+
+/// Whether it came last.
+pub(super) fn last_field() -> Mem {
+    late(offset_of!(Late, last))
 }
 
 /// Puts a value into its word; neither flags nor registers but [`T`] change.
@@ -141,20 +180,42 @@ pub(super) fn after_shift(count: u8) -> u8 {
 impl State {
     /// Writes all to [`Late`]. Changes [`T`], no flags.
     pub(super) fn flush(&mut self, asm: &mut Assembler) {
-        if let Some(pending) = self.base.take() {
+        let base = self.base.take();
+        let over = self.over.take();
+        let turn = self.turn.take();
+        let over_code = over.map_or(0, |over| if over.down { 8 } else { 4 } | over.size);
+        let turn_code = turn.map_or(0, |turn| if turn.right { 8 } else { 4 } | turn.size);
+        if let Some(over) = over {
+            save(asm, over.c, word_c());
+        }
+        if let Some(turn) = turn {
+            save(asm, turn.d, word_d());
+        }
+        if let Some(pending) = base {
             save(asm, pending.a, word_a());
             save(asm, pending.b, word_b());
             let code = pending.set.code(pending.size);
-            let word = field(offset_of!(Cpu, late) + offset_of!(Late, set));
-            // With the word behind it, which says that nothing is on top.
-            asm.store_imm(3, word, code.into());
+            let all = [code, over_code, turn_code, self.turned_last.into()];
+            return asm.store_imm(2, set_field(), i32::from_le_bytes(all));
         }
-        if let Some(over) = self.over.take() {
-            save(asm, over.c, word_c());
-            let code = if over.down { 8 } else { 4 } | over.size;
-            let word = field(offset_of!(Cpu, late) + offset_of!(Late, over));
-            asm.store_imm(2, word, code.into());
+        if over.is_some() {
+            asm.store_imm(0, late(offset_of!(Late, over)), over_code.into());
         }
+        if turn.is_some() {
+            asm.store_imm(0, turn_field(), turn_code.into());
+        }
+        if over.is_some() || turn.is_some() {
+            asm.store_imm(0, last_field(), self.turned_last.into());
+        }
+    }
+
+    /// A full set of flags is pending, or none that anybody will see.
+    pub(super) fn set(&mut self, base: Option<Pending>) {
+        *self = State {
+            base,
+            host: host::ALL,
+            ..State::default()
+        };
     }
 
     /// Saves what depends on a guest register that is about to change.
@@ -175,6 +236,12 @@ impl State {
             save(asm, over.c, word_c());
             over.c = Value::Saved;
         }
+        if let Some(turn) = &mut self.turn
+            && turn.d == Value::Guest(guest)
+        {
+            save(asm, turn.d, word_d());
+            turn.d = Value::Saved;
+        }
     }
 
     /// Has the host's flags answer condition `code`; whether that can be had. Changes [`T`].
@@ -182,6 +249,17 @@ impl State {
         let need = needed(code);
         if self.host & need == need {
             return true;
+        }
+        // Those that a rotation has set are not made again.
+        let turned = if self.turn.is_none() {
+            0
+        } else if self.turned_last {
+            host::CARRY | host::OVERFLOW
+        } else {
+            host::CARRY
+        };
+        if need & turned != 0 {
+            return false;
         }
         let shown = match (self.over, self.base) {
             (Some(over), _) if need & host::CARRY == 0 => {
@@ -195,8 +273,8 @@ impl State {
             (None, Some(pending)) => pending.show(asm),
             _ => 0,
         };
-        self.host = shown;
-        shown & need == need
+        self.host = shown & !turned;
+        self.host & need == need
     }
 }
 
@@ -206,7 +284,7 @@ impl Pending {
         let (a, b) = (operand(self.a, word_a()), operand(self.b, word_b()));
         let size = self.size;
         match self.set {
-            Set::Product | Set::Wide => return 0,
+            Set::Product | Set::Wide | Set::Adc | Set::Sbb => return 0,
             _ => into_t(asm, a),
         }
         match self.set {
@@ -238,7 +316,7 @@ impl Pending {
                 asm.shift(which, size, T, count as u8);
                 return after_shift(count as u8);
             }
-            Set::Product | Set::Wide => {}
+            Set::Product | Set::Wide | Set::Adc | Set::Sbb => {}
         }
         host::ALL
     }

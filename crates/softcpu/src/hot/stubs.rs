@@ -6,6 +6,8 @@
 
 use std::mem::offset_of;
 
+use vmlet_vcpu::x86_64::Segment;
+
 use super::{
     asm::{Assembler, Mem, Rm, alu, at},
     exit,
@@ -38,12 +40,18 @@ pub(super) fn pinned(guest: u8) -> Option<u8> {
 
 /// Where a guest register is kept in [`Cpu`].
 pub(super) fn slot(guest: u8) -> Mem {
-    field(Cpu::REGS + 8 * usize::from(guest.min(NO_REG)))
+    field(offset_of!(Cpu, regs) + 8 * usize::from(guest.min(NO_REG)))
 }
 
 /// A field of [`Cpu`].
 pub(super) fn field(offset: usize) -> Mem {
     at(CPU, offset as i32)
+}
+
+/// The base of a segment.
+pub(super) fn segment_base(number: u8) -> Mem {
+    let segment = size_of::<Segment>() * usize::from(number & 7);
+    field(offset_of!(Cpu, segs) + segment + offset_of!(Segment, base))
 }
 
 /// Addresses of the shared pieces.

@@ -17,6 +17,8 @@ use crate::{
 
 /// Entries of a block before it is translated.
 const AFTER: u32 = 300;
+/// See [`Shared::least`].
+const LEAST: usize = 4;
 
 /// The same as told by the environment.
 fn after() -> u32 {
@@ -33,6 +35,8 @@ pub(super) struct Shared {
     pub(super) stubs: Stubs,
     /// The table of blocks by address.
     pub(super) jumps: u64,
+    /// Instructions at a block's start that make it worthwhile to translate a part of it.
+    pub(super) least: usize,
 }
 
 /// Translations of one vCPU.
@@ -120,6 +124,8 @@ impl Cpu {
         self.hot.shared = Shared {
             stubs,
             jumps: self.cache.jumps_address(),
+            // Tests have all translated.
+            least: if self.hot.after == 1 { 1 } else { LEAST },
         };
         for block in self.cache.blocks() {
             set_entry(block, stubs.begin);

@@ -68,6 +68,8 @@ pub(crate) struct Guest {
     vcpu: SoftVcpu,
     ram: Arc<Ram>,
     start: u64,
+    /// The code placed last is translated at once; else it is interpreted.
+    translates: bool,
 }
 
 impl Guest {
@@ -98,7 +100,12 @@ impl Guest {
             io_events: Arc::default(),
         };
         let vcpu = SoftVcpu::new(0, cpuid::table(), shared, turns);
-        let mut guest = Guest { vcpu, ram, start };
+        let mut guest = Guest {
+            vcpu,
+            ram,
+            start,
+            translates: false,
+        };
         guest.write_page_tables();
         guest.write_descriptors();
         guest.ram.write(LOW + DATA, data).unwrap();
@@ -189,6 +196,9 @@ impl Guest {
     /// Places an instruction at `at` and what ends a run behind it and at `target`.
     pub(crate) fn place(&mut self, at: u64, instruction: &[u8], target: u64) {
         let end = CODE + CODE_PAGES * PAGE;
+        // Each in turn.
+        self.translates = !self.translates;
+        self.vcpu.cpu.hot.set_after(self.translates.into());
         self.ram
             .write(LOW + (target - self.start), &[0xcc])
             .unwrap();
