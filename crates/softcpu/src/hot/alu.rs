@@ -1,7 +1,7 @@
 //! Arithmetic, logic, shifts, products.
 
 use super::{
-    asm::{Mem, Rm, alu, at},
+    asm::{EQUAL, Mem, Rm, alu, at},
     emit::{Emitter, Item},
     exit::Way,
     kind::{by_register, is_memory, shift_count},
@@ -33,8 +33,6 @@ const CMP: u8 = 7;
 const TEST: u8 = 8;
 /// The condition that is CF.
 const CARRY: u8 = 2;
-/// The condition that is ZF.
-const EQUAL: u8 = 4;
 
 fn set_by(number: u8) -> Set {
     match number {

@@ -49,6 +49,7 @@ pub(super) mod alu {
 }
 
 /// Condition codes.
+pub(super) const EQUAL: u8 = 4;
 pub(super) const NOT_EQUAL: u8 = 5;
 pub(super) const LESS_OR_EQUAL: u8 = 14;
 

@@ -9,10 +9,14 @@ use std::mem::offset_of;
 use vmlet_vcpu::x86_64::Segment;
 
 use super::{
-    asm::{Assembler, Mem, Rm, alu, at},
+    asm::{Assembler, EQUAL, Mem, Rm, alu, at},
     exit,
 };
-use crate::{block::Block, cpu::Cpu, op::NO_REG};
+use crate::{
+    block::Block,
+    cpu::Cpu,
+    op::{NO_REG, Op},
+};
 
 /// The host register that holds the [`Cpu`].
 pub(super) const CPU: u8 = 14;
@@ -57,7 +61,8 @@ pub(super) fn segment_base(number: u8) -> Mem {
 /// Addresses of the shared pieces.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Stubs {
-    /// A step: enters the translation of [`Cpu::block`].
+    /// A step: enters the translation of [`Cpu::block`]. Where something wants a look at the end of
+    /// this block, it is interpreted: translated code, which cannot bring that about, does not ask.
     pub(super) enter: u64,
     /// Leaves by the [`exit::Exit`] in [`S0`].
     pub(super) leave: u64,
@@ -71,6 +76,11 @@ impl Stubs {
     /// Their code for the assembler's address.
     pub(super) fn make(asm: &mut Assembler) -> Stubs {
         let enter = asm.here();
+        let look = at(FIRST_ARGUMENT, offset_of!(Cpu, look) as i32);
+        asm.alu_imm(alu::CMP, 0, Rm::Mem(look), 0);
+        let calm = asm.jump_if(EQUAL);
+        asm.jump_through(at(SECOND_ARGUMENT, offset_of!(Op, step) as i32));
+        asm.land(calm);
         // push rbx, rbp, r12 to r15; sub rsp, 8
         asm.raw(&[0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57]);
         asm.alu_imm(alu::SUB, 3, Rm::Reg(HOST_STACK), 8);

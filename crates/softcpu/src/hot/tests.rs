@@ -89,10 +89,11 @@ fn compare(name: &str, after: u32) {
             }
             bench.cpu.lazy.load(flags);
         }
+        let look = random.one_in(8);
         for budget in budgets {
             let ends = [&mut hot, &mut cold].map(|bench| {
                 bench.cpu.budget = budget;
-                bench.cpu.look = false;
+                bench.cpu.look = look;
                 bench.cpu.run_blocks()
             });
             let about = format!("{ends:?} {bytes:02x?} {registers:x?} {flags:x} {budgets:?}");
