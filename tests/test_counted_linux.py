@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,3 +83,35 @@ def test_a_recorded_boot_of_debian_replays_to_the_same_state(make: Make, tmp_pat
     with again:
         again.start()
         assert ending(again)[:3] == (kind, count, state)
+
+
+_TIERS = """
+import sys
+import vmlet
+
+kernel, initramfs = sys.argv[1:]
+cmdline = f"{vmlet.default_cmdline('soft')} quiet"
+settings = {"engine": "soft", "clock": "icount", "cmdline": cmdline}
+with vmlet.VM(kernel=kernel, initramfs=initramfs, **settings) as vm:
+    for _ in range(3):
+        vm.run_for(instructions=60_000_001)
+        print(vm.instructions, vm.state_hash())
+"""
+
+
+def test_a_counted_boot_does_not_depend_on_what_is_translated(tmp_path: Path) -> None:
+    files = tmp_path / "initramfs"
+    files.write_bytes(initramfs("poweroff -f"))
+    arguments = [str(kernels()["linux-6.1-cloud"]), str(files)]
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", _TIERS, *arguments],
+            env=os.environ | {"VMLET_TRANSLATE_AFTER": after},
+            stdout=subprocess.PIPE,
+            timeout=limit(120),
+            check=True,
+        ).stdout
+        for after in ("0", "1", "300")
+    ]
+    assert told[0] == told[1] == told[2]
+    assert told[0].count(b"\n") == 3
