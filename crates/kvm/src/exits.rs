@@ -3,6 +3,7 @@
 use kvm_bindings::{
     KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_SYSTEM_EVENT,
 };
+use kvm_ioctls::VcpuFd;
 use vmlet_vcpu::FatalExit;
 
 use crate::ext::RunPage;
@@ -10,7 +11,7 @@ use crate::ext::RunPage;
 const SUBERROR_EMULATION: u32 = 1;
 
 /// What the exit `reason`, which no callback serves, is to the user.
-pub(crate) fn fatal(page: &RunPage, reason: u32) -> FatalExit {
+pub(crate) fn fatal(page: &RunPage, fd: &VcpuFd, reason: u32) -> FatalExit {
     match reason {
         KVM_EXIT_FAIL_ENTRY => FatalExit::EntryRefused {
             reason: page.entry_failure(),
@@ -18,7 +19,7 @@ pub(crate) fn fatal(page: &RunPage, reason: u32) -> FatalExit {
         KVM_EXIT_MEMORY_FAULT => FatalExit::Memory {
             gpa: page.memory_fault(),
         },
-        KVM_EXIT_INTERNAL_ERROR => internal_error(page),
+        KVM_EXIT_INTERNAL_ERROR => internal_error(page, fd),
         KVM_EXIT_SYSTEM_EVENT => FatalExit::Other {
             detail: format!("KVM system event {}", page.system_event()),
         },
@@ -28,7 +29,7 @@ pub(crate) fn fatal(page: &RunPage, reason: u32) -> FatalExit {
     }
 }
 
-fn internal_error(page: &RunPage) -> FatalExit {
+fn internal_error(page: &RunPage, fd: &VcpuFd) -> FatalExit {
     let (suberror, data) = page.internal_error();
     if suberror != SUBERROR_EMULATION {
         return FatalExit::Other {
@@ -37,7 +38,7 @@ fn internal_error(page: &RunPage) -> FatalExit {
     }
     let bytes = instruction_bytes(&data);
     FatalExit::Instruction {
-        rip: page.regs().rip,
+        rip: fd.get_regs().unwrap_or_default().rip,
         bytes,
         name: None,
     }

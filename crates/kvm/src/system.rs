@@ -21,11 +21,10 @@ const API_VERSION: i32 = 12;
 const MAX_VCPUS: u32 = 254;
 
 /// What this engine cannot do without, with the name users find in KVM's documentation.
-const REQUIRED: [(Cap, &str); 13] = [
+const REQUIRED: [(Cap, &str); 12] = [
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
     (Cap::ReadonlyMem, "KVM_CAP_READONLY_MEM"),
     (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
-    (Cap::SyncRegs, "KVM_CAP_SYNC_REGS"),
     (Cap::SplitIrqchip, "KVM_CAP_SPLIT_IRQCHIP"),
     (Cap::IrqRouting, "KVM_CAP_IRQ_ROUTING"),
     (Cap::SignalMsi, "KVM_CAP_SIGNAL_MSI"),

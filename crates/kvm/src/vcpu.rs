@@ -17,7 +17,7 @@ use vmlet_vcpu::{
 
 use crate::{
     convert, debug, exits,
-    ext::{self, Registers, RunPage},
+    ext::{self, RunPage},
     kick::{self, Bound, SignalKicker},
     state, stats,
     system::call,
@@ -36,8 +36,6 @@ pub(crate) struct KvmVcpu {
     parts: Option<Parts>,
     kicker: Arc<SignalKicker>,
     bound: Option<Bound>,
-    /// The general registers in the run page are the vCPU's.
-    fresh: bool,
     /// A run ends after one instruction.
     stepping: bool,
     /// What was asked for: a KVM that ignores masks gives back the processor's own.
@@ -54,18 +52,19 @@ struct Parts {
 }
 
 /// What callbacks may ask.
-struct Access {
+struct Access<'a> {
     id: u32,
-    registers: Registers,
+    fd: &'a VcpuFd,
 }
 
-impl AccessContext for Access {
+impl AccessContext for Access<'_> {
     fn vcpu(&self) -> u32 {
         self.id
     }
 
     fn regs(&self) -> Regs {
-        convert::regs_from_kvm(&self.registers.regs())
+        // It cannot fail on an open vCPU of its own thread.
+        convert::regs_from_kvm(&self.fd.get_regs().unwrap_or_default())
     }
 }
 
@@ -102,7 +101,6 @@ impl KvmVcpu {
             parts: Some(parts),
             kicker,
             bound: None,
-            fresh: false,
             stepping: false,
             cpuid: CpuidTable::default(),
         }
@@ -171,10 +169,11 @@ impl KvmVcpu {
     /// Serves the exit that `KVM_RUN` has returned with.
     fn serve(&mut self, bus: &mut dyn GuestBus) -> Result<Step, EngineError> {
         let id = self.id;
-        let page = &mut self.parts_mut()?.page;
+        let Parts { page, fd, .. } = self.parts_mut()?;
+        let access = Access { id, fd };
         Ok(match page.exit_reason() {
-            KVM_EXIT_IO => serve_io(id, page, bus),
-            KVM_EXIT_MMIO => serve_mmio(id, page, bus),
+            KVM_EXIT_IO => serve_io(&access, page, bus),
+            KVM_EXIT_MMIO => serve_mmio(&access, page, bus),
             KVM_EXIT_IOAPIC_EOI => {
                 bus.end_of_interrupt(page.eoi_vector());
                 Step::Continue
@@ -192,47 +191,39 @@ impl KvmVcpu {
             }
             KVM_EXIT_IRQ_WINDOW_OPEN => Step::End(RunEnd::InterruptWindow),
             KVM_EXIT_INTR | KVM_EXIT_SET_TPR => Step::Continue,
-            reason => Step::End(RunEnd::Fatal(exits::fatal(page, reason))),
+            reason => Step::End(RunEnd::Fatal(exits::fatal(page, fd, reason))),
         })
     }
 }
 
-fn serve_io(id: u32, page: &mut RunPage, bus: &mut dyn GuestBus) -> Step {
-    let access = Access {
-        id,
-        registers: page.registers(),
-    };
+fn serve_io(access: &Access<'_>, page: &mut RunPage, bus: &mut dyn GuestBus) -> Step {
     let (io, space) = (page.io(), SpaceId::PORT);
     let addr = u64::from(io.port);
     let data = page.io_data(&io);
     if io.write {
         if io.count == 1 {
-            return bus.write(&access, space, addr, data).into();
+            return bus.write(access, space, addr, data).into();
         }
-        return bus.write_string(&access, space, addr, io.size, data).into();
+        return bus.write_string(access, space, addr, io.size, data).into();
     }
     let mut step = Step::Continue;
     for element in data.chunks_mut(io.size.max(1)) {
-        if let Flow::Stop(reason) = bus.read(&access, space, addr, element) {
+        if let Flow::Stop(reason) = bus.read(access, space, addr, element) {
             step = Step::Stop(reason);
         }
     }
     step
 }
 
-fn serve_mmio(id: u32, page: &mut RunPage, bus: &mut dyn GuestBus) -> Step {
-    let access = Access {
-        id,
-        registers: page.registers(),
-    };
+fn serve_mmio(access: &Access<'_>, page: &mut RunPage, bus: &mut dyn GuestBus) -> Step {
     let mut mmio = page.mmio();
     let Some(data) = mmio.data.get_mut(..mmio.len) else {
         return Step::Continue;
     };
     if mmio.write {
-        return bus.write(&access, SpaceId::MMIO, mmio.addr, data).into();
+        return bus.write(access, SpaceId::MMIO, mmio.addr, data).into();
     }
-    let flow = bus.read(&access, SpaceId::MMIO, mmio.addr, data);
+    let flow = bus.read(access, SpaceId::MMIO, mmio.addr, data);
     page.answer_mmio(mmio.data);
     flow.into()
 }
@@ -277,17 +268,13 @@ impl Vcpu for KvmVcpu {
 
     fn run(&mut self, bus: &mut dyn GuestBus) -> Result<RunEnd, EngineError> {
         loop {
-            self.fresh = false;
             match ext::run(self.fd()?) {
                 Ok(()) => match self.serve(bus)? {
                     Step::Continue if self.stepping && self.in_access()? => {
                         return self.complete_step(bus);
                     }
                     Step::Continue => {}
-                    Step::End(end) => {
-                        self.fresh = true;
-                        return Ok(end);
-                    }
+                    Step::End(end) => return Ok(end),
                     Step::Stop(reason) => {
                         self.complete(bus)?;
                         return Ok(RunEnd::Stopped(reason));
@@ -316,17 +303,12 @@ impl Vcpu for KvmVcpu {
     }
 
     fn regs(&self) -> Result<Regs, EngineError> {
-        let parts = self.parts()?;
-        if self.fresh {
-            return Ok(convert::regs_from_kvm(&parts.page.regs()));
-        }
         Ok(convert::regs_from_kvm(
-            &parts.fd.get_regs().map_err(call("KVM_GET_REGS"))?,
+            &self.fd()?.get_regs().map_err(call("KVM_GET_REGS"))?,
         ))
     }
 
     fn set_regs(&mut self, regs: &Regs) -> Result<(), EngineError> {
-        self.fresh = false;
         self.fd()?
             .set_regs(&convert::regs_to_kvm(regs))
             .map_err(call("KVM_SET_REGS"))
@@ -409,7 +391,6 @@ impl Vcpu for KvmVcpu {
     }
 
     fn restore(&mut self, state: &VcpuState) -> Result<(), EngineError> {
-        self.fresh = false;
         let parts = self.parts()?;
         let shared = &parts.shared;
         state::restore(&parts.fd, &shared.msr_indices, shared.tsc_scales(), state)?;

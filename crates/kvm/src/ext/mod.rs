@@ -7,4 +7,4 @@ pub(crate) use calls::{
     adopt_system, interrupt, ioeventfd, run, set_memory_region, set_signal_mask, set_xsave,
     stats_file, vfio_device,
 };
-pub(crate) use page::{Registers, RunPage};
+pub(crate) use page::RunPage;

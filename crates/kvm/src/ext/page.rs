@@ -6,9 +6,9 @@
 
 #![expect(unsafe_code, reason = "reads a union and buffers the kernel fills")]
 
-use std::{ptr, slice};
+use std::slice;
 
-use kvm_bindings::{KVM_EXIT_IO_OUT, KVM_SYNC_X86_REGS, kvm_regs, kvm_run};
+use kvm_bindings::{KVM_EXIT_IO_OUT, kvm_run};
 use kvm_ioctls::VcpuFd;
 use vmlet_memory::fork::{self, Watch};
 
@@ -57,14 +57,13 @@ impl RunPage {
         // SAFETY: advises on the mapping of the page.
         unsafe { libc::madvise(run.cast(), size, libc::MADV_DONTFORK) };
         let hole = fork::watch_hole(run.expose_provenance(), size);
-        let mut page = RunPage {
+        // No registers are synchronised at exits (`kvm_valid_regs`): every exit would pay for what
+        // few need.
+        RunPage {
             run,
             size,
             _hole: hole,
-        };
-        // Not the segments, which few exits need and every exit would pay for.
-        page.with(|run| run.kvm_valid_regs = u64::from(KVM_SYNC_X86_REGS));
-        page
+        }
     }
 
     fn with<T>(&mut self, change: impl FnOnce(&mut kvm_run) -> T) -> T {
@@ -90,12 +89,6 @@ impl RunPage {
     /// Why `KVM_RUN` returned.
     pub(crate) fn exit_reason(&self) -> u32 {
         self.get(|run| run.exit_reason)
-    }
-
-    /// The general registers at the exit (`KVM_CAP_SYNC_REGS`).
-    pub(crate) fn regs(&self) -> kvm_regs {
-        // SAFETY: on x86 the union's only use is kvm_sync_regs; any bytes are valid registers.
-        self.get(|run| unsafe { run.s.regs.regs })
     }
 
     /// The port access of `KVM_EXIT_IO`.
@@ -187,25 +180,5 @@ impl RunPage {
     pub(crate) fn system_event(&self) -> u32 {
         // SAFETY: the caller has seen KVM_EXIT_SYSTEM_EVENT.
         self.get(|run| unsafe { run.__bindgen_anon_1.system_event.type_ })
-    }
-
-    /// A pointer that a context for callbacks reads registers through while data is borrowed.
-    pub(crate) fn registers(&self) -> Registers {
-        Registers { run: self.run }
-    }
-}
-
-/// The synchronised registers of a page, readable while its data buffer is borrowed.
-#[derive(Clone, Copy)]
-pub(crate) struct Registers {
-    run: *const kvm_run,
-}
-
-impl Registers {
-    /// The general registers at the exit.
-    pub(crate) fn regs(self) -> kvm_regs {
-        // SAFETY: made from a live page for the length of a callback; the registers lie in the
-        // structure and the data buffer behind it, so the two never overlap.
-        unsafe { ptr::read_volatile(&raw const (*self.run).s.regs.regs) }
     }
 }
