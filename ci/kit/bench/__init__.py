@@ -12,6 +12,8 @@
 * `density.py`: a thousand VMs in one process, by `subject/density.py` with the guest `echo.s`.
 * `boot_soft.py`, `mips.py`: the software CPU against QEMU's translator and the host's processor, on
   what `guests.py` makes; their sides are `subject/linux.py`, `tcg.py` and `native.py`.
+* `boot_kvm.py`: boots under KVM against QEMU's microvm, by `subject/boot.py` with `subject/init.c`
+  as init.
 * `native.py`: programs in a guest under KVM against the same outside; `kernels.py` has what it
   shares with `mips.py`.
 """

@@ -1,9 +1,10 @@
 //! Seven integer kernels and one that walks page tables, run on demand: a line with a kernel's number
-//! in, a line `=NUMBER CHECKSUM` out. One static program runs on the host and as init of a guest, so that all execute the same
+//! in, a line `=NUMBER CHECKSUM NANOSECONDS` out. One static program runs on the host and as init of a guest, so that all execute the same
 //! instructions. Built by `mips.py`, without vector instructions.
 
 use std::hint::black_box;
 use std::io::{self, BufRead, Write};
+use std::time::Instant;
 
 /// A small generator (xorshift64*), the same everywhere.
 struct Random(u64);
@@ -305,8 +306,10 @@ fn main() -> io::Result<()> {
         let line = line?;
         let number = line.trim().parse::<usize>().ok();
         if let Some((number, kernel)) = number.and_then(|n| Some((n, KERNELS.get(n)?))) {
+            let begun = Instant::now();
             let sum = kernel();
-            writeln!(output, "={number} {sum:016x}")?;
+            let took = begun.elapsed().as_nanos();
+            writeln!(output, "={number} {sum:016x} {took}")?;
             output.flush()?;
         }
     }

@@ -1,6 +1,7 @@
 """The other reference: the program of `kernels.rs` on the host itself.
 
-`native.py PROGRAM` serves lines "run N": nanoseconds and the result.
+`native.py PROGRAM` serves lines "run N": nanoseconds, the result, and nanoseconds by the program's
+own clock.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def main() -> None:
         program.stdin.write(f"{number}\n".encode())
         program.stdin.flush()
         answer = program.stdout.readline().decode().split()
-        print(time.monotonic_ns() - begun, int(answer[1], 16), flush=True)
+        print(time.monotonic_ns() - begun, int(answer[1], 16), int(answer[2]), flush=True)
     program.stdin.close()
     program.wait()
 

@@ -1,0 +1,85 @@
+"""All sides of the benchmark "boot-kvm": boots of one Linux guest, as far as init's first act.
+
+`boot.py KERNEL INITRD CMDLINE -- QEMU FLAGS...` reads lines of stdin and answers each with three
+numbers: nanoseconds of CLOCK_MONOTONIC to the marker, those from the start of guest code to it (0:
+not known), and those that the guest's kernel says it has been running. "process" starts a Python
+process that makes a VM, "vm" makes one here, and "qemu" starts QEMU. `boot.py --once KERNEL INITRD
+CMDLINE` is that Python process.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+import vmlet
+
+_LIMIT = 600.0
+_MARKER = b"=init"
+_UPTIME = re.compile(rb"=init\r?\n=(\d+)\r?\n")
+
+
+def in_this_process(kernel: str, initrd: str, cmdline: str) -> tuple[int, int, int]:
+    """The numbers of a VM made here."""
+    begun = time.monotonic_ns()
+    with vmlet.VM(
+        kernel=kernel, initramfs=initrd, cmdline=cmdline, memory="256M", engine="kvm"
+    ) as vm:
+        started = time.monotonic_ns()
+        vm.start()
+        vm.console.expect(_MARKER, timeout=_LIMIT)
+        marked = time.monotonic_ns()
+        found = vm.console.expect(re.compile(rb"\n=(\d+)\r?\n"), timeout=_LIMIT)
+    return marked - begun, marked - started, int(found[1])
+
+
+def of_a_process(command: list[str]) -> tuple[int, int, int]:
+    """The numbers of a process that prints what its guest prints."""
+    begun = time.monotonic_ns()
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        marked, text = 0, b""
+        while not (found := _UPTIME.search(text)):
+            piece = os.read(process.stdout.fileno(), 1 << 16)
+            if not piece:
+                raise SystemExit(f"{command[0]} ended before its guest's init: {text[-500:]!r}")
+            text += piece
+            if not marked and _MARKER in text:
+                marked = time.monotonic_ns()
+        process.kill()
+    return marked - begun, 0, int(found[1])
+
+
+def once(kernel: str, initrd: str, cmdline: str) -> None:
+    """Boot a VM and print what it prints."""
+    vm = vmlet.VM(kernel=kernel, initramfs=initrd, cmdline=cmdline, memory="256M", engine="kvm")
+    vm.start()
+    while piece := vm.console.read(timeout=None):
+        sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+
+
+def main() -> None:
+    """Serve the lines of stdin."""
+    at = sys.argv.index("--")
+    images, qemu = sys.argv[1:at], sys.argv[at + 1 :]
+    kernel, initrd, cmdline = images
+    qemu += ["-kernel", kernel, "-initrd", initrd, "-append", cmdline]
+    itself = [sys.executable, "-B", __file__, "--once", *images]
+    for line in sys.stdin:
+        side = line.strip()
+        if side == "vm":
+            numbers = in_this_process(kernel, initrd, cmdline)
+        else:
+            numbers = of_a_process(itself if side == "process" else qemu)
+        print(*numbers, flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--once":
+        once(*sys.argv[2:])
+    else:
+        main()
