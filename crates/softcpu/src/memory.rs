@@ -54,6 +54,12 @@ impl Map {
         let slot = self.slots.get(at.checked_sub(1)?)?;
         (gpa - slot.slot.gpa.0 < slot.slot.len).then_some(slot)
     }
+
+    /// The host's address of a guest-physical one.
+    pub(crate) fn host(&self, gpa: u64) -> Option<u64> {
+        let slot = self.find(gpa)?;
+        Some(slot.slot.hva.0 + (gpa - slot.slot.gpa.0))
+    }
 }
 
 /// The memory of a VM. Changes happen while no vCPU runs guest code (`turns.rs`); each one gives

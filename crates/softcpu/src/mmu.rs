@@ -253,8 +253,7 @@ impl Cpu {
 
     /// The host address of a guest-physical one.
     pub(crate) fn host(&self, gpa: u64) -> Option<u64> {
-        let slot = self.map.find(gpa)?;
-        Some(slot.slot.hva.0 + (gpa - slot.slot.gpa.0))
+        self.map.host(gpa)
     }
 
     /// Where a write to `gpa` goes: code decoded from the page is given up, the write is logged.
@@ -320,7 +319,8 @@ impl Cpu {
         }
     }
 
-    /// The guest-physical address behind a linear one, without any effect.
+    /// The guest-physical address behind a linear one, without any effect. It is asked between runs
+    /// too, when the vCPU has not taken up the latest map yet.
     pub(crate) fn look_up(&self, addr: u64) -> Option<u64> {
         let context = PagingContext {
             cr0: self.cr0,
@@ -330,7 +330,8 @@ impl Cpu {
             physical_bits: PHYSICAL_BITS as u8,
             gibibyte_pages: true,
         };
-        let read = |gpa: Gpa| self.host(gpa.0).map(tlb::load::<u64>);
+        let map = self.memory.map();
+        let read = |gpa: Gpa| map.host(gpa.0).map(tlb::load::<u64>);
         walk(&context, addr, &read)
             .result
             .ok()
