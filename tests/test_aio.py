@@ -14,24 +14,12 @@ import pytest
 import vmlet
 import vmlet.aio
 from conftest import limit
-from guests import guest
+from guests import ECHOES, guest
 
 pytestmark = [pytest.mark.engines, pytest.mark.usefixtures("nothing_left")]
 
 SPEAKS = "putc 'h'; putc 'i'; putc 10; spin"
 POWERS_OFF = "putc 'a'; putc 10; putc 'b'; putc 10; putc 'c'; poweroff; spin"
-# Answers each byte with the next one.
-ECHOES = """
-1:  mov $COM1 + 5, %dx
-    in %dx, %al
-    test $1, %al
-    jz 1b
-    mov $COM1, %dx
-    in %dx, %al
-    inc %al
-    out %al, %dx
-    jmp 1b
-"""
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ import pytest
 
 import vmlet
 from conftest import Engine, initramfs, kernels, limit
-from guests import guest
+from guests import ECHOES, guest
 
 Make = Callable[..., vmlet.VM]
 
@@ -33,20 +33,6 @@ BEYOND = ("pni", "ssse3", "sse4_1", "sse4_2", "popcnt")
 #: The rate of the recorded leaves 0x15 and 0x16.
 KHZ = 2_000_000
 ROWS = 0x20_0000
-
-# Answers each byte with the next one, and counts at 0x200000.
-ECHOES = """
-1:  incl 0x200000
-    mov $COM1 + 5, %dx
-    in %dx, %al
-    test $1, %al
-    jz 1b
-    mov $COM1, %dx
-    in %dx, %al
-    inc %al
-    out %al, %dx
-    jmp 1b
-"""
 
 
 def recorded(level: str) -> list[tuple[int, ...]]:

@@ -12,25 +12,11 @@ import pytest
 
 import vmlet
 from conftest import Engine, limit
-from guests import guest
+from guests import ECHOES, guest
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 Make = Callable[..., vmlet.VM]
-
-# Counts at 0x200000 and answers each byte with the next one.
-ECHOES = """
-1:  incl 0x200000
-    mov $COM1 + 5, %dx
-    in %dx, %al
-    test $1, %al
-    jz 1b
-    mov $COM1, %dx
-    in %dx, %al
-    inc %al
-    out %al, %dx
-    jmp 1b
-"""
 
 
 def _head(saved: bytes) -> tuple[dict[str, Any], int]:

@@ -19,6 +19,20 @@ _KEPT = _HERE.parent.parent / "target" / "guests"
 _LOAD = 0x10_0000
 _PVH_ENTRY = 18
 
+#: Answers each byte with the next one, and counts at 0x200000 how often it looked.
+ECHOES = """
+1:  incl 0x200000
+    mov $COM1 + 5, %dx
+    in %dx, %al
+    test $1, %al
+    jz 1b
+    mov $COM1, %dx
+    in %dx, %al
+    inc %al
+    out %al, %dx
+    jmp 1b
+"""
+
 
 def guest(code: str) -> bytes:
     """A PVH image that runs ``code``."""
