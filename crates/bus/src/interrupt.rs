@@ -1,6 +1,8 @@
 //! Interrupts: lines to an interrupt controller, and messages.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, io, sync::Arc};
+
+use vmm_sys_util::eventfd::EventFd;
 
 /// An interrupt line from a device to a pin of an interrupt controller.
 pub trait IrqLine: Send + Sync + Debug {
@@ -45,4 +47,20 @@ pub trait MsiSink: Send + Sync + Debug {
     /// that is masked or edge-triggered. Told when one changes: the engine needs them to report the
     /// end of such an interrupt.
     fn level_pins(&self, requester: RequesterId, pins: &[Option<Msi>]);
+
+    /// A way for one vector of `requester`, masked at first; ends when dropped.
+    fn route(&self, requester: RequesterId) -> Arc<dyn MsiRoute>;
+}
+
+/// The way of one vector's messages to the local APICs.
+pub trait MsiRoute: Send + Sync + Debug {
+    /// What is sent from now on; `None`: masked.
+    fn set(&self, msi: Option<Msi>);
+
+    /// Sends the message, from any thread; nothing while masked.
+    fn trigger(&self);
+
+    /// An eventfd that is signalled to send the message, for who finishes work without this process
+    /// (vhost, VFIO). Made at the first call; while masked, signals stay in it.
+    fn eventfd(&self) -> io::Result<EventFd>;
 }

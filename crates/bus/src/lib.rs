@@ -3,18 +3,22 @@
 //! * `device.rs`: [`Device`], reads and writes of registers, and what a device may ask for.
 //! * `space.rs`: [`IoSpace`], an address space of devices, and what nobody claims.
 //! * `interrupt.rs`: lines and message-signalled interrupts; every message names its requester.
+//! * `doorbell.rs`: writes that signal an eventfd.
+//! * `dma.rs`: [`Dma`], a device's way to guest memory, and what may lie behind it.
 //! * `saved.rs`: saved state, a kind and a version with plain data.
 //!
-//! A device holds registers only: it has no descriptor and no thread. Views of guest memory for
-//! DMA, and completions that a deterministic clock can order, come with the first device that
-//! needs them.
+//! A device holds registers only: it has no descriptor and no thread.
 
 mod device;
+mod dma;
+mod doorbell;
 mod interrupt;
 mod saved;
 mod space;
 
 pub use device::{AccessContext, Device, Flow, StopRequest};
-pub use interrupt::{IrqLine, Msi, MsiSink, NoIrq, RequesterId};
+pub use dma::{Dma, DmaDomain, DmaFault, DmaPiece, DmaView};
+pub use doorbell::{Doorbell, Doorbells};
+pub use interrupt::{IrqLine, Msi, MsiRoute, MsiSink, NoIrq, RequesterId};
 pub use saved::{SavedError, SavedState};
 pub use space::{IoSpace, SpaceError, Unclaimed, UnclaimedAccess};

@@ -25,6 +25,7 @@ use vm_memory::{Bytes, VolatileSlice};
 use crate::{
     HugePool, Hva, Lease, LeaseKind, MemoryError, PAGE_SIZE, PageBitmap, foreign,
     fork::{self, Origin, Watch},
+    guest_memory::Written,
     lease::LeaseTable,
 };
 
@@ -166,9 +167,14 @@ impl Ram {
     /// Copies `data` to `offset` and marks its pages as written.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), MemoryError> {
         self.slice(offset, data.len() as u64)?.copy_from(data);
-        foreign::note();
-        self.written.mark(offset, data.len() as u64);
+        self.note_written(offset, data.len() as u64);
         Ok(())
+    }
+
+    /// What this process, or the kernel on its behalf, has written.
+    pub(crate) fn note_written(&self, offset: u64, len: u64) {
+        foreign::note();
+        self.written.mark(offset, len);
     }
 
     /// One aligned 64-bit word, read in one piece.
@@ -204,6 +210,20 @@ impl Ram {
     /// The bytes may change at any time; in a forked child they are zero.
     pub fn address_of(&self, offset: u64, len: u64) -> Result<*mut u8, MemoryError> {
         Ok(self.slice(offset, len)?.ptr_guard_mut().as_ptr())
+    }
+
+    /// The bytes at `offset`, for copies whose writes count as this process's.
+    pub(crate) fn tracked(
+        &self,
+        offset: u64,
+        len: u64,
+    ) -> Result<VolatileSlice<'_, Written<'_>>, MemoryError> {
+        self.check(offset, len)?;
+        let written = Written::new(self, offset);
+        // SAFETY: as in `slice`.
+        Ok(unsafe {
+            VolatileSlice::with_bitmap(self.base.add(offset as usize), len as usize, written, None)
+        })
     }
 
     pub(crate) fn leases(&self) -> &LeaseTable {

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 
 use crate::{
-    Extent, Gpa, MapChange, MapListener, MemoryError, Memslot, PAGE_SIZE, PagePlan, Ram, SlotId,
-    dirty, slots,
+    Extent, Gpa, MapChange, MapListener, MemoryError, MemoryView, Memslot, PAGE_SIZE, PagePlan,
+    Ram, SlotId, dirty, slots,
 };
 
 /// What a mapping is to the guest.
@@ -90,8 +90,8 @@ pub struct RegionInfo {
 }
 
 #[derive(Debug, Default)]
-struct View {
-    mappings: Vec<Mapping>,
+pub(crate) struct View {
+    pub(crate) mappings: Vec<Mapping>,
     slots: Vec<Memslot>,
     log_dirty: bool,
 }
@@ -194,6 +194,12 @@ impl AddressSpace {
             PagePlan::new(slot, smallest.unwrap_or(PAGE_SIZE))
         };
         view.slots.iter().map(plan).collect()
+    }
+
+    /// The map as it stands, for devices: later changes of the map are not seen through it, and it
+    /// keeps the RAM mapped.
+    pub fn view(&self) -> MemoryView {
+        MemoryView::new(self.view.load_full())
     }
 
     /// The mappings as they stand, by address.
@@ -383,7 +389,7 @@ fn difference(old: &[Memslot], new: &[Memslot]) -> MapChange {
     change
 }
 
-fn lookup(view: &View, gpa: Gpa) -> Option<(&Mapping, u64)> {
+pub(crate) fn lookup(view: &View, gpa: Gpa) -> Option<(&Mapping, u64)> {
     let at = view
         .mappings
         .partition_point(|m| m.gpa <= gpa)
