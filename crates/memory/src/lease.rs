@@ -145,7 +145,8 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if self.kind.writes_unseen() {
             self.ram.mark_dirty(self.range.clone());
-            foreign::end();
+            let len = self.range.end - self.range.start;
+            foreign::end(self.ram.hva().0.saturating_add(self.range.start), len);
         }
         self.ram.leases().remove(self.number);
     }

@@ -9,7 +9,7 @@
 //!   of huge pages.
 //! * `lease.rs`: who holds a range of RAM (Python views, DMA maps) and thereby forbids its removal.
 //! * `dirty.rs`: which pages were written, by the guest, by us or behind everybody's back.
-//! * `foreign.rs`: a counter of this process's own writes, for who caches what memory holds.
+//! * `foreign.rs`: this process's own writes, for who caches what memory holds.
 //! * `guest_memory.rs`: the map as devices see it, with vm-memory's traits.
 //! * `fork.rs`: what a forked child finds: zeros, no descriptors, and a generation that differs.
 //! * `paging/`: page tables: the guest's own formats, EPT and NPT, their walkers and a builder.
@@ -34,7 +34,7 @@ mod space;
 pub use address::{Gpa, Hpa, Hva, Iova, PAGE_SIZE};
 pub use dirty::{Extent, PageBitmap};
 pub use error::MemoryError;
-pub use foreign::foreign_writes;
+pub use foreign::{ForeignNews, ForeignWrites};
 pub use guest_memory::{MemoryView, Slices, Written, WrittenPages};
 pub use hugetlb::{HugePool, size_name};
 pub use lease::{Lease, LeaseKind};

@@ -173,7 +173,7 @@ impl Ram {
 
     /// What this process, or the kernel on its behalf, has written.
     pub(crate) fn note_written(&self, offset: u64, len: u64) {
-        foreign::note();
+        foreign::note(self.hva().0.saturating_add(offset), len);
         self.written.mark(offset, len);
     }
 

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use vmlet_memory::ForeignWrites;
 use vmlet_vcpu::{
     FatalExit, StopReason,
     x86_64::{Segment, Table},
@@ -147,7 +148,7 @@ pub(crate) struct Cpu {
     /// [1] in global pages.
     pub(crate) tags: [u64; 2],
     /// Epochs of fetched translations, for each of the two.
-    epochs: [u64; 2],
+    pub(crate) epochs: [u64; 2],
     /// Instructions left in this slice; a block's are taken off when it begins.
     pub(crate) budget: i64,
     /// The block that runs.
@@ -203,8 +204,9 @@ pub(crate) struct Cpu {
     pub(crate) cpuid: vmlet_vcpu::cpuid::CpuidTable,
     /// MSRs that software touched and this model lacks.
     pub(crate) unknown_msrs: u64,
-    /// The process's own writes to guest memory seen so far.
+    /// How often the process itself wrote to pages that hold code, as far as seen.
     pub(crate) foreign: u64,
+    pub(crate) foreign_writes: ForeignWrites,
     pub(crate) io_events: Arc<IoEvents>,
     pub(crate) watch: Watch,
     /// The name of what [`Stop::Lacking`] stands for.
@@ -301,7 +303,8 @@ impl Cpu {
             instructions: 0,
             cpuid,
             unknown_msrs: 0,
-            foreign: vmlet_memory::foreign_writes(),
+            foreign: 0,
+            foreign_writes: ForeignWrites::new(),
             io_events: shared.io_events,
             watch: Watch::default(),
             lacking: None,
@@ -383,35 +386,6 @@ impl Cpu {
         }
         self.set_tags();
         self.look = true;
-    }
-
-    /// Drops every cached translation.
-    pub(crate) fn flush_all(&mut self) {
-        self.tlb.flush();
-        self.forget_fetched(true);
-    }
-
-    /// Drops the cached translations of pages that are not global.
-    pub(crate) fn flush_local(&mut self) {
-        self.tlb.flush_local();
-        self.forget_fetched(false);
-    }
-
-    /// Has blocks look again where their code is, or those in global pages not.
-    pub(crate) fn forget_fetched(&mut self, global: bool) {
-        let epoch = self.epochs[0].max(self.epochs[1]) + 1;
-        self.epochs[0] = epoch;
-        if global {
-            self.epochs[1] = epoch;
-        }
-        self.set_tags();
-    }
-
-    fn set_tags(&mut self) {
-        let user = u64::from(self.tlb_mode != 0);
-        // The lowest bit tells a tag from none.
-        let mode = user << 3 | (self.width as u64) << 1 | 1;
-        self.tags = self.epochs.map(|epoch| epoch << 4 | mode);
     }
 
     pub(crate) fn long_mode(&self) -> bool {

@@ -53,6 +53,7 @@ mod random;
 mod run;
 mod save;
 mod signal;
+mod tags;
 mod tlb;
 mod turns;
 mod vcpu;

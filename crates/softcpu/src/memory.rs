@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    ops::Range,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -59,6 +60,20 @@ impl Map {
     pub(crate) fn host(&self, gpa: u64) -> Option<u64> {
         let slot = self.find(gpa)?;
         Some(slot.slot.hva.0 + (gpa - slot.slot.gpa.0))
+    }
+
+    /// Whether code was decoded from a page that has a part of this range of host addresses.
+    pub(crate) fn holds_code(&self, host: &Range<u64>) -> bool {
+        self.slots.iter().any(|slot| {
+            let start = host.start.max(slot.slot.hva.0);
+            let end = host.end.min(slot.slot.hva.0 + slot.slot.len);
+            let page = |at: u64| (at - slot.slot.hva.0) / PAGE_SIZE;
+            start < end
+                && (page(start)..=page(end - 1)).any(|page| {
+                    let mark = usize::try_from(page).ok().and_then(|at| slot.marks.get(at));
+                    mark.is_some_and(|mark| mark.load(Ordering::Relaxed) & HAS_CODE != 0)
+                })
+        })
     }
 }
 

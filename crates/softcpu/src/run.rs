@@ -1,5 +1,6 @@
 //! The loop that runs guest code.
 
+use vmlet_memory::ForeignNews;
 use vmlet_vcpu::{FatalExit, RunEnd, x86_64::MpState};
 
 use crate::{
@@ -287,10 +288,17 @@ impl Cpu {
             self.code_epoch = epoch;
             self.tlb.protect_all();
         }
-        let foreign = vmlet_memory::foreign_writes();
+        let hit = match self.foreign_writes.news() {
+            None => false,
+            Some(ForeignNews::Anything) => true,
+            Some(ForeignNews::Ranges(ranges)) => {
+                ranges.iter().any(|range| self.map.holds_code(range))
+            }
+        };
         let writes = self.memory.code_writes();
-        if (foreign, writes) != (self.foreign, self.code_writes) {
-            (self.foreign, self.code_writes) = (foreign, writes);
+        if hit || writes != self.code_writes {
+            self.foreign += u64::from(hit);
+            self.code_writes = writes;
             self.forget_fetched(true);
         }
     }

@@ -216,14 +216,46 @@ pub(crate) fn lods(cpu: &mut Cpu, op: &Op) -> Exec {
     })
 }
 
+/// Source and target of a comparison. Where both fault, processors find the target's fault first; AMD's
+/// of family 25, model 17 find the source's in a repetition of at least eight bytes.
+fn operands(cpu: &mut Cpu, op: &Op) -> Result<(u64, u64), Stop> {
+    let source = |cpu: &mut Cpu| {
+        let from = source(cpu, op)?;
+        cpu.load_sized(from, op.size())
+    };
+    let first = if order::source_first() {
+        Some(source(cpu)?)
+    } else {
+        None
+    };
+    let to = target(cpu, op, false)?;
+    let b = cpu.load_sized(to, op.size())?;
+    let a = first.map_or_else(|| source(cpu), Ok)?;
+    Ok((a, b))
+}
+
+/// Which operand's fault comes first: the other order is for comparisons with processors that have it.
+pub(crate) mod order {
+    #[cfg(test)]
+    thread_local! {
+        pub(crate) static SOURCE_FIRST: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    }
+
+    #[cfg(test)]
+    pub(super) fn source_first() -> bool {
+        SOURCE_FIRST.get()
+    }
+
+    #[cfg(not(test))]
+    pub(super) const fn source_first() -> bool {
+        false
+    }
+}
+
 /// `cmps`.
 pub(crate) fn cmps(cpu: &mut Cpu, op: &Op) -> Exec {
     repeated(cpu, op, |cpu| {
-        // The order in which processors find faults.
-        let to = target(cpu, op, false)?;
-        let b = cpu.load_sized(to, op.size())?;
-        let from = source(cpu, op)?;
-        let a = cpu.load_sized(from, op.size())?;
+        let (a, b) = operands(cpu, op)?;
         compare(cpu, op.size(), a, b);
         advance(cpu, op, RSI);
         advance(cpu, op, RDI);

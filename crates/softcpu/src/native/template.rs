@@ -232,6 +232,11 @@ impl Template {
         self.bytes > 16 || self.whole_image || self.need == Need::Masked
     }
 
+    /// `cmps`: which of two operands that fault is named depends on the processor.
+    pub(crate) fn compares_strings(&self) -> bool {
+        matches!(self.opcode[..], [0xa6 | 0xa7])
+    }
+
     /// Register and memory forms.
     pub(crate) fn everywhere(self, lock: bool) -> Vec<Template> {
         let memory = self.in_memory(lock);
