@@ -60,6 +60,7 @@ class Machine:
         clock: str,
         cpu: str,
         tsc_khz: int | None,
+        dirty_ring: int | None,
     ) -> Machine: ...
     @property
     def engine(self) -> str: ...

@@ -121,7 +121,8 @@ class Memory:
     def dirty(self) -> list[tuple[int, int]]:
         """(address, bytes) of what was written since the last call, in whole pages.
 
-        The first call switches logging on and gives all memory.
+        The first call switches logging on and gives all memory. `VM(dirty_ring=...)` makes calls
+        cheap where memory is large and few pages are written.
         """
         return self._machine.dirty()
 

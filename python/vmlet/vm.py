@@ -90,6 +90,11 @@ class VM:
         ram: "anon", "memfd", or "hugetlb:2M" or "hugetlb:1G" for huge pages, which the VM takes
             from the host's pool when it is made.
         prefault: have the host give all memory when the VM is made, not at the first access.
+        dirty_ring: entries of a ring for each vCPU in which KVM notes dirty pages, a power of two
+            from 1024 on: then `Memory.dirty` costs what was written, not what memory there is.
+            None for a log of all pages, which every engine has. Refused where there are no rings,
+            or none that hold: the software CPU, KVM before Linux 5.11 and a KVM that interprets
+            supervisor code.
         name: shown in messages.
         console_limit: bytes of unread console output kept.
         debug_port: what the guest writes to port 0xe9, the debug port of other emulators, goes to
@@ -117,6 +122,7 @@ class VM:
         protocol: Literal["auto", "linux64", "pvh", "bzimage"] = "auto",
         ram: Literal["anon", "memfd", "hugetlb:2M", "hugetlb:1G"] = "anon",
         prefault: bool = False,
+        dirty_ring: int | None = None,
         name: str | None = None,
         console_limit: int | str = "4M",
         debug_port: bool = False,
@@ -166,6 +172,7 @@ class VM:
                 clock=clock,
                 cpu=cpu,
                 tsc_khz=_rate(tsc_khz),
+                dirty_ring=_entries(dirty_ring),
             )
         except ValueError as error:
             if isinstance(error, ConfigError):
@@ -463,6 +470,12 @@ def _rate(khz: int | None) -> int | None:
     if khz is None or (isinstance(khz, int) and 0 <= khz < 1 << 32):
         return khz
     raise ConfigError(f"tsc_khz cannot be {khz!r}", remedy="Give kilohertz.")
+
+
+def _entries(ring: int | None) -> int | None:
+    if ring is None or (isinstance(ring, int) and 0 <= ring < 1 << 32):
+        return ring
+    raise ConfigError(f"dirty_ring cannot be {ring!r}", remedy="Give a number of entries.")
 
 
 def _backing(ram: str) -> tuple[str, int]:

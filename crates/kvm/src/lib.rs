@@ -5,7 +5,8 @@
 //! * `vcpu.rs`: the run loop over `KVM_RUN`; `convert.rs`, `state.rs`: registers and saved state.
 //! * `exits.rs`: exits after which a guest cannot go on; `debug.rs`: debug conditions.
 //! * `kick.rs`: kicks by a signal that has no handler.
-//! * `ext/`: the ioctls the kvm-ioctls crate lacks, and the shared `kvm_run` page.
+//! * `ext/`: the ioctls the kvm-ioctls crate lacks, the shared `kvm_run` page and the dirty ring.
+//! * `rings.rs`: the pages a guest has written, by the rings of its vCPUs.
 //! * `stats.rs`: the numbers KVM keeps.
 //! * `reaper.rs`: closes VMs off the caller's thread.
 //! * `msr_filter.rs`: which model-specific registers a guest sees.
@@ -16,7 +17,7 @@
 //! that registers on an in-kernel I/O bus, a split irqchip, no PIT. An ioeventfd makes closing slow
 //! again; hence the reaper.
 //!
-//! Not supported yet: dirty ring, guest_memfd and confidential VMs, nested state, more than 254
+//! Not supported yet: guest_memfd and confidential VMs, nested state, more than 254
 //! vCPUs, KVM's Hyper-V and Xen interfaces, SMM.
 
 mod convert;
@@ -27,6 +28,7 @@ mod kick;
 mod msr_filter;
 mod probe;
 pub mod reaper;
+mod rings;
 mod routes;
 mod state;
 mod stats;

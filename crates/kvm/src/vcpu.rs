@@ -3,8 +3,9 @@
 use std::{os::fd::AsRawFd, sync::Arc};
 
 use kvm_bindings::{
-    KVM_EXIT_DEBUG, KVM_EXIT_HLT, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IOAPIC_EOI,
-    KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN,
+    KVM_EXIT_DEBUG, KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_HLT, KVM_EXIT_INTR, KVM_EXIT_IO,
+    KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR,
+    KVM_EXIT_SHUTDOWN,
 };
 use kvm_ioctls::VcpuFd;
 use vmlet_memory::fork::{ParentOnly, Watch, watch_fd};
@@ -169,7 +170,9 @@ impl KvmVcpu {
     /// Serves the exit that `KVM_RUN` has returned with.
     fn serve(&mut self, bus: &mut dyn GuestBus) -> Result<Step, EngineError> {
         let id = self.id;
-        let Parts { page, fd, .. } = self.parts_mut()?;
+        let Parts {
+            page, fd, shared, ..
+        } = self.parts_mut()?;
         let access = Access { id, fd };
         Ok(match page.exit_reason() {
             KVM_EXIT_IO => serve_io(&access, page, bus),
@@ -190,6 +193,10 @@ impl KvmVcpu {
                 }))
             }
             KVM_EXIT_IRQ_WINDOW_OPEN => Step::End(RunEnd::InterruptWindow),
+            KVM_EXIT_DIRTY_RING_FULL => {
+                shared.rings.make_room(&shared.fd)?;
+                Step::Continue
+            }
             KVM_EXIT_INTR | KVM_EXIT_SET_TPR => Step::Continue,
             reason => Step::End(RunEnd::Fatal(exits::fatal(page, fd, reason))),
         })

@@ -21,7 +21,10 @@ use vmlet_vcpu::{
 };
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::{convert, ext, msr_filter, reaper, routes, state, stats, system::call, vcpu::KvmVcpu};
+use crate::{
+    convert, ext, msr_filter, reaper, rings::Rings, routes, state, stats, system::call,
+    vcpu::KvmVcpu,
+};
 
 /// Four pages below the reset vector's that KVM needs on Intel hosts without unrestricted guests.
 const IDENTITY_MAP: u64 = 0xfffb_c000;
@@ -43,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) fd: ParentOnly<VmFd>,
     pub(crate) origin: Origin,
     pub(crate) msr_indices: Arc<[u32]>,
+    pub(crate) rings: Rings,
     _watch: Option<Watch>,
 }
 
@@ -69,6 +73,7 @@ impl KvmVm {
             fd,
             origin,
             msr_indices,
+            rings: Rings::default(),
             _watch: watch,
         }));
         Ok(KvmVm {
@@ -127,9 +132,20 @@ impl Drop for KvmVm {
 
 impl Vm for KvmVm {
     fn change_slot(&self, change: SlotChange<'_>) -> Result<(), EngineError> {
+        let Shared { fd, rings, .. } = &**self.shared()?;
         match change {
-            SlotChange::Set(slot) => self.set_region(slot, slot.len),
-            SlotChange::Remove(slot) => self.set_region(slot, 0),
+            SlotChange::Set(slot) if slot.log_dirty => {
+                rings.watch(slot.id, slot.len);
+                self.set_region(slot, slot.len)
+            }
+            SlotChange::Set(slot) => {
+                self.set_region(slot, slot.len)?;
+                rings.forget(fd, slot.id)
+            }
+            SlotChange::Remove(slot) => {
+                self.set_region(slot, 0)?;
+                rings.forget(fd, slot.id)
+            }
         }
     }
 
@@ -164,6 +180,7 @@ impl Vm for KvmVm {
             .map_err(call("KVM_CREATE_VCPU"))?;
         fd.set_cpuid2(&convert::cpuid_to_kvm(cpuid)?)
             .map_err(call("KVM_SET_CPUID2"))?;
+        shared.rings.add(&fd)?;
         if let Some(policy) = self.msr_policy.get() {
             state::set_or_find_msrs(&fd, &policy.fixed().collect::<Vec<_>>())?;
         }
@@ -204,10 +221,18 @@ impl Vm for KvmVm {
         ext::ioeventfd(self.fd()?, fd, event, false)
     }
 
+    fn use_dirty_ring(&self, entries: u32) -> Result<(), EngineError> {
+        let shared = self.shared()?;
+        shared.rings.enable(&shared.fd, entries)
+    }
+
     fn dirty_log(&self, slot: SlotId, pages: u64) -> Result<Vec<u64>, EngineError> {
+        let Shared { fd, rings, .. } = &**self.shared()?;
+        if rings.are_used() {
+            return rings.collect(fd, slot, pages);
+        }
         let bytes = usize::try_from(pages.saturating_mul(PAGE_SIZE)).unwrap_or(usize::MAX);
-        self.fd()?
-            .get_dirty_log(slot.0, bytes)
+        fd.get_dirty_log(slot.0, bytes)
             .map_err(call("KVM_GET_DIRTY_LOG"))
     }
 

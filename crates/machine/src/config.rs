@@ -143,6 +143,8 @@ pub struct Config {
     pub ram: RamBacking,
     /// Have the host give all memory at once, not at the first access to each page.
     pub prefault: bool,
+    /// Entries of a ring for each vCPU in which the engine notes dirty pages; none: a log a slot.
+    pub dirty_ring: Option<u32>,
     /// Bytes of console output kept for the user.
     pub console_limit: usize,
     /// What the guest writes to the debug port (0xe9) goes to the console too.

@@ -134,6 +134,18 @@ pub(crate) fn unmasked() -> Result<Vec<MissingFeature>, EngineError> {
     Ok(UNMASKED.get_or_init(|| found).clone())
 }
 
+/// Refuses dirty rings of a KVM that interprets supervisor code: it was seen to carry out a batch of
+/// instructions before it looks at the room in a ring, and to write past the ring's end.
+pub(crate) fn check_rings(engine: &dyn Hypervisor) -> Result<(), MachineError> {
+    if engine.name() == EngineChoice::Soft.name() || judged()?.runs_kernels {
+        return Ok(());
+    }
+    Err(MachineError::Unsupported {
+        what: "a dirty ring on this host's KVM, which interprets supervisor code,",
+        remedy: "Leave dirty_ring out: dirty pages are then noted in a bitmap.",
+    })
+}
+
 /// A CPU model, and what an engine lacks of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelReport {

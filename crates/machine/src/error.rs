@@ -258,7 +258,7 @@ fn memory_kind(error: &MemoryError) -> ErrorKind {
 fn engine_kind(error: &EngineError) -> ErrorKind {
     match error {
         EngineError::Forked => ErrorKind::Forked,
-        EngineError::TooManyVcpus { .. } => ErrorKind::Config,
+        EngineError::TooManyVcpus { .. } | EngineError::DirtyRing { .. } => ErrorKind::Config,
         EngineError::Lacking { .. } | EngineError::State { .. } | EngineError::TscRate { .. } => {
             ErrorKind::Unsupported
         }

@@ -206,6 +206,7 @@ struct Wanted {
     cpus: u32,
     cpu: CpuChoice,
     tsc_khz: Option<u32>,
+    dirty_ring: Option<u32>,
 }
 
 /// Makes the vCPUs: the first at the entry point, the others waiting for their start.
@@ -216,6 +217,7 @@ pub(crate) fn maker(config: &Config, image: &Image<'_>) -> VcpuMaker {
             cpus: config.cpus,
             cpu: config.cpu,
             tsc_khz: config.tsc_khz,
+            dirty_ring: config.dirty_ring,
         },
     );
     Box::new(move |engine, vm| create_vcpus(engine, vm, wanted, &entry))
@@ -229,6 +231,10 @@ fn create_vcpus(
 ) -> Result<Vec<Box<dyn Vcpu>>, MachineError> {
     let table = processor(engine, wanted)?;
     restrict(vm, wanted.cpu)?;
+    if let Some(entries) = wanted.dirty_ring {
+        engine::check_rings(engine)?;
+        vm.use_dirty_ring(entries)?;
+    }
     let (mut vcpus, cpus) = (Vec::new(), wanted.cpus);
     for apic_id in 0..cpus {
         let place = Topology {

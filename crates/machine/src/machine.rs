@@ -81,6 +81,8 @@ struct Parts {
     // Before the memory: a VM that is gone need not be told of each page that goes.
     vm: Arc<dyn Vm>,
     space: Arc<AddressSpace>,
+    /// Dirty pages are noted in rings.
+    dirty_rings: bool,
     physical_bits: u8,
     gibibyte_pages: bool,
 }
@@ -494,7 +496,17 @@ impl Parts {
         leaving.into_iter().for_each(Leaving::wait);
     }
 
+    /// Has every vCPU leave guest code for a moment: what a processor's own log holds of its writes
+    /// reaches its ring then.
+    fn leave_guest(&self) -> Result<(), MachineError> {
+        let mut running = self.vcpus.iter().filter(|vcpu| vcpu.may_run());
+        Ok(running.try_for_each(|vcpu| vcpu.with(|_| ()))?)
+    }
+
     fn collect_dirty(&self) -> Result<Vec<Extent>, MachineError> {
+        if self.dirty_rings {
+            self.leave_guest()?;
+        }
         let vm = &self.vm;
         let mut log = |slot, pages: u64| {
             debug_assert!(pages.checked_mul(PAGE_SIZE).is_some());

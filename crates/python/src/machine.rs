@@ -75,7 +75,7 @@ fn start_thread(name: String, body: Box<dyn FnOnce() + Send>) -> std::io::Result
 #[pymethods]
 impl Machine {
     #[new]
-    #[pyo3(signature = (*, name, kernel, initramfs, modules, cmdline, memory, cpus, engine, protocol, ram, huge_page, prefault, console_limit, debug_port, clock, cpu, tsc_khz))]
+    #[pyo3(signature = (*, name, kernel, initramfs, modules, cmdline, memory, cpus, engine, protocol, ram, huge_page, prefault, console_limit, debug_port, clock, cpu, tsc_khz, dirty_ring))]
     #[expect(
         clippy::too_many_arguments,
         reason = "one argument a setting, all by name"
@@ -99,6 +99,7 @@ impl Machine {
         clock: &str,
         cpu: &str,
         tsc_khz: Option<u32>,
+        dirty_ring: Option<u32>,
     ) -> PyResult<Machine> {
         let protocols = [
             ("auto", ProtocolChoice::Auto),
@@ -130,6 +131,7 @@ impl Machine {
             engine: choose("engine", engine, &engines())?,
             clock: choose("clock", clock, &clocks)?,
             tsc_khz,
+            dirty_ring,
             cpu: choose("cpu", cpu, &models)?,
             protocol: choose("protocol", protocol, &protocols)?,
             ram: choose("ram", ram, &backings)?,

@@ -106,6 +106,21 @@ pub enum EngineError {
         /// The rate there is.
         host: u32,
     },
+    /// Rings of dirty pages of this size cannot be had.
+    #[error(
+        "a dirty ring cannot have {entries} entries. Give a power of two from {least} to {most}"
+    )]
+    DirtyRing {
+        /// Entries asked for.
+        entries: u32,
+        /// The fewest.
+        least: u32,
+        /// The most.
+        most: u32,
+    },
+    /// The engine wrote more into a ring of dirty pages than it holds: pages are missing.
+    #[error("this engine overran a dirty ring and lost pages. Leave dirty_ring out")]
+    DirtyRingOverrun,
     /// The vCPU's thread is gone.
     #[error("vCPU {id} has ended")]
     Ended {
@@ -143,6 +158,8 @@ impl EngineError {
             | EngineError::Msr { .. }
             | EngineError::State { .. }
             | EngineError::TscRate { .. }
+            | EngineError::DirtyRing { .. }
+            | EngineError::DirtyRingOverrun
             | EngineError::Ended { .. }
             | EngineError::Forked => None,
         }

@@ -116,6 +116,17 @@ pub trait Vm: Send + Sync + Debug {
     /// Undoes [`Vm::attach_ioevent`].
     fn detach_ioevent(&self, fd: &EventFd, event: &IoEvent) -> Result<(), EngineError>;
 
+    /// Has the engine note the pages a vCPU writes in a ring of `entries`, instead of in a log a
+    /// slot; before the first vCPU is made. [`Vm::dirty_log`] reads either. Of rings, what a vCPU
+    /// has written since it last left guest code may come with a later call.
+    fn use_dirty_ring(&self, entries: u32) -> Result<(), EngineError> {
+        let _ = entries;
+        Err(EngineError::Lacking {
+            feature: "a dirty ring",
+            remedy: "Leave dirty_ring out: dirty pages are told without it.",
+        })
+    }
+
     /// The pages of `slot` written since the last call, one bit a 4 KiB page, and re-arms the log.
     /// The slot must have `log_dirty` set.
     fn dirty_log(&self, slot: SlotId, pages: u64) -> Result<Vec<u64>, EngineError>;

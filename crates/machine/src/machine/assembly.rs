@@ -86,6 +86,7 @@ impl Machine {
             board,
             space,
             vm,
+            dirty_rings: config.dirty_ring.is_some(),
             physical_bits: cpuid.physical_address_bits(),
             gibibyte_pages: cpuid.gibibyte_pages(),
         };

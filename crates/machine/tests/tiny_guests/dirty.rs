@@ -1,13 +1,17 @@
-//! Rows: the log of the pages a guest writes.
+//! Rows: the log of the pages a guest writes, by a bitmap a slot and by a ring a vCPU.
 
 use std::ops::Range;
 
 use vmlet_memory::{Extent, Gpa, PAGE_SIZE};
 use vmlet_vcpu::SlotChange;
 
-use crate::harness::{
-    DATA, Guest, Place, each,
-    memory::{RAM_SIZE, TABLES},
+use crate::{
+    dirty_ring::ENTRIES,
+    harness::{
+        DATA, Guest, Place, each,
+        guest::Options,
+        memory::{RAM_SIZE, TABLES},
+    },
 };
 
 const TABLE_PAGES: Range<u64> = TABLES / PAGE_SIZE..TABLES / PAGE_SIZE + 16;
@@ -21,9 +25,28 @@ fn writes() -> &'static [u8] {
     )
 }
 
+/// Where the engine notes pages: rings, where it has them, or a bitmap.
+fn logs(place: &Place) -> Vec<Option<u32>> {
+    let vm = place.engine.create_vm().unwrap();
+    let rings = vm.use_dirty_ring(ENTRIES).ok().map(|()| Some(ENTRIES));
+    rings.into_iter().chain([None]).collect()
+}
+
+/// Each privilege level with each log.
+fn both(place: &Place) -> Vec<(bool, Option<u32>)> {
+    let each = |log| [(false, log), (true, log)];
+    logs(place).into_iter().flat_map(each).collect()
+}
+
 /// A guest whose writes are logged and whose page tables are as used as they will be.
-fn logged(place: &Place, user: bool) -> Guest {
-    let mut guest = Guest::new(place);
+fn logged(place: &Place, user: bool, dirty_ring: Option<u32>) -> Guest {
+    let mut guest = Guest::with(
+        place,
+        Options {
+            dirty_ring,
+            ..Options::default()
+        },
+    );
     if user {
         guest.enter_user();
     }
@@ -56,8 +79,8 @@ fn log(guest: &Guest) -> Vec<u64> {
 #[test]
 fn the_log_names_exactly_the_pages_written_and_forgets_them() {
     each(|place| {
-        for user in [false, true] {
-            let mut guest = logged(place, user);
+        for (user, log_in) in both(place) {
+            let mut guest = logged(place, user, log_in);
             for _ in 0..3 {
                 guest.load(writes());
                 guest.finish();
@@ -71,8 +94,8 @@ fn the_log_names_exactly_the_pages_written_and_forgets_them() {
 #[test]
 fn reads_are_not_logged() {
     each(|place| {
-        for user in [false, true] {
-            let mut guest = logged(place, user);
+        for (user, log_in) in both(place) {
+            let mut guest = logged(place, user, log_in);
             guest.load(guest!(
                 "mov eax, [0x20000]",
                 "mov eax, [0x28000]",
@@ -87,23 +110,25 @@ fn reads_are_not_logged() {
 #[test]
 fn logging_can_be_switched_off_and_on() {
     each(|place| {
-        let mut guest = logged(place, true);
-        for on in [false, true] {
-            guest.memory.set_dirty_logging(on).unwrap();
-            for slot in guest.memory.slots() {
-                guest.vm.change_slot(SlotChange::Set(&slot)).unwrap();
+        for log_in in logs(place) {
+            let mut guest = logged(place, true, log_in);
+            for on in [false, true] {
+                guest.memory.set_dirty_logging(on).unwrap();
+                for slot in guest.memory.slots() {
+                    guest.vm.change_slot(SlotChange::Set(&slot)).unwrap();
+                }
+                guest.load(writes());
+                guest.finish();
             }
-            guest.load(writes());
-            guest.finish();
+            assert!(log(&guest).contains(&0x28));
         }
-        assert!(log(&guest).contains(&0x28));
     });
 }
 
 #[test]
 fn the_guests_pages_and_this_processes_are_collected_together() {
     each(|place| {
-        let mut guest = logged(place, true);
+        let mut guest = logged(place, true, None);
         let collect = |guest: &Guest| {
             let mut read = |slot, pages| guest.vm.dirty_log(slot, pages).map_err(|e| e.to_string());
             let mut found = guest.memory.collect_dirty(&mut read).unwrap();

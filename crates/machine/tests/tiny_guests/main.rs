@@ -20,6 +20,8 @@ mod debug;
 #[cfg(test)]
 mod dirty;
 #[cfg(test)]
+mod dirty_ring;
+#[cfg(test)]
 mod ends;
 #[cfg(test)]
 mod exceptions;

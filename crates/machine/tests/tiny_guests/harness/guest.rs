@@ -45,6 +45,8 @@ pub(crate) struct Options {
     pub(crate) table: Option<CpuidTable>,
     /// The model-specific registers it has; none: the engine's.
     pub(crate) msrs: Option<&'static MsrPolicy>,
+    /// Entries of the rings in which the engine notes written pages; none: it keeps a log a slot.
+    pub(crate) dirty_ring: Option<u32>,
     /// Memory besides the standard one.
     pub(crate) more: Vec<Mapping>,
 }
@@ -139,6 +141,9 @@ impl Guest {
         }
         if let Some(policy) = options.msrs {
             vm.set_msr_policy(policy).unwrap();
+        }
+        if let Some(entries) = options.dirty_ring {
+            vm.use_dirty_ring(entries).unwrap();
         }
         let offered = || cpuid(place, 0, options.cpus.max(1), options.irqchip);
         let mut cpuid = options.table.unwrap_or_else(offered);
