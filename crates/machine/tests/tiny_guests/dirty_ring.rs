@@ -1,6 +1,10 @@
 //! Rows: rings of written pages (Linux, Documentation/virt/kvm/api.rst, section 8.29).
 
-use std::{collections::BTreeSet, thread, time::Duration};
+use std::{
+    collections::BTreeSet,
+    thread,
+    time::{Duration, Instant},
+};
 
 use vmlet_memory::{AddressSpace, Backing, Gpa, Mapping, Memslot, PAGE_SIZE, Ram};
 use vmlet_vcpu::{EngineError, SlotChange, Vm, x86_64::Regs};
@@ -152,10 +156,17 @@ fn rings_are_emptied_while_the_guest_writes() {
         }
         let guest = guest(place, for_ever()).into_thread();
         guest.thread.vcpu.resume().unwrap();
+        let late = Instant::now() + limit(Duration::from_secs(20));
         let mut found = BTreeSet::new();
-        for _ in 0..20 {
-            thread::sleep(limit(Duration::from_millis(10)));
-            found.append(&mut written(&*guest.vm, &guest.memory));
+        // All of it, and so much more that the rings are full again and again.
+        for _ in 0..5 {
+            let mut round = BTreeSet::new();
+            while round != every_second() {
+                assert!(Instant::now() < late, "{} pages of a round", round.len());
+                thread::sleep(Duration::from_millis(1));
+                round.append(&mut written(&*guest.vm, &guest.memory));
+            }
+            found.append(&mut round);
         }
         assert!(guest.thread.still_runs());
         guest.thread.vcpu.pause().unwrap();
