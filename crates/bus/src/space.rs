@@ -127,6 +127,17 @@ impl IoSpace {
         Ok(())
     }
 
+    /// Takes the range that begins at `start` from `device`; whether it had it. Accesses that are
+    /// under way are finished.
+    pub fn remove(&self, start: u64, device: &Arc<dyn Device>) -> bool {
+        let mut claims = self.claims.write().unwrap_or_else(PoisonError::into_inner);
+        let mut left = Vec::clone(&claims);
+        left.retain(|c| c.start != start || !Arc::ptr_eq(&c.device, device));
+        let had = left.len() < claims.len();
+        *claims = Arc::new(left);
+        had
+    }
+
     /// The guest reads.
     pub fn read(&self, cx: &dyn AccessContext, addr: u64, data: &mut [u8]) -> Flow {
         match self.find(addr, data.len()) {
@@ -290,6 +301,20 @@ mod tests {
         let mut data = [0; 2];
         assert_eq!(space.read(&Nobody, 0x106, &mut data), Flow::Continue);
         assert_eq!(data, [6, 6]);
+    }
+
+    #[test]
+    fn a_removed_range_is_free_and_only_its_owner_gives_it_up() {
+        let space = IoSpace::new();
+        let device = || Arc::new(Register::default()) as Arc<dyn Device>;
+        let (owner, other) = (device(), device());
+        space.add(0x100, 8, Arc::clone(&owner)).unwrap();
+        assert!(!space.remove(0x100, &other) && !space.remove(0x101, &owner));
+        assert!(space.remove(0x100, &owner) && !space.remove(0x100, &owner));
+        let mut data = [0; 1];
+        space.read(&Nobody, 0x100, &mut data);
+        assert_eq!(data, [0xff]);
+        space.add(0x104, 8, other).unwrap();
     }
 
     #[test]

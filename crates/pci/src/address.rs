@@ -14,6 +14,11 @@ impl Bdf {
         Bdf(u16::from(bus) << 8 | u16::from(device & 0x1f) << 3 | u16::from(function & 7))
     }
 
+    #[cfg(test)]
+    pub(crate) const fn from_bits(bits: u16) -> Bdf {
+        Bdf(bits)
+    }
+
     /// The bus number.
     pub fn bus(self) -> u8 {
         (self.0 >> 8) as u8

@@ -13,7 +13,7 @@ const BARS: u8 = 6;
 /// The most vectors of MSI-X (PCIe 6.0, section 7.7.2.2).
 const MAX_VECTORS: u16 = 2048;
 /// Bytes that vendor capabilities can take beside the standard ones.
-const VENDOR_BYTES: usize = 0xff - 0x98;
+const VENDOR_BYTES: usize = 0x100 - 0x90;
 
 /// Which addresses a BAR takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,17 @@ pub struct MsixLayout {
     pub bar: u8,
 }
 
+impl MsixLayout {
+    /// The BAR of table and pending bits.
+    pub(crate) fn table(self) -> BarLayout {
+        BarLayout {
+            index: self.bar,
+            size: Msix::bar_bytes(self.vectors),
+            kind: BarKind::Memory32,
+        }
+    }
+}
+
 /// A vendor-specific capability (PCIe 6.0, section 7.9.4), or any other of which the bus knows
 /// nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,16 +103,17 @@ pub struct FunctionLayout {
 }
 
 impl FunctionLayout {
+    /// All BARs, that of MSI-X among them.
+    pub(crate) fn all_bars(&self) -> Vec<BarLayout> {
+        let table = self.msix.map(MsixLayout::table);
+        self.bars.iter().copied().chain(table).collect()
+    }
+
     /// Refuses what no function can be; `device` names it in the error.
     pub fn check(&self, device: &'static str) -> Result<(), PciError> {
         let refuse = |detail| Err(PciError::Layout { device, detail });
         let mut taken = [false; BARS as usize];
-        let msix = self.msix.map(|msix| BarLayout {
-            index: msix.bar,
-            size: SMALLEST_BAR,
-            kind: BarKind::Memory32,
-        });
-        for bar in self.bars.iter().chain(&msix) {
+        for bar in self.all_bars() {
             let (index, last) = (bar.index, bar.index.saturating_add(bar.kind.is_64().into()));
             if last >= BARS {
                 return refuse(format!("there is no BAR {last}"));
