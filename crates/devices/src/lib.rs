@@ -12,6 +12,7 @@
 //! | `power` | ACPI power-off, reduced hardware, and the PM timer | sleep states, fixed events |
 //! | `debugport` | the debug port of Bochs and QEMU, output only | other port numbers, input |
 //! | `pvpanic` | the guest's crash report | the extended event bits |
+//! | `virtio` | virtio devices over PCI, one folder each | see `virtio/mod.rs` |
 //!
 //! `time.rs` is where clocks and timers have their time from: the host, or the guest's own progress.
 
@@ -23,6 +24,7 @@ pub mod reset;
 pub mod rtc;
 pub mod serial;
 pub mod time;
+pub mod virtio;
 
 #[cfg(test)]
 mod testing;

@@ -1,0 +1,22 @@
+//! virtio devices (Virtual I/O Device Version 1.2), one folder a device.
+//!
+//! * `device.rs`: [`VirtioDevice`], what a device is to its transport, and [`Activation`].
+//! * `features.rs`: feature bits that belong to no device type.
+//! * `queue/`: [`VirtQueue`], a split virtqueue over virtio-queue, and [`Chain`].
+//! * `transport/`: [`VirtioPci`], virtio over PCI.
+//! * `rng/`: the devices.
+//!
+//! Not supported: packed virtqueues, legacy and transitional devices, other transports,
+//! notification data, resetting a single queue.
+
+mod device;
+pub mod features;
+mod queue;
+pub mod rng;
+#[cfg(test)]
+pub(crate) mod testing;
+mod transport;
+
+pub use device::{Activation, Place, VirtioDevice, VirtioInterrupt};
+pub use queue::{Buffer, Chain, QueueFault, QueueState, VirtQueue};
+pub use transport::VirtioPci;
