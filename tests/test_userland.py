@@ -103,7 +103,7 @@ def test_debian_programs_print_in_a_guest_what_they_print_on_the_host(
         memory="1G",
         engine="soft",
     )
-    assert vm.run(timeout=limit(100)).kind == "poweroff"
+    assert vm.run(timeout=limit(300)).kind == "poweroff"
     said = vm.console.read().decode().replace("\r\n", "\n")
     for job in JOBS:
         found = re.search(rf"^begin {job}\n(.*?)^end {job} (\d+)$", said, re.DOTALL | re.MULTILINE)
