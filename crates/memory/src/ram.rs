@@ -62,6 +62,14 @@ pub enum Backing {
     },
 }
 
+/// How pages go back to the host.
+#[derive(Clone, Copy, Debug)]
+enum Discards {
+    Never,
+    Advice,
+    Hole { page_size: u64 },
+}
+
 /// A host mapping that backs guest memory.
 #[derive(Debug)]
 pub struct Ram {
@@ -69,6 +77,7 @@ pub struct Ram {
     len: u64,
     largest_page: u64,
     file: Option<File>,
+    discards: Discards,
     written: PageBitmap,
     leases: LeaseTable,
     origin: Origin,
@@ -87,6 +96,16 @@ impl Ram {
             return Err(MemoryError::BadRange { gpa: 0, len });
         }
         let mut pool = None;
+        let discards = match &backing {
+            Backing::Anon => Discards::Advice,
+            Backing::FilePrivate { trusted: true, .. } => Discards::Never,
+            Backing::HugeTlb { page_size } => Discards::Hole {
+                page_size: *page_size,
+            },
+            _ => Discards::Hole {
+                page_size: PAGE_SIZE,
+            },
+        };
         let (file, kind) = match backing {
             Backing::Anon => (None, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | NO_PROMISE),
             Backing::Memfd => (Some(memfd(len, 0)?), libc::MAP_SHARED | NO_PROMISE),
@@ -112,6 +131,7 @@ impl Ram {
             len,
             largest_page,
             file,
+            discards,
             written: PageBitmap::new(len),
             leases: LeaseTable::default(),
             origin: Origin::here(),
@@ -183,6 +203,41 @@ impl Ram {
         slice
             .load(0, Ordering::Acquire)
             .map_err(|_| self.outside(offset, 8))
+    }
+
+    /// Gives whole pages back to the host: they read as zeros from now on. Refused while somebody holds
+    /// a part of them, and for a file's content, which would come back instead of zeros. `false`: these
+    /// are no whole pages of this memory's (huge) page size, and nothing is changed.
+    pub fn discard(&self, offset: u64, len: u64) -> Result<bool, MemoryError> {
+        self.origin.check()?;
+        self.check(offset, len)?;
+        self.check_unleased(offset..offset + len, "discarding pages")?;
+        let page = match self.discards {
+            Discards::Never => return Ok(false),
+            Discards::Advice => PAGE_SIZE,
+            Discards::Hole { page_size } => page_size,
+        };
+        if len == 0 || !(offset | len).is_multiple_of(page) {
+            return Ok(false);
+        }
+        let done = match (&self.file, self.discards) {
+            (Some(file), Discards::Hole { .. }) => {
+                let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+                let (start, len) = (offset as i64, len as i64);
+                // SAFETY: a hole in a memfd of ours: its pages read as zeros.
+                unsafe { libc::fallocate(file.as_raw_fd(), mode, start, len) }
+            }
+            // SAFETY: pages of our own private mapping of no file: they read as zeros.
+            _ => unsafe {
+                let start = self.base.add(offset as usize).cast();
+                libc::madvise(start, len as usize, libc::MADV_DONTNEED)
+            },
+        };
+        if done != 0 {
+            return Err(MemoryError::file("discarding pages"));
+        }
+        self.note_written(offset, len);
+        Ok(true)
     }
 
     /// A hold on `range` for `holder`.
@@ -381,201 +436,4 @@ fn isolate_from_children(base: *mut u8, len: u64, anonymous: bool) -> Option<Wat
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use super::*;
-    use crate::fork::tests::status_of_child;
-
-    fn file_with(bytes: &[u8]) -> File {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(bytes).unwrap();
-        file
-    }
-
-    fn backings() -> Vec<Backing> {
-        let (file, trusted) = (file_with(&[0; 8192]), file_with(&[0; 8192]));
-        vec![
-            Backing::Anon,
-            Backing::Memfd,
-            Backing::FilePrivate {
-                file,
-                trusted: false,
-            },
-            Backing::FilePrivate {
-                file: trusted,
-                trusted: true,
-            },
-        ]
-    }
-
-    #[test]
-    fn what_is_written_is_read() {
-        for backing in backings() {
-            let ram = Ram::new(8192, backing).unwrap();
-            ram.write(4094, b"abcd").unwrap();
-            let mut data = [0; 4];
-            ram.read(4094, &mut data).unwrap();
-            assert_eq!(&data, b"abcd");
-            assert_eq!(ram.take_written(0, 8192), [3]);
-        }
-    }
-
-    #[test]
-    fn accesses_past_the_end_are_refused() {
-        let ram = Ram::new(4096, Backing::Anon).unwrap();
-        assert!(matches!(
-            ram.read(4095, &mut [0; 2]),
-            Err(MemoryError::OutsideRam { .. })
-        ));
-        assert!(matches!(
-            ram.write(u64::MAX, &[0]),
-            Err(MemoryError::OutsideRam { .. })
-        ));
-        assert!(ram.load_u64(4092).is_err());
-    }
-
-    #[test]
-    fn sizes_that_are_no_pages_are_refused() {
-        for len in [0, 1, 4097, u64::MAX, !4095] {
-            assert!(Ram::new(len, Backing::Anon).is_err(), "{len}");
-        }
-    }
-
-    #[test]
-    fn mappings_start_at_two_mebibytes() {
-        let ram = Ram::new(4096, Backing::Memfd).unwrap();
-        assert!(ram.hva().is_aligned(2 << 20));
-    }
-
-    #[test]
-    fn a_pool_too_small_refuses_with_its_numbers() {
-        let page_size = HUGE_PAGE;
-        if HugePool::all().is_empty() {
-            let error = Ram::new(page_size, Backing::HugeTlb { page_size }).unwrap_err();
-            assert!(matches!(error, MemoryError::NoHugePages { .. }), "{error}");
-        }
-        for pool in HugePool::all() {
-            let page_size = pool.page_size;
-            let pages = pool.available() + 3;
-            let error = Ram::new(pages * page_size, Backing::HugeTlb { page_size }).unwrap_err();
-            let MemoryError::HugePool { needed, wanted, .. } = error else {
-                panic!("{error}");
-            };
-            assert_eq!((needed, wanted), (pages, pool.total + 3));
-        }
-    }
-
-    #[test]
-    fn a_size_that_is_no_multiple_of_the_huge_page_is_refused() {
-        let page_size = HUGE_PAGE;
-        let pool = HugePool {
-            page_size,
-            total: 9,
-            free: 9,
-            reserved: 0,
-        };
-        let error = huge_memfd(page_size + 4096, &pool).unwrap_err();
-        assert!(matches!(error, MemoryError::NotHugePages { .. }), "{error}");
-    }
-
-    #[test]
-    fn prefaulted_pages_are_there_and_keep_their_content() {
-        for backing in backings() {
-            let ram = Ram::new(8192, backing).unwrap();
-            ram.write(4096, &[5]).unwrap();
-            ram.prefault().unwrap();
-            let mut resident = [0u8; 2];
-            // SAFETY: two pages of our own mapping, one byte each.
-            let asked = unsafe { libc::mincore(ram.base.cast(), 8192, resident.as_mut_ptr()) };
-            assert_eq!((asked, resident.map(|page| page & 1)), (0, [1, 1]));
-            let mut byte = [0];
-            ram.read(4096, &mut byte).unwrap();
-            assert_eq!(byte, [5]);
-        }
-    }
-
-    #[test]
-    fn file_content_is_there_and_stays_as_it_is() {
-        for trusted in [false, true] {
-            let file = file_with(&[7; 4096]);
-            let mut original = file.try_clone().unwrap();
-            let ram = Ram::new(4096, Backing::FilePrivate { file, trusted }).unwrap();
-            let mut byte = [0];
-            ram.read(100, &mut byte).unwrap();
-            assert_eq!(byte, [7]);
-            ram.write(100, &[9]).unwrap();
-            original.rewind().unwrap();
-            let mut kept = Vec::new();
-            io::Read::read_to_end(&mut original, &mut kept).unwrap();
-            assert!(kept.iter().all(|b| *b == 7), "trusted {trusted}");
-        }
-    }
-
-    #[test]
-    fn a_file_cut_short_leaves_copied_ram_alone() {
-        let file = file_with(&[7; 8192]);
-        let other = file.try_clone().unwrap();
-        let ram = Ram::new(
-            8192,
-            Backing::FilePrivate {
-                file,
-                trusted: false,
-            },
-        )
-        .unwrap();
-        other.set_len(0).unwrap();
-        let mut byte = [0];
-        ram.read(5000, &mut byte).unwrap();
-        assert_eq!(byte, [7]);
-    }
-
-    #[test]
-    fn a_memfd_cannot_be_cut_short() {
-        let ram = Ram::new(8192, Backing::Memfd).unwrap();
-        assert!(ram.file().unwrap().set_len(0).is_err());
-    }
-
-    #[test]
-    fn a_child_reads_zeros_and_leaves_the_parent_alone() {
-        for backing in backings() {
-            let ram = Ram::new(8192, backing).unwrap();
-            ram.write(4096, &[5]).unwrap();
-            let seen = status_of_child(|| {
-                let mut byte = [1];
-                let zero = ram.read(4096, &mut byte).is_ok() && byte == [0];
-                zero && ram.write(4096, &[6]).is_ok()
-            });
-            assert_eq!(seen, 0);
-            let mut byte = [0];
-            ram.read(4096, &mut byte).unwrap();
-            assert_eq!(byte, [5]);
-        }
-    }
-
-    #[test]
-    fn a_lease_forbids_and_its_end_allows() {
-        let ram = Ram::new(8192, Backing::Anon).unwrap();
-        let lease = ram
-            .lease(LeaseKind::View, 0..4096, "a view".into())
-            .unwrap();
-        let refused = ram.check_unleased(4095..8192, "unmapping");
-        assert!(refused.unwrap_err().to_string().contains("a view"));
-        assert!(ram.check_unleased(4096..8192, "unmapping").is_ok());
-        drop(lease);
-        assert!(ram.check_unleased(0..8192, "unmapping").is_ok());
-    }
-
-    #[test]
-    fn pages_under_a_writable_view_count_as_written_and_once_more_after_it() {
-        let ram = Ram::new(8192, Backing::Anon).unwrap();
-        let lease = ram
-            .lease(LeaseKind::WritableView, 4096..8192, "view".into())
-            .unwrap();
-        assert_eq!(ram.take_written(0, 8192), [2]);
-        assert_eq!(ram.take_written(0, 8192), [2]);
-        drop(lease);
-        assert_eq!(ram.take_written(0, 8192), [2]);
-        assert_eq!(ram.take_written(0, 8192), [0]);
-    }
-}
+mod tests;

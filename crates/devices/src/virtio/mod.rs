@@ -4,11 +4,12 @@
 //! * `features.rs`: feature bits that belong to no device type.
 //! * `queue/`: [`VirtQueue`], a split virtqueue over virtio-queue, and [`Chain`].
 //! * `transport/`: [`VirtioPci`], virtio over PCI.
-//! * `rng/`: the devices.
+//! * `balloon/`, `rng/`: the devices.
 //!
 //! Not supported: packed virtqueues, legacy and transitional devices, other transports,
 //! notification data, resetting a single queue.
 
+pub mod balloon;
 mod device;
 pub mod features;
 mod queue;
