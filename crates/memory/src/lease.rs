@@ -1,6 +1,7 @@
 //! Leases: who holds a range of RAM, and for what.
 
 use std::{
+    borrow::Cow,
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -43,8 +44,9 @@ impl LeaseKind {
 struct Entry {
     number: u64,
     kind: LeaseKind,
-    range: Range<u64>,
-    holder: String,
+    ranges: Arc<[Range<u64>]>,
+    writes: bool,
+    holder: Cow<'static, str>,
 }
 
 /// The leases of one RAM.
@@ -54,25 +56,18 @@ pub(crate) struct LeaseTable {
 }
 
 impl LeaseTable {
-    fn add(&self, kind: LeaseKind, range: Range<u64>, holder: String) -> u64 {
+    fn add(&self, mut entry: Entry) -> u64 {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if kind.writes_unseen() {
-            foreign::begin();
-        }
         entries.0 += 1;
-        let number = entries.0;
-        entries.1.push(Entry {
-            number,
-            kind,
-            range,
-            holder,
-        });
-        number
+        entry.number = entries.0;
+        entries.1.push(entry);
+        entries.0
     }
 
     fn remove(&self, number: u64) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.1.retain(|entry| entry.number != number);
+        let found = entries.1.iter().position(|entry| entry.number == number);
+        let _ = found.map(|at| entries.1.swap_remove(at));
     }
 
     /// Refuses `action` while somebody holds a part of `range`.
@@ -82,18 +77,19 @@ impl LeaseTable {
         action: &'static str,
     ) -> Result<(), MemoryError> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = entries
-            .1
-            .iter()
-            .find(|e| e.range.start < range.end && range.start < e.range.end);
-        match held {
+        let meets = |held: &&Range<u64>| held.start < range.end && range.start < held.end;
+        let mut held = entries.1.iter().filter_map(|entry| {
+            let found = entry.ranges.iter().find(meets)?;
+            Some((entry, found))
+        });
+        match held.next() {
             None => Ok(()),
-            Some(entry) => Err(MemoryError::Leased {
+            Some((entry, found)) => Err(MemoryError::Leased {
                 action,
-                holder: entry.holder.clone(),
+                holder: entry.holder.clone().into_owned(),
                 kind: entry.kind.name(),
-                offset: entry.range.start,
-                len: entry.range.end - entry.range.start,
+                offset: found.start,
+                len: found.end - found.start,
             }),
         }
     }
@@ -104,8 +100,8 @@ impl LeaseTable {
         entries
             .1
             .iter()
-            .filter(|e| e.kind.writes_unseen())
-            .map(|e| e.range.clone())
+            .filter(|e| e.writes)
+            .flat_map(|e| e.ranges.iter().cloned())
             .collect()
     }
 }
@@ -121,7 +117,16 @@ pub struct Lease {
 
 impl Lease {
     pub(crate) fn new(ram: Arc<Ram>, kind: LeaseKind, range: Range<u64>, holder: String) -> Lease {
-        let number = ram.leases().add(kind, range.clone(), holder);
+        if kind.writes_unseen() {
+            foreign::begin();
+        }
+        let number = ram.leases().add(Entry {
+            number: 0,
+            kind,
+            ranges: Arc::from([range.clone()]),
+            writes: kind.writes_unseen(),
+            holder: Cow::Owned(holder),
+        });
         Lease {
             ram,
             number,
@@ -147,6 +152,58 @@ impl Drop for Lease {
             self.ram.mark_dirty(self.range.clone());
             let len = self.range.end - self.range.start;
             foreign::end(self.ram.hva().0.saturating_add(self.range.start), len);
+        }
+        self.ram.leases().remove(self.number);
+    }
+}
+
+/// A hold of one I/O request on pieces of RAM, while the kernel or another thread works on them; ends
+/// when dropped, and keeps the RAM mapped. What the request writes is noted as written at its end:
+/// a guest that looks at a buffer earlier looks at bytes in motion.
+#[derive(Debug)]
+pub struct IoLease {
+    ram: Arc<Ram>,
+    number: u64,
+    ranges: Arc<[Range<u64>]>,
+    writes: bool,
+}
+
+impl IoLease {
+    pub(crate) fn new(
+        ram: Arc<Ram>,
+        ranges: Vec<Range<u64>>,
+        writes: bool,
+        holder: &'static str,
+    ) -> IoLease {
+        let ranges: Arc<[Range<u64>]> = ranges.into();
+        let number = ram.leases().add(Entry {
+            number: 0,
+            kind: LeaseKind::IoBuffer,
+            ranges: Arc::clone(&ranges),
+            writes,
+            holder: Cow::Borrowed(holder),
+        });
+        IoLease {
+            ram,
+            number,
+            ranges,
+            writes,
+        }
+    }
+
+    /// The RAM held.
+    pub fn ram(&self) -> &Arc<Ram> {
+        &self.ram
+    }
+}
+
+impl Drop for IoLease {
+    fn drop(&mut self) {
+        if self.writes {
+            for range in &*self.ranges {
+                let len = range.end.saturating_sub(range.start);
+                self.ram.note_written(range.start, len);
+            }
         }
         self.ram.leases().remove(self.number);
     }

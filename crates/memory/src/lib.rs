@@ -37,7 +37,7 @@ pub use error::MemoryError;
 pub use foreign::{ForeignNews, ForeignWrites};
 pub use guest_memory::{MemoryView, Slices, Written, WrittenPages};
 pub use hugetlb::{HugePool, size_name};
-pub use lease::{Lease, LeaseKind};
+pub use lease::{IoLease, Lease, LeaseKind};
 pub use listener::{MapChange, MapListener, Refusal};
 pub use pages::{PAGE_SIZES, PageLimit, PagePlan};
 pub use ram::{Backing, Ram};

@@ -23,7 +23,7 @@ use std::{
 use vm_memory::{Bytes, VolatileSlice};
 
 use crate::{
-    HugePool, Hva, Lease, LeaseKind, MemoryError, PAGE_SIZE, PageBitmap, foreign,
+    HugePool, Hva, IoLease, Lease, LeaseKind, MemoryError, PAGE_SIZE, PageBitmap, foreign,
     fork::{self, Origin, Watch},
     guest_memory::Written,
     lease::LeaseTable,
@@ -249,6 +249,20 @@ impl Ram {
     ) -> Result<Lease, MemoryError> {
         self.check(range.start, range.end.saturating_sub(range.start))?;
         Ok(Lease::new(Arc::clone(self), kind, range, holder))
+    }
+
+    /// A hold of an I/O request on `ranges`; `writes`: it writes to them. `holder` is named to who is
+    /// refused meanwhile.
+    pub fn lease_io(
+        self: &Arc<Self>,
+        ranges: Vec<Range<u64>>,
+        writes: bool,
+        holder: &'static str,
+    ) -> Result<IoLease, MemoryError> {
+        for range in &ranges {
+            self.check(range.start, range.end.saturating_sub(range.start))?;
+        }
+        Ok(IoLease::new(Arc::clone(self), ranges, writes, holder))
     }
 
     /// Refuses `action` while somebody holds a part of `range`.

@@ -4,12 +4,13 @@
 //! * `features.rs`: feature bits that belong to no device type.
 //! * `queue/`: [`VirtQueue`], a split virtqueue over virtio-queue, and [`Chain`].
 //! * `transport/`: [`VirtioPci`], virtio over PCI.
-//! * `balloon/`, `console/`, `rng/`: the devices.
+//! * `balloon/`, `blk/`, `console/`, `rng/`: the devices.
 //!
 //! Not supported: packed virtqueues, legacy and transitional devices, other transports,
 //! notification data, resetting a single queue.
 
 pub mod balloon;
+pub mod blk;
 pub mod console;
 mod device;
 pub mod features;

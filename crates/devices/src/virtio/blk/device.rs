@@ -1,0 +1,327 @@
+//! The device.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+    atomic::{AtomicBool, Ordering},
+};
+
+use vmlet_bus::{DmaView, SavedError, SavedState};
+use vmlet_reactor::Spawner;
+
+use super::{
+    config::{Config, LEN, WRITEBACK},
+    pending::{Pending, UnderWay},
+    request::{Limits, Request, Step, parse, room},
+    spec::{ID, Status, feature},
+};
+use crate::{
+    backend::block::{Client, Done, Image, Job, Operation, Runner},
+    virtio::{Activation, Chain, Place, VirtQueue, VirtioDevice},
+};
+
+const NAME: &str = "virtio-blk";
+const VERSION: u16 = 1;
+/// Entries of a queue. With two for header and status, a request of 2 MiB in pages fits one chain.
+const QUEUE_SIZE: u16 = 512;
+/// The most queues: more than any guest has vCPUs for.
+const MOST_QUEUES: u16 = 64;
+
+/// What a user says of a disk.
+#[derive(Clone, Debug, Default)]
+pub struct BlkOptions {
+    /// Request queues, one at least.
+    pub queues: u16,
+    /// What the guest reads as the disk's serial number, 20 bytes at most.
+    pub serial: String,
+}
+
+/// A block device.
+#[derive(Debug)]
+pub struct Blk {
+    image: Arc<dyn Image>,
+    runner: OnceLock<Runner>,
+    queues: u16,
+    id: [u8; ID],
+    writeback: AtomicBool,
+    active: Mutex<Option<Arc<Activation>>>,
+    under_way: UnderWay,
+    /// An error was logged since the device was activated.
+    complained: AtomicBool,
+}
+
+impl Blk {
+    /// A disk of `image`'s bytes, whose requests run at `place`; threads are started by `spawn`.
+    pub fn new(
+        image: Arc<dyn Image>,
+        options: &BlkOptions,
+        place: &Place,
+        spawn: &Arc<Spawner>,
+    ) -> Arc<Blk> {
+        let mut id = [0; ID];
+        let bytes = options.serial.bytes();
+        id.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+        let device = Arc::new(Blk {
+            runner: OnceLock::new(),
+            queues: options.queues.clamp(1, MOST_QUEUES),
+            id,
+            writeback: AtomicBool::new(true),
+            active: Mutex::default(),
+            under_way: UnderWay::default(),
+            complained: AtomicBool::new(false),
+            image: Arc::clone(&image),
+        });
+        let client: Weak<dyn Client> = Arc::downgrade(&device) as Weak<dyn Client>;
+        let _ = device.runner.set(Runner::new(image, client, place, spawn));
+        device
+    }
+
+    fn active(&self) -> MutexGuard<'_, Option<Arc<Activation>>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn config(&self) -> Config {
+        Config {
+            bytes: self.image.len(),
+            segments: u32::from(QUEUE_SIZE) - 2,
+            block: self.image.block_size(),
+            queues: self.queues,
+            writeback: self.writeback.load(Ordering::Acquire),
+        }
+    }
+
+    fn limits(&self, active: &Activation) -> Limits {
+        // Without flushes a driver cannot ask for anything to be on the medium (5.2.6.2).
+        let flushes = active.has(feature::FLUSH);
+        let back = !active.has(feature::CONFIG_WCE) || self.writeback.load(Ordering::Acquire);
+        Limits {
+            bytes: self.image.len(),
+            readonly: self.image.is_readonly(),
+            through: !(flushes && back),
+            can_flush: flushes,
+            can_discard: active.has(feature::DISCARD),
+            can_zero: active.has(feature::WRITE_ZEROES),
+        }
+    }
+
+    /// Begins what queue `queue` has, as one batch.
+    fn serve(&self, active: &Activation, queue: &VirtQueue) {
+        let (view, limits) = (active.dma.view(), self.limits(active));
+        let mut jobs = Vec::new();
+        queue.drain(&view, |chain| {
+            match parse(&chain, &view, &limits, &self.id) {
+                Ok(Request::Run { steps, written }) if !steps.is_empty() => {
+                    jobs.extend(self.begin(queue.index(), &chain, steps, written));
+                }
+                Ok(Request::Run { written, .. }) => {
+                    answer(queue, &view, &chain, written, Status::Ok);
+                }
+                Ok(Request::Answered(written, status)) => {
+                    answer(queue, &view, &chain, written, status);
+                }
+                Err(fault) => queue.fail(&fault),
+            }
+            true
+        });
+        queue.notify(&view);
+        if !jobs.is_empty()
+            && let Some(runner) = self.runner.get()
+        {
+            runner.submit(jobs);
+        }
+    }
+
+    fn begin(&self, queue: u16, chain: &Chain, steps: Vec<Step>, written: u32) -> Vec<Job> {
+        let token = self.under_way.add(Pending {
+            queue,
+            head: chain.head(),
+            status_at: status_at(chain),
+            written,
+            left: steps.len(),
+            status: Status::Ok,
+            what: steps.first().map_or("request", |step| name(step.operation)),
+        });
+        let job = |step: Step| Job {
+            operation: step.operation,
+            offset: step.offset,
+            len: step.len,
+            memory: step.memory,
+            token,
+        };
+        steps.into_iter().map(job).collect()
+    }
+
+    /// A failure is the guest's to see; the host hears of the first.
+    fn complain(&self, what: &str, error: &std::io::Error) {
+        if !self.complained.swap(true, Ordering::AcqRel) {
+            log::error!(target: "vmlet.disk", "a {what} failed, the guest sees an I/O error: {error}");
+        }
+    }
+}
+
+fn name(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Read => "read",
+        Operation::Write { .. } => "write",
+        Operation::Flush => "flush",
+        Operation::Discard => "discard",
+        Operation::WriteZeroes { .. } => "write of zeros",
+    }
+}
+
+/// The last writable byte.
+fn status_at(chain: &Chain) -> u64 {
+    chain
+        .writable()
+        .last()
+        .map_or(0, |last| last.addr.0.wrapping_add(u64::from(last.len) - 1))
+}
+
+/// Answers at once.
+fn answer(queue: &VirtQueue, view: &DmaView, chain: &Chain, written: u32, status: Status) {
+    match chain.write(view, room(chain).into(), &[status as u8]) {
+        Ok(_) => queue.push(view, chain.head(), written + 1),
+        Err(fault) => queue.fail(&fault),
+    }
+}
+
+impl Client for Blk {
+    fn completed(&self, done: Vec<Done>) {
+        let active = self.active().clone();
+        let view = active.as_ref().map(|active| active.dma.view());
+        let mut tokens = Vec::new();
+        let mut touched = Vec::<Arc<VirtQueue>>::new();
+        for Done { token, result } in done {
+            let failed = result.is_err();
+            let Some(request) = self.under_way.step_done(token, failed) else {
+                continue;
+            };
+            if let Err(error) = &result {
+                self.complain(request.what, error);
+            }
+            tokens.push(token);
+            let queue = active
+                .as_ref()
+                .zip(view.as_ref())
+                .and_then(|(active, view)| {
+                    let queue = active.queues.get(usize::from(request.queue))?;
+                    finish(queue, view, &request);
+                    Some(queue)
+                });
+            if let Some(queue) = queue
+                && !touched.iter().any(|other| Arc::ptr_eq(other, queue))
+            {
+                touched.push(Arc::clone(queue));
+            }
+        }
+        if let Some(view) = &view {
+            touched.iter().for_each(|queue| queue.notify(view));
+        }
+        tokens
+            .into_iter()
+            .for_each(|token| self.under_way.finish(token));
+    }
+}
+
+/// The status first: a driver that sees the chain as used reads it (2.7.8.2).
+fn finish(queue: &VirtQueue, view: &DmaView, request: &Pending) {
+    use vm_memory::{Bytes, GuestAddress};
+
+    let status = [request.status as u8];
+    match view.write_slice(&status, GuestAddress(request.status_at)) {
+        Ok(()) => queue.push(view, request.head, request.written + 1),
+        Err(_) => queue.fail(&crate::virtio::QueueFault::Memory),
+    }
+}
+
+impl VirtioDevice for Blk {
+    fn id(&self) -> u32 {
+        2
+    }
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn class(&self) -> [u8; 3] {
+        [1, 0x80, 0]
+    }
+
+    fn features(&self) -> u64 {
+        let always = feature::SEG_MAX
+            | feature::BLK_SIZE
+            | feature::FLUSH
+            | feature::TOPOLOGY
+            | feature::CONFIG_WCE;
+        let many = if self.queues > 1 { feature::MQ } else { 0 };
+        let writable = if self.image.is_readonly() {
+            feature::RO
+        } else {
+            feature::DISCARD | feature::WRITE_ZEROES
+        };
+        always | many | writable
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![QUEUE_SIZE; self.queues.into()]
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        let image: [u8; LEN] = self.config().image();
+        let from = image.iter().skip(usize::try_from(offset).unwrap_or(LEN));
+        data.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    }
+
+    fn write_config(&self, offset: u64, data: &[u8]) {
+        if let (WRITEBACK, [value @ (0 | 1)]) = (offset, data) {
+            self.writeback.store(*value == 1, Ordering::Release);
+        }
+    }
+
+    fn activate(&self, active: Activation) {
+        self.complained.store(false, Ordering::Release);
+        *self.active() = Some(Arc::new(active));
+    }
+
+    fn queue_ready(&self, index: u16) {
+        let active = self.active().clone();
+        if let Some(active) = active
+            && let Some(queue) = active.queues.get(usize::from(index))
+        {
+            self.serve(&active, queue);
+        }
+    }
+
+    fn reset(&self) {
+        self.under_way.wait();
+        *self.active() = None;
+        self.writeback.store(true, Ordering::Release);
+    }
+
+    fn pause(&self) {
+        self.under_way.wait();
+    }
+
+    fn resume(&self) {}
+
+    fn save(&self) -> Option<SavedState> {
+        let writeback = self.writeback.load(Ordering::Acquire);
+        Some(SavedState::new(
+            NAME,
+            VERSION,
+            &(self.image.len(), writeback),
+        ))
+    }
+
+    fn restore(&self, saved: &SavedState) -> Result<(), SavedError> {
+        let (len, writeback): (u64, bool) = saved.read(NAME, VERSION)?;
+        if len != self.image.len() {
+            return Err(SavedError::Damaged {
+                kind: NAME,
+                detail: format!("a disk of {len} bytes, this one has {}", self.image.len()),
+            });
+        }
+        self.writeback.store(writeback, Ordering::Release);
+        Ok(())
+    }
+}
