@@ -1,11 +1,11 @@
 //! The board around a device under test.
 
 use std::sync::{
-    Mutex,
+    Arc, Mutex,
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use vmlet_bus::{AccessContext, IrqLine, Msi, MsiSink, RequesterId};
+use vmlet_bus::{AccessContext, IrqLine, Msi, MsiRoute, MsiSink, RequesterId};
 
 /// An access that nobody in particular makes.
 #[derive(Clone, Copy, Debug)]
@@ -70,5 +70,9 @@ impl MsiSink for Messages {
 
     fn level_pins(&self, _: RequesterId, pins: &[Option<Msi>]) {
         *self.level.lock().expect("one thread") = pins.to_vec();
+    }
+
+    fn route(&self, _: RequesterId) -> Arc<dyn MsiRoute> {
+        unreachable!("an I/O APIC sends by its pins")
     }
 }

@@ -10,6 +10,7 @@
 //! * `guest.rs`: who makes an access, and lines that record.
 //! * `boot.rs`: requests to boot an image, and what a plan must keep to.
 //! * `tree.rs`: a directory of small files, for parsers that open files themselves.
+//! * `virtio.rs`: a hostile driver of any virtio device.
 //! * `images.rs`, `seeds.rs`: well-formed inputs to start from.
 //!
 //! Not fuzzed, with the reason: `kvm_run` and the tables of CPUID and MSRs come from the host's
@@ -22,6 +23,7 @@ mod input;
 mod memory_cap;
 pub mod seeds;
 mod tree;
+pub mod virtio;
 
 pub use input::Input;
 pub use memory_cap::MemoryCap;
