@@ -14,7 +14,7 @@
 //! | `pvpanic` | the guest's crash report | the extended event bits |
 //! | `virtio` | virtio devices over PCI, one folder each | see `virtio/mod.rs` |
 //!
-//! `backend/` is what stands behind devices on the host: images of disks.
+//! `backend/` is what stands behind devices on the host: images of disks, networks.
 //!
 //! `time.rs` is where clocks and timers have their time from: the host, or the guest's own progress.
 

@@ -38,6 +38,16 @@ impl MemoryView {
         Some((&mapping.ram, mapping.offset + within, mapping.len - within))
     }
 
+    /// All memory that can be written to: first address, RAM behind it, offset in that, and bytes.
+    pub fn mappings(&self) -> impl Iterator<Item = (Gpa, &Arc<Ram>, u64, u64)> {
+        let writable = self
+            .view
+            .mappings
+            .iter()
+            .filter(|mapping| !mapping.readonly);
+        writable.map(|mapping| (mapping.gpa, &mapping.ram, mapping.offset, mapping.len))
+    }
+
     /// The pieces of `len` bytes from `gpa` on.
     pub fn slices(&self, gpa: Gpa, len: usize, access: Permissions) -> Slices<'_> {
         Slices {

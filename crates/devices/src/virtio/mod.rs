@@ -4,7 +4,7 @@
 //! * `features.rs`: feature bits that belong to no device type.
 //! * `queue/`: [`VirtQueue`], a split virtqueue over virtio-queue, and [`Chain`].
 //! * `transport/`: [`VirtioPci`], virtio over PCI.
-//! * `balloon/`, `blk/`, `console/`, `rng/`: the devices.
+//! * `balloon/`, `blk/`, `console/`, `net/`, `rng/`: the devices.
 //!
 //! Not supported: packed virtqueues, legacy and transitional devices, other transports,
 //! notification data, resetting a single queue.
@@ -14,6 +14,7 @@ pub mod blk;
 pub mod console;
 mod device;
 pub mod features;
+pub mod net;
 mod queue;
 pub mod rng;
 #[cfg(test)]

@@ -10,7 +10,7 @@ mod state;
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, Ordering, fence},
 };
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
@@ -26,14 +26,18 @@ use super::VirtioInterrupt;
 
 /// `VIRTQ_AVAIL_F_NO_INTERRUPT` (section 2.7.6).
 const NO_INTERRUPT: u16 = 1;
+/// Bytes before the entries of the rings, and of one used entry (sections 2.7.6 and 2.7.8).
+const AVAIL_HEAD: u64 = 4;
+const USED_HEAD: u64 = 4;
+const USED_ENTRY: u64 = 8;
 
 #[derive(Debug)]
 struct Ring {
     queue: Queue,
     /// Chains that the device has and has not used yet.
     out: u16,
-    /// Chains were used since the driver was last told.
-    news: bool,
+    /// Chains given back since the driver was last asked whether it wants an interrupt.
+    added: u16,
 }
 
 /// A virtqueue whose driver is ready. Calls may come from any thread.
@@ -64,7 +68,7 @@ impl VirtQueue {
             ring: Mutex::new(Ring {
                 queue: state.queue()?,
                 out: 0,
-                news: false,
+                added: 0,
             }),
             broken: AtomicBool::new(false),
             interrupt,
@@ -123,14 +127,29 @@ impl VirtQueue {
         if self.is_broken() {
             return;
         }
-        let mut ring = self.lock();
-        ring.out = ring.out.saturating_sub(1);
-        ring.news = true;
-        let added = ring.queue.add_used(view, head, len);
-        drop(ring);
-        if let Err(error) = added {
-            self.fail(&QueueFault::from(error));
+        let added = self.lock().push(view, &[(head, len)]);
+        if let Err(fault) = added {
+            self.fail(&fault);
         }
+    }
+
+    /// Gives chains back that belong together, each with its head and the bytes written to it: the
+    /// driver sees all of them used or none.
+    pub fn push_together(&self, view: &DmaView, used: &[(u16, u32)]) {
+        if self.is_broken() {
+            return;
+        }
+        let added = self.lock().push(view, used);
+        if let Err(fault) = added {
+            self.fail(&fault);
+        }
+    }
+
+    /// Goes on elsewhere in the rings, after somebody else (vhost) has worked on them.
+    pub fn set_position(&self, next_avail: u16, next_used: u16) {
+        let mut ring = self.lock();
+        ring.queue.set_next_avail(next_avail);
+        ring.queue.set_next_used(next_used);
     }
 
     /// Puts a chain back that [`VirtQueue::pop`] gave last: the next call gives it again.
@@ -239,17 +258,49 @@ impl Ring {
         Ok(Some(chain))
     }
 
+    fn push(&mut self, view: &DmaView, used: &[(u16, u32)]) -> Result<(), QueueFault> {
+        let Some((last, before)) = used.split_last() else {
+            return Ok(());
+        };
+        let first = self.queue.next_used();
+        for (index, (head, len)) in (0..).zip(before) {
+            let entry = u64::from(first.wrapping_add(index) % self.queue.size());
+            let at = GuestAddress(self.queue.used_ring() + USED_HEAD + entry * USED_ENTRY);
+            let words = [u32::from(*head).to_le_bytes(), len.to_le_bytes()];
+            view.write_slice(words.as_flattened(), at)
+                .map_err(|_| QueueFault::Memory)?;
+        }
+        let count = u16::try_from(used.len()).unwrap_or(u16::MAX);
+        self.queue.set_next_used(first.wrapping_add(count - 1));
+        self.queue.add_used(view, last.0, last.1)?;
+        self.out = self.out.saturating_sub(count);
+        self.added = self.added.saturating_add(count);
+        Ok(())
+    }
+
+    /// Whether the driver asks for an interrupt for what was added since the last call (section
+    /// 2.7.7.2).
     fn wants_interrupt(&mut self, view: &DmaView) -> Result<bool, QueueFault> {
-        if !std::mem::take(&mut self.news) {
+        let added = std::mem::take(&mut self.added);
+        if added == 0 {
             return Ok(false);
         }
-        let wanted = self.queue.needs_notification(view)?;
-        if self.queue.event_idx_enabled() {
-            return Ok(wanted);
+        // What was added is seen by a driver whose wish is read here.
+        fence(Ordering::SeqCst);
+        let avail = self.queue.avail_ring();
+        let by_index = self.queue.event_idx_enabled();
+        let at = if by_index {
+            AVAIL_HEAD + 2 * u64::from(self.queue.size())
+        } else {
+            0
+        };
+        let word = view.load(GuestAddress(avail + at), Ordering::Acquire);
+        let word = u16::from_le(word.map_err(|_| QueueFault::Memory)?);
+        if !by_index {
+            return Ok(word & NO_INTERRUPT == 0);
         }
-        let flags = view.load(GuestAddress(self.queue.avail_ring()), Ordering::Acquire);
-        let flags: u16 = flags.map_err(|_| QueueFault::Memory)?;
-        Ok(u16::from_le(flags) & NO_INTERRUPT == 0)
+        let since = self.queue.next_used().wrapping_sub(word).wrapping_sub(1);
+        Ok(since < added)
     }
 }
 

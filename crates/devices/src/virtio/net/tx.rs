@@ -1,0 +1,73 @@
+//! Frames from the driver (virtio 1.2, section 5.1.6.2).
+
+use std::io;
+
+use vm_memory::{GuestAddress, GuestMemory, Permissions};
+use vmlet_bus::DmaView;
+
+use super::{HEADER, session::Shared};
+use crate::{
+    backend::net::{LONGEST, Piece},
+    virtio::{Chain, QueueFault, VirtQueue},
+};
+
+/// Sends everything that waits in `queue`. True if the back end takes nothing more for now and
+/// `can_wait`; without that, such frames are lost, as on a full cable.
+pub(super) fn run(queue: &VirtQueue, view: &DmaView, shared: &Shared, can_wait: bool) -> bool {
+    let link_up = shared.settings().link_up;
+    let mut blocked = false;
+    queue.drain(view, |chain| {
+        match send(&chain, view, shared, link_up) {
+            Ok(Err(error)) if can_wait && error.kind() == io::ErrorKind::WouldBlock => {
+                queue.undo_pop();
+                blocked = true;
+                return false;
+            }
+            // A frame that the host does not take is lost, as on any network.
+            Ok(_) => queue.push(view, chain.head(), 0),
+            Err(fault) => queue.fail(&fault),
+        }
+        true
+    });
+    queue.notify(view);
+    blocked
+}
+
+fn send(
+    chain: &Chain,
+    view: &DmaView,
+    shared: &Shared,
+    link_up: bool,
+) -> Result<io::Result<()>, QueueFault> {
+    let head = chain.head();
+    let wrong = |detail| QueueFault::Request { head, detail };
+    if chain.readable_len() < HEADER as u64 {
+        return Err(wrong("a frame begins with a header"));
+    }
+    if chain.writable_len() > 0 {
+        return Err(wrong("a frame to be sent has no writable buffers"));
+    }
+    if !link_up || chain.readable_len() > LONGEST as u64 {
+        return Ok(Ok(()));
+    }
+    let skip = if shared.backend.has_header() {
+        0
+    } else {
+        HEADER as u64
+    };
+    let pieces = pieces(chain, view, skip)?;
+    Ok(shared.backend.send(&pieces))
+}
+
+fn pieces<'v>(chain: &Chain, view: &'v DmaView, skip: u64) -> Result<Vec<Piece<'v>>, QueueFault> {
+    let mut pieces = Vec::with_capacity(chain.readable().len());
+    for buffer in chain.readable_range(skip, chain.readable_len()) {
+        let len = usize::try_from(buffer.len).unwrap_or(0);
+        let at = GuestAddress(buffer.addr.0);
+        let found = view.get_slices(at, len, Permissions::Read);
+        for piece in found.map_err(|_| QueueFault::Memory)? {
+            pieces.push(piece.map_err(|_| QueueFault::Memory)?);
+        }
+    }
+    Ok(pieces)
+}
