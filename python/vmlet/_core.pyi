@@ -61,6 +61,7 @@ class Machine:
         cpu: str,
         tsc_khz: int | None,
         dirty_ring: int | None,
+        pci_ports: int,
     ) -> Machine: ...
     @property
     def engine(self) -> str: ...

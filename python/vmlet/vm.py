@@ -95,6 +95,8 @@ class VM:
             None for a log of all pages, which every engine has. Refused where there are no rings,
             or none that hold: the software CPU, KVM before Linux 5.11 and a KVM that interprets
             supervisor code.
+        pci_ports: PCIe root ports, 30 at most: each has a slot for one device, which can come and
+            go while the guest runs. Without any the VM has no PCI.
         name: shown in messages.
         console_limit: bytes of unread console output kept.
         debug_port: what the guest writes to port 0xe9, the debug port of other emulators, goes to
@@ -123,6 +125,7 @@ class VM:
         ram: Literal["anon", "memfd", "hugetlb:2M", "hugetlb:1G"] = "anon",
         prefault: bool = False,
         dirty_ring: int | None = None,
+        pci_ports: int = 0,
         name: str | None = None,
         console_limit: int | str = "4M",
         debug_port: bool = False,
@@ -173,6 +176,7 @@ class VM:
                 cpu=cpu,
                 tsc_khz=_rate(tsc_khz),
                 dirty_ring=_entries(dirty_ring),
+                pci_ports=_ports(pci_ports),
             )
         except ValueError as error:
             if isinstance(error, ConfigError):
@@ -476,6 +480,12 @@ def _entries(ring: int | None) -> int | None:
     if ring is None or (isinstance(ring, int) and 0 <= ring < 1 << 32):
         return ring
     raise ConfigError(f"dirty_ring cannot be {ring!r}", remedy="Give a number of entries.")
+
+
+def _ports(count: int) -> int:
+    if isinstance(count, int) and 0 <= count <= 30:
+        return count
+    raise ConfigError(f"pci_ports cannot be {count!r}", remedy="Give 0 to 30 root ports.")
 
 
 def _backing(ram: str) -> tuple[str, int]:

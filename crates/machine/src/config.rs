@@ -7,6 +7,7 @@ use std::{
 
 use vmlet_boot::ProtocolChoice;
 use vmlet_host::{HostMemory, HostRoot};
+use vmlet_pci::Root;
 use vmlet_vcpu::cpuid::{CpuModel, MODELS};
 
 use crate::{MachineError, board::layout};
@@ -145,6 +146,8 @@ pub struct Config {
     pub prefault: bool,
     /// Entries of a ring for each vCPU in which the engine notes dirty pages; none: a log a slot.
     pub dirty_ring: Option<u32>,
+    /// PCIe root ports, each with a slot for one device; without any the board has no PCI.
+    pub pci_ports: u8,
     /// Bytes of console output kept for the user.
     pub console_limit: usize,
     /// What the guest writes to the debug port (0xe9) goes to the console too.
@@ -196,6 +199,10 @@ impl Config {
         }
         if self.cpus == 0 {
             return refuse("cpus", "0".to_owned(), "Give at least one vCPU.");
+        }
+        if self.pci_ports > Root::MAX_PORTS {
+            let detail = self.pci_ports.to_string();
+            return refuse("pci_ports", detail, "Give at most 30 root ports.");
         }
         if self.console_limit == 0 {
             return refuse("console_limit", "0".to_owned(), "Give at least one byte.");

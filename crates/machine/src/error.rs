@@ -3,6 +3,7 @@
 use thiserror::Error;
 use vmlet_boot::{BootError, initramfs};
 use vmlet_memory::MemoryError;
+use vmlet_pci::PciError;
 use vmlet_vcpu::{EngineError, MissingFeature};
 
 use crate::{RecordError, SavedMachineError};
@@ -138,6 +139,19 @@ pub enum MachineError {
         /// The guest's memory.
         most: u64,
     },
+    /// A PCI bus refuses a device, or has none to give.
+    #[error(transparent)]
+    Device(#[from] PciError),
+    /// A restored machine lacks a device it had.
+    #[error(
+        "the saved VM had {device:?} in root port {port}. Attach it there before the VM goes on"
+    )]
+    MissingDevice {
+        /// What the device is.
+        device: String,
+        /// Where it was.
+        port: u8,
+    },
     /// The machine is closed.
     #[error("the VM is closed. Make a new one")]
     Closed,
@@ -162,6 +176,12 @@ impl MachineError {
             MachineError::NoVcpu { .. } => Some("Count vCPUs from 0."),
             MachineError::Engine(EngineError::TooManyVcpus { .. }) => {
                 Some("Give the VM fewer vCPUs.")
+            }
+            MachineError::Device(PciError::Full { count: 0 } | PciError::NoPort { .. }) => {
+                Some("Make the VM with more root ports (pci_ports).")
+            }
+            MachineError::Device(PciError::Full { .. } | PciError::Taken { .. }) => {
+                Some("Detach a device first, or make the VM with more root ports (pci_ports).")
             }
             MachineError::Memory(MemoryError::NotMemory { .. }) => {
                 Some("The VM's regions say which addresses have memory.")
@@ -188,7 +208,10 @@ impl MachineError {
             MachineError::Record(error) => record_kind(error),
             MachineError::Step { .. } | MachineError::NotMapped { .. } => ErrorKind::Guest,
             MachineError::Board(_) => ErrorKind::Host,
-            MachineError::State { .. } | MachineError::Closed => ErrorKind::State,
+            MachineError::Device(error) => device_kind(error),
+            MachineError::State { .. }
+            | MachineError::Closed
+            | MachineError::MissingDevice { .. } => ErrorKind::State,
             MachineError::Forked => ErrorKind::Forked,
         }
     }
@@ -240,6 +263,13 @@ fn record_kind(error: &RecordError) -> ErrorKind {
         RecordError::Late { .. } | RecordError::Unrecorded { .. } | RecordError::Replaying => {
             ErrorKind::State
         }
+    }
+}
+
+fn device_kind(error: &PciError) -> ErrorKind {
+    match error {
+        PciError::Full { .. } | PciError::Taken { .. } | PciError::Empty { .. } => ErrorKind::State,
+        _ => ErrorKind::Config,
     }
 }
 

@@ -23,6 +23,8 @@ pub enum EventKind {
     Stopped,
     /// The engine cannot go on with this guest.
     Error,
+    /// The guest has let go of a device that was asked for.
+    Detached,
 }
 
 impl EventKind {
@@ -39,6 +41,7 @@ impl EventKind {
             EventKind::Halt => "halt",
             EventKind::Stopped => "stopped",
             EventKind::Error => "error",
+            EventKind::Detached => "detached",
         }
     }
 }

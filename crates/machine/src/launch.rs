@@ -14,7 +14,10 @@ use vmlet_vcpu::{
 
 use crate::{
     Config, CpuChoice, EngineChoice, MachineError, RamBacking,
-    board::{acpi, layout},
+    board::{
+        acpi,
+        layout::{self, PciLayout},
+    },
     engine,
     machine::VcpuMaker,
 };
@@ -116,7 +119,7 @@ impl<'a> Sources<'a> {
     pub(crate) fn of(config: &'a Config) -> Sources<'a> {
         Sources {
             modules: config.modules.iter().map(Vec::as_slice).collect(),
-            memory: layout::memory_map(config.memory),
+            memory: layout::memory_map(config.memory, config.pci_ports > 0),
         }
     }
 }
@@ -138,14 +141,31 @@ pub(crate) fn plan<'a>(
     Ok(Image { boot })
 }
 
+/// Where PCI lies: as far up as the guest's processor has addresses.
+pub(crate) fn pci_layout(
+    config: &Config,
+    engine: &dyn Hypervisor,
+) -> Result<Option<PciLayout>, MachineError> {
+    if config.pci_ports == 0 {
+        return Ok(None);
+    }
+    let bits = match config.cpu {
+        CpuChoice::Model(model) => model.physical_bits,
+        CpuChoice::Host if engine.name() == EngineChoice::Soft.name() => SOFT_V1.physical_bits,
+        CpuChoice::Host => engine.supported_cpuid()?.physical_address_bits().into(),
+    };
+    Ok(layout::pci(config.pci_ports, config.memory, bits))
+}
+
 /// Makes memory and loads kernel, initramfs and tables.
 pub(crate) fn load(
     config: &Config,
     image: &Image<'_>,
-    max_slots: u32,
+    engine: &dyn Hypervisor,
 ) -> Result<AddressSpace, MachineError> {
-    let space = map_memory(config, max_slots)?;
-    let (rsdp, tables) = acpi::tables(config.cpus);
+    let space = map_memory(config, engine.limits().slots)?;
+    let pci = pci_layout(config, engine)?;
+    let (rsdp, tables) = acpi::tables(config.cpus, pci.as_ref());
     space.load(Gpa(rsdp), &tables)?;
     for load in &image.boot.loads {
         space.load(Gpa(load.gpa), &load.bytes)?;

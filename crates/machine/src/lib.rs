@@ -5,7 +5,8 @@
 //! * `board/`: address map, ACPI tables, devices, and the way from a vCPU's access to a device.
 //! * `launch.rs`: from a boot plan to memory and registers.
 //! * `machine.rs`, `lifecycle.rs`: [`Machine`], its states and its events; `machine/assembly.rs` puts it together,
-//!   `machine/saving.rs` saves and restores it, `machine/counted.rs` counts its instructions.
+//!   `machine/saving.rs` saves and restores it, `machine/counted.rs` counts its instructions, `machine/devices.rs` attaches and
+//!   detaches devices.
 //! * `saved.rs`: the bytes of a saved machine.
 //! * `inspect.rs`: how an address is translated, in which pages memory is mapped.
 //! * `console.rs`: what the guest prints and reads.
@@ -15,7 +16,7 @@
 //!
 //! The public face takes and returns plain data, descriptors and leases only.
 //!
-//! Not supported yet: snapshots that do not stop the guest, PCI, disks and networks, hot-plug.
+//! Not supported yet: snapshots that do not stop the guest.
 
 mod bell;
 mod board;
@@ -46,6 +47,7 @@ pub use saved::SavedMachineError;
 
 pub use vmlet_boot::{ProtocolChoice, initramfs};
 pub use vmlet_memory::{Lease, PAGE_SIZES, PagePlan};
+pub use vmlet_pci::{self as pci, PciError};
 pub use vmlet_vcpu::{
     Stat,
     x86_64::{Regs, Segment, Sregs, Table},

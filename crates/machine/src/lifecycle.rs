@@ -106,6 +106,13 @@ impl Life {
         goes_on
     }
 
+    /// Notes `event`, which changes no state.
+    pub(crate) fn tell(&self, event: Event) {
+        self.lock().note(event);
+        self.changed.notify_all();
+        self.console.rope.pull();
+    }
+
     /// Whether the guest's run is over.
     pub(crate) fn is_over(&self) -> bool {
         self.lock().is_over()

@@ -28,6 +28,7 @@ use crate::{
 
 mod assembly;
 mod counted;
+mod devices;
 mod making;
 mod saving;
 
@@ -57,6 +58,7 @@ pub struct Machine {
     cpu: CpuChoice,
     cmdline: String,
     debug_port: bool,
+    pci_ports: u8,
 }
 
 /// What only the process that made the machine may touch.
@@ -154,6 +156,7 @@ impl Machine {
         let (inner, _turn) = (self.open()?, self.inner()?.take_turn());
         inner.expect("pause", State::Running)?;
         inner.vcpus.iter().try_for_each(|vcpu| vcpu.pause())?;
+        inner.pause_devices();
         inner
             .life
             .advance(State::Paused, Event::by_user(EventKind::Paused));
@@ -164,6 +167,7 @@ impl Machine {
     pub fn stop(&self) -> Result<(), MachineError> {
         let (inner, _turn) = (self.open()?, self.inner()?.take_turn());
         inner.vcpus.iter().try_for_each(|vcpu| vcpu.pause())?;
+        inner.pause_devices();
         inner.life.end(Event::by_user(EventKind::Stopped));
         Ok(())
     }
@@ -446,6 +450,7 @@ impl Inner {
             if before == State::Running || parts.vcpus.iter().any(|vcpu| vcpu.may_run()) {
                 parts.leave();
             }
+            parts.pause_devices();
             reaper::bury(Box::new(Remains(Some(parts))));
         }
         if wait {

@@ -64,6 +64,8 @@ pub(crate) struct Head {
     pub(crate) cpus: u32,
     pub(crate) cmdline: String,
     pub(crate) debug_port: bool,
+    #[serde(default)]
+    pub(crate) pci_ports: u8,
     pub(crate) vcpus: Vec<VcpuState>,
     pub(crate) ports: Vec<(u64, SavedState)>,
     pub(crate) mmio: Vec<(u64, SavedState)>,
@@ -213,6 +215,7 @@ mod tests {
             cpus: 1,
             cmdline: "quiet".to_owned(),
             debug_port: false,
+            pci_ports: 2,
             vcpus: vec![VcpuState::default()],
             ports: vec![(0x70, SavedState::new("rtc", 1, &7u8))],
             mmio: Vec::new(),

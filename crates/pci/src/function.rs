@@ -215,6 +215,13 @@ pub trait Function: Send + Sync + Debug {
         let _ = (bar, at);
     }
 
+    /// Guest code stands still: no work is in flight once this returns, and none begins. A function
+    /// may be plugged in while guest code stands still, and is not told.
+    fn pause(&self) {}
+
+    /// Guest code goes on; may come without a pause before.
+    fn resume(&self) {}
+
     /// Back to the state after power-on, where the place of BARs and the links stay as they are.
     fn reset(&self);
 

@@ -1,6 +1,6 @@
 //! The root bus: a host bridge, root ports, and config space by memory accesses (ECAM).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
 use vmlet_bus::{AccessContext, Device, Flow, SavedError, SavedState};
@@ -184,6 +184,20 @@ impl Root {
         self.ports.iter().filter_map(waits).collect()
     }
 
+    /// Guest code stands still: returns once no function has work in flight.
+    pub fn pause(&self) {
+        self.functions().for_each(|function| function.pause());
+    }
+
+    /// Guest code goes on.
+    pub fn resume(&self) {
+        self.functions().for_each(|function| function.resume());
+    }
+
+    fn functions(&self) -> impl Iterator<Item = Arc<dyn Function>> {
+        self.ports.iter().filter_map(Port::function)
+    }
+
     /// Shares addresses among ports, with one more function in one of them.
     fn plan(&self, more: Option<(u8, &Arc<dyn Function>)>) -> Result<Vec<assign::Share>, PciError> {
         let needs = |port: &Port| {
@@ -266,6 +280,15 @@ impl Root {
     }
 }
 
+impl Drop for Root {
+    /// Functions end with their bus.
+    fn drop(&mut self) {
+        for endpoint in self.ports.iter().filter_map(Port::endpoint) {
+            endpoint.unplug();
+        }
+    }
+}
+
 /// Who has a piece of config space.
 enum Target<'a> {
     Bridge,
@@ -281,14 +304,14 @@ fn line(lines: &[Arc<SharedLine>], device: u8) -> Arc<SharedLine> {
 }
 
 /// The config space of all buses in memory (ECAM, section 7.2.2): a megabyte a bus. It saves and
-/// restores the whole bus.
+/// restores the whole bus. The board holds the bus: here it would hold itself, by its address space.
 #[derive(Debug)]
-pub struct Ecam(Arc<Root>);
+pub struct Ecam(Weak<Root>);
 
 impl Ecam {
     /// The config space of `root`.
-    pub fn new(root: Arc<Root>) -> Ecam {
-        Ecam(root)
+    pub fn new(root: &Arc<Root>) -> Ecam {
+        Ecam(Arc::downgrade(root))
     }
 
     /// Whose registers lie at `offset`, and which.
@@ -308,22 +331,26 @@ impl Device for Ecam {
     }
 
     fn read(&self, _: &dyn AccessContext, offset: u64, data: &mut [u8]) -> Flow {
-        match Ecam::find(offset, data.len()) {
-            Some((bdf, register)) => self.0.read_config(bdf, register, data),
-            None => data.fill(0xff),
+        match (self.0.upgrade(), Ecam::find(offset, data.len())) {
+            (Some(root), Some((bdf, register))) => root.read_config(bdf, register, data),
+            _ => data.fill(0xff),
         }
         Flow::Continue
     }
 
     fn write(&self, _: &dyn AccessContext, offset: u64, data: &[u8]) -> Flow {
-        if let Some((bdf, register)) = Ecam::find(offset, data.len()) {
-            self.0.write_config(bdf, register, data);
+        if let (Some(root), Some((bdf, register))) =
+            (self.0.upgrade(), Ecam::find(offset, data.len()))
+        {
+            root.write_config(bdf, register, data);
         }
         Flow::Continue
     }
 
     fn reset(&self) {
-        let root = &self.0;
+        let Some(root) = self.0.upgrade() else {
+            return;
+        };
         let bridge = root.bridge.lock();
         *bridge.unwrap_or_else(PoisonError::into_inner) = host_bridge();
         root.ports.iter().for_each(Port::reset);
@@ -332,15 +359,19 @@ impl Device for Ecam {
     }
 
     fn save(&self) -> Option<SavedState> {
-        let bridge = self.0.bridge.lock();
+        let root = self.0.upgrade()?;
+        let bridge = root.bridge.lock();
         let bridge = bridge.unwrap_or_else(PoisonError::into_inner).save();
-        let ports = self.0.ports.iter().map(Port::save).collect();
+        let ports = root.ports.iter().map(Port::save).collect();
         Some(SavedState::new(KIND, LAYOUT, &Fields { bridge, ports }))
     }
 
     fn restore(&self, saved: &SavedState) -> Result<(), SavedError> {
         let fields: Fields = saved.read(KIND, LAYOUT)?;
-        let (root, kind) = (&self.0, KIND);
+        let kind = KIND;
+        let Some(root) = self.0.upgrade() else {
+            return Ok(());
+        };
         let damaged = |detail| SavedError::Damaged { kind, detail };
         if fields.ports.len() != root.ports.len() {
             let (found, here) = (fields.ports.len(), root.ports.len());

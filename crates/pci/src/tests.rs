@@ -39,7 +39,7 @@ impl Bus {
         memory.map(vec![Mapping::ram(Gpa(0), ram)]).unwrap();
         let board = Board::new(Arc::new(memory));
         let root = Root::new(board.wiring(), 2);
-        let ecam = Ecam::new(Arc::clone(&root));
+        let ecam = Ecam::new(&root);
         Bus { board, root, ecam }
     }
 

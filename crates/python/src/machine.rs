@@ -75,7 +75,7 @@ fn start_thread(name: String, body: Box<dyn FnOnce() + Send>) -> std::io::Result
 #[pymethods]
 impl Machine {
     #[new]
-    #[pyo3(signature = (*, name, kernel, initramfs, modules, cmdline, memory, cpus, engine, protocol, ram, huge_page, prefault, console_limit, debug_port, clock, cpu, tsc_khz, dirty_ring))]
+    #[pyo3(signature = (*, name, kernel, initramfs, modules, cmdline, memory, cpus, engine, protocol, ram, huge_page, prefault, console_limit, debug_port, clock, cpu, tsc_khz, dirty_ring, pci_ports))]
     #[expect(
         clippy::too_many_arguments,
         reason = "one argument a setting, all by name"
@@ -100,6 +100,7 @@ impl Machine {
         cpu: &str,
         tsc_khz: Option<u32>,
         dirty_ring: Option<u32>,
+        pci_ports: u8,
     ) -> PyResult<Machine> {
         let protocols = [
             ("auto", ProtocolChoice::Auto),
@@ -132,6 +133,7 @@ impl Machine {
             clock: choose("clock", clock, &clocks)?,
             tsc_khz,
             dirty_ring,
+            pci_ports,
             cpu: choose("cpu", cpu, &models)?,
             protocol: choose("protocol", protocol, &protocols)?,
             ram: choose("ram", ram, &backings)?,

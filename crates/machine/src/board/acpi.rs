@@ -17,24 +17,29 @@ use vmlet_devices::{power::SleepControl, reset::ResetControl, serial::SerialPort
 
 use super::layout::{
     ACPI_START, IOAPIC, IRQ_COM1, LOCAL_APIC, PORT_COM1, PORT_PM_TIMER, PORT_PVPANIC, PORT_RESET,
-    PORT_SLEEP,
+    PORT_SLEEP, PciLayout,
 };
+
+mod pci;
 
 const OEM: [u8; 6] = *b"VMLET ";
 const TABLE: [u8; 8] = *b"VMLETBRD";
 const REVISION: u32 = 1;
 
 /// The tables' bytes, and where they go; the root pointer comes first.
-pub(crate) fn tables(cpus: u32) -> (u64, Vec<u8>) {
+pub(crate) fn tables(cpus: u32, pci: Option<&PciLayout>) -> (u64, Vec<u8>) {
     let mut area = Area {
         bytes: vec![0; Rsdp::len().next_multiple_of(16)],
     };
-    let dsdt = area.add(&dsdt(cpus));
+    let dsdt = area.add(&dsdt(cpus, pci));
     let fadt = area.add(&fadt(dsdt));
     let madt = area.add(&madt(cpus));
     let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
+    if pci.is_some() {
+        xsdt.add_entry(area.add(&pci::mcfg()));
+    }
     let xsdt = area.add(&xsdt);
     let mut root = Bytes::default();
     Rsdp::new(OEM, xsdt).to_aml_bytes(&mut root);
@@ -117,7 +122,7 @@ fn madt(cpus: u32) -> impl Aml {
     madt
 }
 
-fn dsdt(cpus: u32) -> impl Aml {
+fn dsdt(cpus: u32, pci: Option<&PciLayout>) -> impl Aml {
     let mut sdt = Sdt::new(*b"DSDT", 36, 6, OEM, TABLE, REVISION);
     let s5 = SleepControl::S5;
     let zero = 0u8;
@@ -140,6 +145,9 @@ fn dsdt(cpus: u32) -> impl Aml {
     append_device(&mut sdt, "PEVT", &"QEMU0001", vec![&ports]);
     let ports = io(0x70, 2);
     append_device(&mut sdt, "RTC0", &EISAName::new("PNP0B00"), vec![&ports]);
+    if let Some(layout) = pci {
+        pci::append_bridge(&mut sdt, layout);
+    }
     sdt
 }
 
@@ -177,7 +185,7 @@ fn append_cpu(sdt: &mut Sdt, uid: u32) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::layout, *};
 
     fn sum(bytes: &[u8]) -> u8 {
         bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
@@ -193,9 +201,13 @@ mod tests {
         u64::from_le_bytes(bytes[..8].try_into().unwrap())
     }
 
+    fn pci() -> PciLayout {
+        layout::pci(30, 6 << 30, 40).unwrap()
+    }
+
     #[test]
     fn every_table_is_reached_from_the_root_pointer_and_sums_to_zero() {
-        let (_, area) = tables(4);
+        let (_, area) = tables(4, Some(&pci()));
         assert_eq!(
             (&area[..8], sum(&area[..20]), sum(&area[..36])),
             (&b"RSD PTR "[..], 0, 0)
@@ -205,20 +217,34 @@ mod tests {
         let fadt = table(&area, address(&xsdt[36..]));
         let madt = table(&area, address(&xsdt[44..]));
         let dsdt = table(&area, address(&fadt[140..]));
-        for (found, name) in [(fadt, b"FACP"), (madt, b"APIC"), (dsdt, b"DSDT")] {
+        let mcfg = table(&area, address(&xsdt[52..]));
+        assert_eq!((address(&mcfg[44..]), mcfg.len()), (layout::ECAM, 60));
+        for (found, name) in [
+            (fadt, b"FACP"),
+            (madt, b"APIC"),
+            (dsdt, b"DSDT"),
+            (mcfg, b"MCFG"),
+        ] {
             assert_eq!((&found[..4], sum(found)), (&name[..], 0));
         }
     }
 
     #[test]
     fn the_madt_lists_every_vcpu_and_the_io_apic() {
-        let (_, area) = tables(254);
+        let (_, area) = tables(254, None);
         let xsdt = table(&area, address(&area[24..]));
         assert_eq!(table(&area, address(&xsdt[44..])).len(), 44 + 254 * 8 + 12);
     }
 
     #[test]
+    fn a_board_without_root_ports_has_no_pci_in_its_tables() {
+        let (_, area) = tables(1, None);
+        let has = |name: &[u8; 4]| area.windows(4).any(|bytes| bytes == name);
+        assert!(!has(b"MCFG") && !has(b"PCI0") && has(b"COM1"));
+    }
+
+    #[test]
     fn tables_of_the_largest_machine_fit_their_area() {
-        assert!(tables(254).1.len() as u64 <= super::super::layout::ACPI_LEN);
+        assert!(tables(254, Some(&pci())).1.len() as u64 <= super::super::layout::ACPI_LEN);
     }
 }

@@ -2,13 +2,16 @@
 
 pub(crate) mod acpi;
 mod dispatch;
+mod doorbells;
 mod exits;
 mod interrupts;
 pub(crate) mod layout;
 mod parts;
+mod pci;
 mod time;
 
 pub(crate) use dispatch::Dispatch;
 pub use exits::{ExitCount, ExitKind, ExitReport};
 pub(crate) use interrupts::Interrupts;
 pub(crate) use parts::Board;
+pub(crate) use pci::PciBus;

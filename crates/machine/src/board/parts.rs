@@ -12,6 +12,7 @@ use vmlet_devices::{
     rtc::Rtc,
     serial::{SerialOut, SerialPort},
 };
+use vmlet_memory::AddressSpace;
 use vmlet_vcpu::Vm;
 
 use super::{
@@ -20,8 +21,9 @@ use super::{
     interrupts::IOAPIC_REQUESTER,
     layout::{
         IOAPIC, IRQ_COM1, PORT_COM1, PORT_DEBUG, PORT_KEYBOARD, PORT_PM_TIMER, PORT_PVPANIC,
-        PORT_RESET, PORT_RTC, PORT_SLEEP, low_bytes,
+        PORT_RESET, PORT_RTC, PORT_SLEEP, PciLayout, low_bytes,
     },
+    pci::{PciBus, Surroundings},
     time::time_of,
 };
 
@@ -30,25 +32,28 @@ use super::{
 pub(crate) struct Board {
     pub(crate) dispatch: Dispatch,
     pub(crate) serial: Arc<SerialPort>,
+    /// None on a board without root ports.
+    pub(crate) pci: Option<PciBus>,
     /// In the order of the vCPUs.
     exits: Mutex<Vec<Arc<Exits>>>,
 }
 
 impl Board {
     /// Assembles the board of `vm` with `memory` bytes and its console; with a debug port where
-    /// that has an output.
+    /// that has an output, and a PCI bus where it has a layout.
     pub(crate) fn new(
         vm: Arc<dyn Vm>,
         memory: u64,
         console: Box<dyn SerialOut>,
         debug: Option<Box<dyn SerialOut>>,
+        pci: Option<(&PciLayout, Arc<AddressSpace>)>,
     ) -> Result<Board, SpaceError> {
         let time = time_of(&vm);
-        let sink: Arc<dyn MsiSink> = Arc::new(Interrupts::new(vm));
-        let ioapic = Arc::new(IoApic::new(sink, IOAPIC_REQUESTER));
+        let sink: Arc<dyn MsiSink> = Arc::new(Interrupts::new(Arc::clone(&vm)));
+        let ioapic = Arc::new(IoApic::new(Arc::clone(&sink), IOAPIC_REQUESTER));
         let line: Arc<dyn IrqLine> = ioapic.pin(usize::from(IRQ_COM1));
         let serial = Arc::new(SerialPort::new(line, console));
-        let (ports, mmio) = (IoSpace::new(), IoSpace::new());
+        let (ports, mmio) = (IoSpace::new(), Arc::new(IoSpace::new()));
         let low = low_bytes(memory);
         let rtc = Arc::new(Rtc::with_time(low, memory - low, Arc::clone(&time)));
         let placed: [(u64, u64, Arc<dyn Device>); 7] = [
@@ -76,15 +81,29 @@ impl Board {
             let port = Arc::new(DebugPort::new(out));
             ports.add(PORT_DEBUG.into(), DebugPort::LEN, port)?;
         }
+        let pci = match pci {
+            Some((layout, memory)) => {
+                let around = Surroundings {
+                    vm,
+                    memory,
+                    mmio: &mmio,
+                    sink,
+                    ioapic: &ioapic,
+                };
+                Some(PciBus::new(layout, around)?)
+            }
+            None => None,
+        };
         let dispatch = Dispatch {
             ports: Arc::new(ports),
-            mmio: Arc::new(mmio),
+            mmio,
             ioapic,
             exits: Arc::default(),
         };
         Ok(Board {
             dispatch,
             serial,
+            pci,
             exits: Mutex::default(),
         })
     }

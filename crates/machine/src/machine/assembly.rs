@@ -45,8 +45,8 @@ impl Machine {
         let sources = launch::Sources::of(config);
         let image = launch::plan(config, &sources)?;
         let make = launch::maker(config, &image);
-        let load = || launch::load(config, &image, limits.slots);
-        Machine::assemble(config, engine, &load, make, spawn)
+        let load = || launch::load(config, &image, &*engine);
+        Machine::assemble(config, Arc::clone(&engine), &load, make, spawn)
     }
 
     /// Makes a machine of the memory that `load` gives and the vCPUs that `make` gives.
@@ -67,7 +67,10 @@ impl Machine {
         let console = Console::new(config.console_limit);
         let feed = || Box::new(ConsoleFeed::new(&console)) as Box<dyn SerialOut>;
         let debug = config.debug_port.then(feed);
-        let board = Board::new(Arc::clone(&vm), config.memory, feed(), debug)
+        let space = Arc::new(space);
+        let layout = launch::pci_layout(config, &*engine)?;
+        let pci = layout.as_ref().map(|layout| (layout, Arc::clone(&space)));
+        let board = Board::new(Arc::clone(&vm), config.memory, feed(), debug, pci)
             .map_err(|error| MachineError::Board(error.to_string()))?;
         let vcpus = making.vcpus()?;
         let life = Life::new(&config.name, console, vcpus.len());
@@ -77,8 +80,10 @@ impl Machine {
             vm.set_inputs(Arc::clone(&journal) as Arc<dyn Inputs>)?;
             let _ = life.journal.set(journal);
         }
+        if let Some(bus) = &board.pci {
+            bus.watch.tell(&life);
+        }
         let vcpus = start_threads(vcpus, &board, &life, &making, spawn)?;
-        let space = Arc::new(space);
         let cpuid = engine.supported_cpuid()?;
         let parts = Parts {
             life: Arc::clone(&life),
@@ -112,6 +117,7 @@ impl Machine {
             cpu: config.cpu,
             cmdline: config.cmdline.clone(),
             debug_port: config.debug_port,
+            pci_ports: config.pci_ports,
         })
     }
 }

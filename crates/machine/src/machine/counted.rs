@@ -48,6 +48,7 @@ impl Machine {
         let _turn = self.inner()?.take_turn();
         if parts.life.state() == State::Paused {
             parts.vcpus.iter().try_for_each(|vcpu| vcpu.pause())?;
+            parts.pause_devices();
         }
         Ok(true)
     }
@@ -85,6 +86,7 @@ impl Machine {
 impl super::Parts {
     /// Lets the vCPUs run.
     pub(super) fn run(&self, kind: EventKind) -> Result<(), MachineError> {
+        self.complete()?;
         if self.life.advance(State::Running, Event::by_user(kind)) {
             self.vcpus.iter().try_for_each(|vcpu| vcpu.resume())?;
         }

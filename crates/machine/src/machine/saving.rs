@@ -5,6 +5,9 @@
 //! cannot have changed is left out. One that has all its engine offers goes on where nothing of it
 //! is lacking, and is refused elsewhere by the names of what is.
 //!
+//! Devices in PCI slots are made by who restores, and attached: each takes its state then, and the
+//! machine does not go on before all are there.
+//!
 //! Not saved: console output that nobody has read, events, what the host's clock says.
 
 use vmlet_memory::{AddressSpace, Gpa};
@@ -40,6 +43,7 @@ impl Machine {
             cpus: u32::try_from(vcpus.len()).unwrap_or(u32::MAX),
             cmdline: self.cmdline.clone(),
             debug_port: self.debug_port,
+            pci_ports: self.pci_ports,
             vcpus,
             ports: dispatch.ports.save(),
             mmio: dispatch.mmio.save(),
@@ -70,6 +74,7 @@ impl Machine {
             cpus: saved.head.cpus,
             cpu: CpuChoice::named(&saved.head.cpu).ok_or_else(|| unknown_model(&saved.head))?,
             debug_port: saved.head.debug_port,
+            pci_ports: saved.head.pci_ports,
             ..config.clone()
         };
         config.check()?;
@@ -100,6 +105,9 @@ impl Machine {
         let machine = Machine::assemble(&config, engine, &load, make, spawn)?;
         let parts = machine.open()?;
         let dispatch = &parts.board.dispatch;
+        if let Some(bus) = &parts.board.pci {
+            bus.set_booted();
+        }
         dispatch
             .mmio
             .restore(&saved.head.mmio)

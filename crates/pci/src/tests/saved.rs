@@ -70,7 +70,7 @@ fn a_function_that_waits_keeps_its_port() {
 fn a_state_of_another_board_is_refused() {
     let (bus, saved) = used();
     let root = Root::new(bus.board.wiring(), 3);
-    let error = Ecam::new(root).restore(&saved).unwrap_err();
+    let error = Ecam::new(&root).restore(&saved).unwrap_err();
     assert!(matches!(error, SavedError::Damaged { .. }), "{error}");
 }
 
