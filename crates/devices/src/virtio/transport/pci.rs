@@ -366,6 +366,14 @@ impl Function for VirtioPci {
         }
     }
 
+    fn pause(&self) {
+        VirtioPci::pause(self);
+    }
+
+    fn resume(&self) {
+        VirtioPci::resume(self);
+    }
+
     fn reset(&self) {
         let mut state = self.lock();
         self.reset_device(&mut state);
