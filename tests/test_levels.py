@@ -46,9 +46,8 @@ def asks(questions: list[tuple[int, int]]) -> bytes:
     """A guest that answers ``questions`` from `ROWS` on, four words each."""
     listed = "\n".join(f".long {leaf}, {subleaf}" for leaf, subleaf in questions)
     return guest(f"""
-start:
     mov $ROWS, %edi
-    mov $(questions - start + 0x100000), %esi
+    mov $(questions - first + 0x100000), %esi
 1:  mov (%esi), %eax
     mov 4(%esi), %ecx
     cpuid

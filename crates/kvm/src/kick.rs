@@ -87,6 +87,11 @@ impl SignalKicker {
         Bound { old }
     }
 
+    /// The thread is on its way out and its vCPU is dropped elsewhere: kicks go nowhere.
+    pub(crate) fn forget_thread(&self) {
+        *self.thread() = None;
+    }
+
     /// Kicks go nowhere from now on: the lock makes sure that none is under way.
     pub(crate) fn unbind(&self, bound: &Bound) {
         *self.thread() = None;

@@ -77,6 +77,17 @@ enum Step {
     Stop(StopReason),
 }
 
+/// Why running guest code stopped.
+enum Pause {
+    End(RunEnd),
+    /// The board asked to stop in an access that is not complete.
+    Stop(StopReason),
+    /// A single-stepped instruction made an access that is not complete.
+    Access,
+    /// A signal came.
+    Signal,
+}
+
 impl From<Flow> for Step {
     fn from(flow: Flow) -> Step {
         match flow {
@@ -129,11 +140,11 @@ impl KvmVcpu {
     /// Completes the access in flight without entering the guest. An access that KVM split gives
     /// further exits, which are served too; the end of a run among them is given back.
     fn complete(&mut self, bus: &mut dyn GuestBus) -> Result<Option<RunEnd>, EngineError> {
+        let (id, mut end) = (self.id, None);
         self.parts_mut()?.page.set_immediate_exit(true);
-        let mut end = None;
         let result = loop {
             match ext::run(self.fd()?) {
-                Ok(()) => match self.serve(bus)? {
+                Ok(()) => match self.parts_mut()?.serve(id, bus)? {
                     Step::End(found) => end = Some(found),
                     Step::Continue | Step::Stop(_) => {}
                 },
@@ -144,12 +155,6 @@ impl KvmVcpu {
         };
         self.parts_mut()?.page.set_immediate_exit(false);
         result
-    }
-
-    /// The last exit was an access that KVM completes when it is entered again.
-    fn in_access(&self) -> Result<bool, EngineError> {
-        let reason = self.parts()?.page.exit_reason();
-        Ok(matches!(reason, KVM_EXIT_IO | KVM_EXIT_MMIO))
     }
 
     /// Completes the access of a single-stepped instruction. KVM's emulator forgets the step of a
@@ -166,13 +171,48 @@ impl KvmVcpu {
             dr6,
         }))
     }
+}
+
+impl Parts {
+    /// Runs guest code and serves its accesses until the vCPU has to see to something. Nothing here
+    /// asks again whether this is still the process that made the VM: the thread that is here is in
+    /// no other.
+    fn run(
+        &mut self,
+        id: u32,
+        stepping: bool,
+        bus: &mut dyn GuestBus,
+    ) -> Result<Pause, EngineError> {
+        loop {
+            match ext::run(&self.fd) {
+                Ok(()) => match self.serve(id, bus)? {
+                    Step::Continue if stepping && self.in_access() => return Ok(Pause::Access),
+                    Step::Continue => {}
+                    Step::End(end) => return Ok(Pause::End(end)),
+                    Step::Stop(reason) => return Ok(Pause::Stop(reason)),
+                },
+                Err(libc::EINTR) => return Ok(Pause::Signal),
+                // An application processor that waited for its start has got a message.
+                Err(libc::EAGAIN) => {}
+                Err(libc::EFAULT) => {
+                    let end = RunEnd::Fatal(exits::unserved(&self.page));
+                    return Ok(Pause::End(end));
+                }
+                Err(errno) => return Err(run_error(errno)),
+            }
+        }
+    }
+
+    /// The last exit was an access that KVM completes when it is entered again.
+    fn in_access(&self) -> bool {
+        matches!(self.page.exit_reason(), KVM_EXIT_IO | KVM_EXIT_MMIO)
+    }
 
     /// Serves the exit that `KVM_RUN` has returned with.
-    fn serve(&mut self, bus: &mut dyn GuestBus) -> Result<Step, EngineError> {
-        let id = self.id;
+    fn serve(&mut self, id: u32, bus: &mut dyn GuestBus) -> Result<Step, EngineError> {
         let Parts {
             page, fd, shared, ..
-        } = self.parts_mut()?;
+        } = self;
         let access = Access { id, fd };
         Ok(match page.exit_reason() {
             KVM_EXIT_IO => serve_io(&access, page, bus),
@@ -241,6 +281,10 @@ fn run_error(errno: i32) -> EngineError {
 
 impl Drop for KvmVcpu {
     fn drop(&mut self) {
+        // A vCPU that is dropped bound is dropped by another thread.
+        if self.bound.take().is_some() {
+            self.kicker.forget_thread();
+        }
         // In place: a vCPU's descriptor alone is closed in no time.
         if let Some(parts) = self.parts.take()
             && !parts.shared.origin.is_here()
@@ -274,29 +318,17 @@ impl Vcpu for KvmVcpu {
     }
 
     fn run(&mut self, bus: &mut dyn GuestBus) -> Result<RunEnd, EngineError> {
-        loop {
-            match ext::run(self.fd()?) {
-                Ok(()) => match self.serve(bus)? {
-                    Step::Continue if self.stepping && self.in_access()? => {
-                        return self.complete_step(bus);
-                    }
-                    Step::Continue => {}
-                    Step::End(end) => return Ok(end),
-                    Step::Stop(reason) => {
-                        self.complete(bus)?;
-                        return Ok(RunEnd::Stopped(reason));
-                    }
-                },
-                Err(libc::EINTR) => {
-                    self.kicker.consume();
-                    return Ok(RunEnd::Kicked);
-                }
-                // An application processor that waited for its start has got a message.
-                Err(libc::EAGAIN) => {}
-                Err(libc::EFAULT) => {
-                    return Ok(RunEnd::Fatal(exits::unserved(&self.parts()?.page)));
-                }
-                Err(errno) => return Err(run_error(errno)),
+        let (id, stepping) = (self.id, self.stepping);
+        match self.parts_mut()?.run(id, stepping, bus)? {
+            Pause::End(end) => Ok(end),
+            Pause::Access => self.complete_step(bus),
+            Pause::Stop(reason) => {
+                self.complete(bus)?;
+                Ok(RunEnd::Stopped(reason))
+            }
+            Pause::Signal => {
+                self.kicker.consume();
+                Ok(RunEnd::Kicked)
             }
         }
     }

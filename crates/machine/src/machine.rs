@@ -451,9 +451,13 @@ impl Inner {
                 parts.leave();
             }
             parts.pause_devices();
-            reaper::bury(Box::new(Remains(Some(parts))));
-        }
-        if wait {
+            let remains = Box::new(Remains(Some(parts)));
+            if wait {
+                reaper::bury_here(remains);
+            } else {
+                reaper::bury(remains);
+            }
+        } else if wait {
             reaper::drain();
         }
     }
@@ -470,8 +474,13 @@ impl Drop for Remains {
         let life = Arc::clone(&parts.life);
         // Guest memory goes with the parts, and vCPUs run on it until they have left.
         parts.leave();
-        life.join();
+        // Of two threads that let go of the VM, the last frees it: it should be this one.
+        let waited = parts.vcpus.iter().filter(|vcpu| vcpu.drop_waiting());
+        if waited.count() < parts.vcpus.len() {
+            life.join();
+        }
         drop(parts);
+        life.join();
         life.forget_vcpus();
     }
 }

@@ -14,7 +14,7 @@ use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering, fence},
         mpsc::{
             Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, channel, sync_channel,
@@ -75,6 +75,20 @@ impl Sign {
     }
 }
 
+/// A vCPU and what serves its accesses.
+struct Guest {
+    vcpu: Box<dyn Vcpu>,
+    bus: Box<dyn GuestBus>,
+}
+
+/// Where a thread leaves its guest while it waits for requests.
+type Seat = Mutex<Option<Guest>>;
+
+fn sit(seat: &Seat, guest: Option<Guest>) -> Option<Guest> {
+    let mut seat = seat.lock().unwrap_or_else(PoisonError::into_inner);
+    std::mem::replace(&mut seat, guest)
+}
+
 enum Request {
     Go(RunState, Option<SyncSender<()>>),
     Call(Job),
@@ -90,6 +104,13 @@ pub struct VcpuThread {
     requests: Sender<Request>,
     kicker: Arc<dyn Kicker>,
     sign: Arc<Sign>,
+    seat: Arc<Seat>,
+}
+
+impl std::fmt::Debug for Guest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Guest").field(&self.vcpu).finish()
+    }
 }
 
 /// A vCPU on its way out of guest code for good.
@@ -155,18 +176,18 @@ impl VcpuThread {
     ) -> Result<VcpuThread, EngineError> {
         let (requests, queue) = channel();
         let (id, kicker) = (vcpu.id(), vcpu.kicker());
-        let sign = Arc::<Sign>::default();
+        let (sign, seat) = (Arc::<Sign>::default(), Arc::<Seat>::default());
         let worker = Worker {
-            vcpu,
-            bus,
             on_end,
             queue,
             early: None,
             state: RunState::Paused,
             sign: Arc::clone(&sign),
+            seat: Arc::clone(&seat),
         };
+        let guest = Guest { vcpu, bus };
         let body = Box::new(move || {
-            worker.live();
+            worker.live(guest);
             on_exit();
         });
         spawn(format!("vmlet-vcpu{id}"), body)
@@ -176,6 +197,7 @@ impl VcpuThread {
             requests,
             kicker,
             sign,
+            seat,
         })
     }
 
@@ -220,6 +242,13 @@ impl VcpuThread {
         }
         self.kicker.kick();
         Leaving(Some(left))
+    }
+
+    /// Drops, on the calling thread, the vCPU of a thread that waits and was asked to end; false where
+    /// that is under way already and does it itself. Who waits for the end anyway is spared a change
+    /// of threads: this one finds nothing when it wakes up, and ends.
+    pub fn drop_waiting(&self) -> bool {
+        sit(&self.seat, None).is_some()
     }
 
     /// Runs `job` on the vCPU's thread between two runs and returns its answer. A running vCPU
@@ -270,14 +299,13 @@ impl VcpuThread {
 }
 
 struct Worker {
-    vcpu: Box<dyn Vcpu>,
-    bus: Box<dyn GuestBus>,
     on_end: OnEnd,
     queue: Receiver<Request>,
     /// Taken from the queue by a step that makes way for it.
     early: Option<Request>,
     state: RunState,
     sign: Arc<Sign>,
+    seat: Arc<Seat>,
 }
 
 impl Worker {
@@ -289,29 +317,42 @@ impl Worker {
         }
     }
 
-    fn live(mut self) {
-        if let Err(error) = self.vcpu.bind() {
-            let _ = (self.on_end)(self.vcpu.id(), Err(error));
+    fn live(mut self, mut guest: Guest) {
+        if let Err(error) = guest.vcpu.bind() {
+            let _ = (self.on_end)(guest.vcpu.id(), Err(error));
         }
-        while self.state != RunState::Finished {
-            if self.serve() && self.state == RunState::Running {
-                self.run_once();
+        while let Some(mine) = self.serve(guest) {
+            guest = mine;
+            match self.state {
+                RunState::Running => self.run_once(&mut guest),
+                RunState::Paused => {}
+                RunState::Finished => return guest.vcpu.unbind(),
             }
         }
-        self.vcpu.unbind();
     }
 
-    /// Takes requests: all that are queued while running, at least one while paused. False when
-    /// nobody is left to ask.
-    fn serve(&mut self) -> bool {
+    /// The next request; waits for it while paused. None when the guest was taken away meanwhile.
+    fn next(&mut self, guest: Guest) -> Option<(Result<Request, TryRecvError>, Guest)> {
+        if let Some(request) = self.early.take() {
+            return Some((Ok(request), guest));
+        }
+        if self.state != RunState::Paused {
+            return Some((self.queue.try_recv(), guest));
+        }
+        sit(&self.seat, Some(guest));
+        let request = self.queue.recv().map_err(|_| TryRecvError::Disconnected);
+        sit(&self.seat, None).map(|guest| (request, guest))
+    }
+
+    /// Takes requests: all that are queued while running, at least one while paused. None when the
+    /// guest was taken away.
+    fn serve(&mut self, mut guest: Guest) -> Option<Guest> {
         loop {
-            let request = match self.early.take() {
-                Some(request) => Ok(request),
-                None if self.state == RunState::Paused => {
-                    self.queue.recv().map_err(|_| TryRecvError::Disconnected)
-                }
-                None => self.queue.try_recv(),
+            let Some((request, mine)) = self.next(guest) else {
+                self.enter(RunState::Finished);
+                return None;
             };
+            guest = mine;
             match request {
                 Ok(Request::Go(state, done)) => {
                     self.enter(state);
@@ -319,47 +360,47 @@ impl Worker {
                         let _ = done.send(());
                     }
                     if state == RunState::Finished {
-                        return false;
+                        return Some(guest);
                     }
                 }
-                Ok(Request::Call(job)) => job(self.vcpu.as_mut()),
-                Ok(Request::Step(answer)) => drop(answer.send(self.step())),
+                Ok(Request::Call(job)) => job(guest.vcpu.as_mut()),
+                Ok(Request::Step(answer)) => drop(answer.send(self.step(&mut guest))),
                 Ok(Request::GiveUp) => {}
-                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Empty) => return Some(guest),
                 Err(TryRecvError::Disconnected) => {
                     self.enter(RunState::Finished);
-                    return false;
+                    return Some(guest);
                 }
             }
         }
     }
 
     /// One instruction. A step that waits, in a halt, makes way for whoever asks for the vCPU.
-    fn step(&mut self) -> Result<RunEnd, EngineError> {
-        self.vcpu.set_debug(&DebugControl {
+    fn step(&mut self, guest: &mut Guest) -> Result<RunEnd, EngineError> {
+        guest.vcpu.set_debug(&DebugControl {
             single_step: true,
             ..DebugControl::default()
         })?;
         self.sign.set_in_guest(true);
         let end = loop {
-            if !self.goes_on_stepping() {
+            if !self.goes_on_stepping(guest) {
                 break Ok(RunEnd::Kicked);
             }
-            match self.vcpu.run(self.bus.as_mut()) {
+            match guest.vcpu.run(guest.bus.as_mut()) {
                 Ok(RunEnd::Kicked) => {}
                 other => break other,
             }
         };
         self.sign.set_in_guest(self.state == RunState::Running);
-        self.vcpu.set_debug(&DebugControl::default())?;
+        guest.vcpu.set_debug(&DebugControl::default())?;
         end
     }
 
     /// Carries out what was asked for during a step; false when the step is to end by it.
-    fn goes_on_stepping(&mut self) -> bool {
+    fn goes_on_stepping(&mut self, guest: &mut Guest) -> bool {
         loop {
             match self.queue.try_recv() {
-                Ok(Request::Call(job)) => job(self.vcpu.as_mut()),
+                Ok(Request::Call(job)) => job(guest.vcpu.as_mut()),
                 Ok(Request::GiveUp) | Err(TryRecvError::Disconnected) => return false,
                 Ok(request) => {
                     self.early = Some(request);
@@ -371,14 +412,14 @@ impl Worker {
     }
 
     /// A panic below is a defect of the VMM; it ends this VM and not the user's process.
-    fn run_once(&mut self) {
-        let (vcpu, bus) = (&mut self.vcpu, &mut self.bus);
+    fn run_once(&mut self, guest: &mut Guest) {
+        let Guest { vcpu, bus } = guest;
         let end = catch_unwind(AssertUnwindSafe(|| vcpu.run(bus.as_mut())))
             .unwrap_or_else(|panic| Ok(RunEnd::Fatal(panicked(panic.as_ref()))));
         if matches!(end, Ok(RunEnd::Kicked)) {
             return;
         }
-        if (self.on_end)(self.vcpu.id(), end) == Next::Pause {
+        if (self.on_end)(guest.vcpu.id(), end) == Next::Pause {
             self.enter(RunState::Paused);
         }
     }

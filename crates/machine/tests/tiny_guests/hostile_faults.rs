@@ -12,6 +12,8 @@ use crate::harness::{
 
 /// Linear, not mapped.
 const UNMAPPED: u64 = 0x5000_0000;
+/// Byte 5 of a gate that is present and leaves interrupts as they are.
+const TRAP_GATE: u8 = 0x8f;
 const NOT_CANONICAL: u64 = 0x8000_0000_0000_0000;
 /// Code of a handler.
 const HANDLER: u64 = 0x2_4000;
@@ -101,7 +103,8 @@ fn prepared(guest: Guest, vectors: &[u64], handler: u64) -> Guest {
     guest.write(TSS + 0x24, &STACK1.to_le_bytes());
     for vector in vectors {
         set_gate(&guest.memory, *vector, handler, 0);
-        guest.write(IDT + vector * 16 + 4, &[1]);
+        // A stack of its own, and a gate that leaves interrupts on.
+        guest.write(IDT + vector * 16 + 4, &[1, TRAP_GATE]);
     }
     guest
 }
@@ -112,15 +115,15 @@ fn a_handler_that_faults_as_it_starts_can_be_kicked() {
         let mut guest = with_own_stack(place, &[6], HANDLER);
         guest.write(HANDLER, guest!("ud2"));
         guest.load(guest!("ud2"));
+        guest.let_interrupts_in();
         assert_eq!(guest.run_briefly(), RunEnd::Kicked);
     });
 }
 
-/// The handler's gate leaves interrupts on, and the guest does nothing but fault.
+/// The guest does nothing but fault, with interrupts on.
 fn timer_among_faults(place: &Place) {
     let guest = Guest::with_irqchip(place);
     let mut guest = prepared(guest, &[6], HANDLER);
-    guest.write(IDT + 6 * 16 + 5, &[0x8f]);
     guest.write(HANDLER, guest!("ud2"));
     guest.load(guest!(
         "mov ebx, 0xfee00000",
@@ -158,6 +161,7 @@ fn a_handler_that_is_not_mapped_can_be_kicked() {
     each(|place| {
         let mut guest = with_own_stack(place, &[14], UNMAPPED);
         guest.load(guest!("mov eax, 0x50000000", "jmp rax"));
+        guest.let_interrupts_in();
         assert_eq!(guest.run_briefly(), RunEnd::Kicked);
     });
 }
@@ -171,6 +175,7 @@ fn double_faults_without_end_can_be_kicked() {
         let code = guest!("mov eax, 0x50000000", "mov ecx, [rax]");
         guest.write(HANDLER, code);
         guest.load(code);
+        guest.let_interrupts_in();
         assert_eq!(guest.run_briefly(), RunEnd::Kicked);
     });
 }

@@ -25,6 +25,7 @@ fn at(place: &Place, user: bool, code: &[u8]) -> Guest {
         guest.enter_user();
     }
     guest.load(code);
+    guest.let_interrupts_in();
     guest
 }
 
@@ -188,6 +189,25 @@ fn a_spinning_guest_stops_at_once() {
             let took = start.elapsed();
             assert!(took < limit(Duration::from_millis(500)), "{took:?}");
             let after = guest.thread.vcpu.resume();
+            assert!(matches!(after, Err(EngineError::Ended { id: 0 })));
+        }
+    });
+}
+
+/// The thread may be on its way to wait still; then it drops the vCPU itself.
+#[test]
+fn a_waiting_vcpu_is_dropped_by_who_ends_it() {
+    each(|place| {
+        for _ in 0..50 {
+            let guest = at(place, true, counting()).into_thread();
+            guest.thread.vcpu.resume().unwrap();
+            guest.thread.vcpu.pause().unwrap();
+            let kicker = guest.thread.vcpu.with(|vcpu| vcpu.kicker()).unwrap();
+            guest.thread.vcpu.ask_finish().wait();
+            guest.thread.vcpu.drop_waiting();
+            assert!(!guest.thread.vcpu.drop_waiting());
+            kicker.kick();
+            let after = guest.thread.vcpu.with(|_| ());
             assert!(matches!(after, Err(EngineError::Ended { id: 0 })));
         }
     });

@@ -15,6 +15,14 @@ struct Pair {
     first: Guest,
 }
 
+impl Pair {
+    /// Has the first run `code`, which waits for the second without leaving the guest.
+    fn load_first(&mut self, code: &[u8]) {
+        self.first.load(code);
+        self.first.let_interrupts_in();
+    }
+}
+
 fn pair(place: &Place) -> Pair {
     let options = Options {
         cpus: 2,
@@ -77,7 +85,7 @@ fn init_and_sipi_start_a_processor_in_real_mode() {
     each(|place| {
         let mut pair = pair(place);
         real_mode_trampoline(&pair.first);
-        pair.first.load(start_second!(
+        pair.load_first(start_second!(
             "2: cmp word ptr [0x7012], 0x1234",
             "jne 2b",
             "movzx ebx, word ptr [0x7010]",
@@ -109,7 +117,7 @@ fn init_stops_a_processor_that_runs() {
                 guest!(".code16", "2: inc dword ptr cs:[0x10]", "jmp 2b"),
             )
             .unwrap();
-        pair.first.load(start_second!(
+        pair.load_first(start_second!(
             "2: cmp dword ptr [0x7010], 2",
             "jb 2b",
             "mov edx, 1",
@@ -148,6 +156,7 @@ fn code_rewritten_by_another_processor_is_seen() {
             0x7000,
             guest!(
                 ".code16",
+                "sti",
                 "mov ax, 0x1100",
                 "mov ds, ax",
                 "3: inc byte ptr [1]",
@@ -167,8 +176,7 @@ fn code_rewritten_by_another_processor_is_seen() {
                 "mov [r15], eax"
             ),
         );
-        pair.first
-            .load(start_second!("mov eax, 0x11000", "jmp rax"));
+        pair.load_first(start_second!("mov eax, 0x11000", "jmp rax"));
         assert_eq!(pair.first.finish().rax, 200);
     });
 }
@@ -217,6 +225,7 @@ fn an_interrupt_from_one_processor_reaches_the_other() {
             "jne 3b",
             "mov [r15], eax"
         ));
+        first.let_interrupts_in();
         first.finish();
         assert_eq!(
             second.end(),

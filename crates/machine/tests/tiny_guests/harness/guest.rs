@@ -202,6 +202,18 @@ impl Guest {
         self.vcpu.set_regs(&regs).unwrap();
     }
 
+    /// Has the guest start with interrupts on, though nothing raises one, as every guest must that
+    /// may run for ever.
+    ///
+    /// The lab's VT-x processor keeps its own timer from a guest that it enters with interrupts off
+    /// (it decides what is masked before it takes itself to be in a guest), so that nothing else
+    /// runs there any more: no thread that kicks, no time limit.
+    pub(crate) fn let_interrupts_in(&mut self) {
+        let mut regs = self.vcpu.regs().unwrap();
+        regs.rflags |= 1 << 9;
+        self.vcpu.set_regs(&regs).unwrap();
+    }
+
     /// Runs until something ends the run; fails if nothing does.
     pub(crate) fn run(&mut self) -> RunEnd {
         let (end, late) = self.run_for(limit(RUN_LIMIT));
@@ -298,8 +310,9 @@ impl Guest {
         xcr0
     }
 
-    /// Moves vCPU 0 to a thread of its own, where it waits to be resumed.
-    pub(crate) fn into_thread(self) -> Threaded {
+    /// Moves vCPU 0 to a thread of its own, where it waits to be resumed, with interrupts on.
+    pub(crate) fn into_thread(mut self) -> Threaded {
+        self.let_interrupts_in();
         let thread = Thread::start(self.vcpu.release(), self.bus);
         let (vm, memory) = (self.vm, self.memory);
         Threaded { thread, vm, memory }
