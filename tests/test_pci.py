@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 import vmlet
-from conftest import initramfs, kernels, limit
+from conftest import Engine, initramfs, kernels, limit
 
 Make = Callable[..., vmlet.VM]
 
@@ -74,7 +74,7 @@ def test_a_number_of_root_ports_that_cannot_be_is_refused(ports: object) -> None
 
 
 @pytest.mark.engines
-def test_a_saved_bus_goes_on(make: Make, engine: str) -> None:
+def test_a_saved_bus_goes_on(make: Make, engine: Engine) -> None:
     vm = boot(make, engine=engine, pci_ports=2)
     before = command(vm, "od -An -tx1 /sys/bus/pci/devices/0000:00:0*.0/config | md5sum")
     vm.pause()

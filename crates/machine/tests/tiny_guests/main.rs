@@ -52,6 +52,8 @@ mod modes;
 #[cfg(test)]
 mod moves;
 #[cfg(test)]
+mod pci;
+#[cfg(test)]
 mod ports;
 #[cfg(test)]
 mod random_code;
