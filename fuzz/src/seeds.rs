@@ -32,6 +32,7 @@ fn of(target: &str) -> Vec<Vec<u8>> {
         "nested_walk" => nested_walks(),
         "record" => vec![record()],
         "soft_cpu" => programs(),
+        "virtio_vsock" => vec![socket()],
         _ => Vec::new(),
     }
 }
@@ -68,6 +69,42 @@ fn record() -> Vec<u8> {
         bytes.extend(format::record(at, input));
     }
     bytes
+}
+
+/// A driver (`virtio.rs`) of sockets that connects, sends, and has buffers for answers.
+fn socket() -> Vec<u8> {
+    // A header of section 5.10.6: stream, operation, room for 64 KiB.
+    let header = |op: u8, len: u8| {
+        let mut bytes = vec![0; 44];
+        for (at, value) in [
+            (0, 3),
+            (8, 2),
+            (16, 9),
+            (20, 1),
+            (24, len),
+            (28, 1),
+            (30, op),
+            (38, 1),
+        ] {
+            bytes[at] = value;
+        }
+        bytes
+    };
+    let mut seed = vec![1, 0xff, 0xff, 0, 0];
+    for index in 0..8 {
+        // A writable buffer of the first queue, offered.
+        seed.extend([0, 0, 0x2a, index, 0, 0x10 + index, 0xff, 0, 4, 0, index]);
+    }
+    for (op, len) in [(1, 0), (5, 4), (7, 0), (4, 0)] {
+        // Written, described in the second queue, offered and notified of.
+        seed.extend([10, 0, 0, 48]);
+        seed.extend(header(op, len));
+        seed.extend(b"byte");
+        seed.extend([0, 1, 0x0a, 0, 0, 0, 48, 0, 4, 1, 0, 7, 1]);
+        // The host takes a connection, and sends.
+        seed.extend([12, 6, 0, 12, 4, 3, b'a', b'b', b'c']);
+    }
+    seed
 }
 
 fn payloads() -> Vec<Vec<u8>> {

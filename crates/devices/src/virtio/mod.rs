@@ -4,7 +4,7 @@
 //! * `features.rs`: feature bits that belong to no device type.
 //! * `queue/`: [`VirtQueue`], a split virtqueue over virtio-queue, and [`Chain`].
 //! * `transport/`: [`VirtioPci`], virtio over PCI.
-//! * `balloon/`, `blk/`, `console/`, `net/`, `rng/`: the devices.
+//! * `balloon/`, `blk/`, `console/`, `net/`, `rng/`, `vsock/`: the devices.
 //!
 //! Not supported: packed virtqueues, legacy and transitional devices, other transports,
 //! notification data, resetting a single queue.
@@ -20,6 +20,7 @@ pub mod rng;
 #[cfg(test)]
 pub(crate) mod testing;
 mod transport;
+pub mod vsock;
 
 pub use device::{Activation, Place, VirtioDevice, VirtioInterrupt};
 pub use queue::{Buffer, Chain, QueueFault, QueueState, VirtQueue};
