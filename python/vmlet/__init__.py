@@ -13,15 +13,18 @@ A VM is made with :class:`VM`, started, talked to and closed like any other obje
 
 from vmlet._core import __version__
 from vmlet.console import Console
+from vmlet.devices import Batch, Device, Irq, MmioDevice, PioDevice
 from vmlet.engines import DEFAULT_CMDLINE, default_cmdline
 from vmlet.errors import (
     ClosedError,
     ConfigError,
+    DeviceError,
     Error,
     ForkedProcessError,
     GuestError,
     HostError,
     KernelError,
+    ReentryError,
     StateError,
     TimeoutError,
     UnsupportedError,
@@ -40,9 +43,12 @@ __all__ = [
     "DEFAULT_CMDLINE",
     "VM",
     "Access",
+    "Batch",
     "ClosedError",
     "ConfigError",
     "Console",
+    "Device",
+    "DeviceError",
     "Error",
     "Event",
     "Exits",
@@ -51,9 +57,13 @@ __all__ = [
     "GuestError",
     "HostError",
     "Instruction",
+    "Irq",
     "KernelError",
     "Memory",
+    "MmioDevice",
     "PageSizes",
+    "PioDevice",
+    "ReentryError",
     "Region",
     "Regs",
     "SecondStage",

@@ -11,11 +11,13 @@ if TYPE_CHECKING:
 __all__ = [
     "ClosedError",
     "ConfigError",
+    "DeviceError",
     "Error",
     "ForkedProcessError",
     "GuestError",
     "HostError",
     "KernelError",
+    "ReentryError",
     "StateError",
     "TimeoutError",
     "UnsupportedError",
@@ -102,6 +104,37 @@ class StateError(Error):
 
 class ClosedError(StateError):
     """The virtual machine is closed."""
+
+
+class ReentryError(StateError):
+    """A callback of a device asked for something that would wait for this very callback."""
+
+
+class DeviceError(Error):
+    """A device written in Python raised an exception, which is the ``__cause__``, or gave what it
+    may not give. The VM's run is over.
+
+    ``device`` is the device, ``callback`` the method's name.
+    """
+
+    device: Any
+    callback: str
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        remedy: str | None = None,
+        device: Any = None,
+        callback: str = "",
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.device = device
+        self.callback = callback
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A device lives in one process, as its VM does.
+        return _rebuild, (type(self), self.message, {**self.__dict__, "device": None})
 
 
 class ForkedProcessError(Error):

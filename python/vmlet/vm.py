@@ -17,6 +17,8 @@ from typing import Any, Literal, NoReturn, Self
 from vmlet import logs
 from vmlet._core import Machine
 from vmlet.console import Console
+from vmlet.devices import Device
+from vmlet.devices.device import specs_of, welcome
 from vmlet.engines import default_cmdline, resolve
 from vmlet.errors import (
     ConfigError,
@@ -35,6 +37,8 @@ from vmlet.registers import Vcpu
 from vmlet.sizes import parse_size
 
 _MOST = (1 << 63) - 1
+#: Seconds that a callback of a device may take where nobody is left to wait for it.
+_CALLBACK_AT_END = 0.5
 
 _Image = str | PathLike[str] | bytes
 
@@ -47,7 +51,17 @@ def _close_all() -> None:
     for machine in list(_alive):
         # A forked child has its parent's machines in the set, and nothing to close.
         with contextlib.suppress(ForkedProcessError):
-            machine.close(False)
+            _close_at_end(machine)
+
+
+def _close_at_end(machine: Machine) -> None:
+    try:
+        machine.close(False, _CALLBACK_AT_END)
+    except TimeoutError:
+        # A callback in a loop gets an exception; one that waits in C goes down with the process.
+        machine.interrupt_callbacks()
+        with contextlib.suppress(TimeoutError):
+            machine.close(False, _CALLBACK_AT_END)
 
 
 class VM:
@@ -101,6 +115,7 @@ class VM:
         console_limit: bytes of unread console output kept.
         debug_port: what the guest writes to port 0xe9, the debug port of other emulators, goes to
             the console too.
+        devices: devices written in Python, such as subclasses of `MmioDevice`.
 
     >>> import vmlet
     >>> with vmlet.VM(kernel="vmlinuz", initramfs="root/") as vm:  # doctest: +SKIP
@@ -129,6 +144,7 @@ class VM:
         name: str | None = None,
         console_limit: int | str = "4M",
         debug_port: bool = False,
+        devices: Sequence[Device] = (),
     ) -> None:
         self.name = name if name is not None else "vm"
         if isinstance(cpus, bool) or not isinstance(cpus, int) or not 0 <= cpus < 1 << 32:
@@ -149,6 +165,7 @@ class VM:
             if not isinstance(text, str):
                 raise ConfigError(f"{what} cannot be {text!r}", remedy="Give text.")
         logs.follow()
+        specs = specs_of(devices)
         chosen = resolve(engine, clock)
         given = default_cmdline(chosen) if cmdline is None else cmdline
         images = Images(
@@ -177,6 +194,7 @@ class VM:
                 tsc_khz=_rate(tsc_khz),
                 dirty_ring=_entries(dirty_ring),
                 pci_ports=_ports(pci_ports),
+                devices=specs,
             )
         except ValueError as error:
             if isinstance(error, ConfigError):
@@ -187,8 +205,11 @@ class VM:
         if clock == "icount":
             settings = {"cmdline": given, "memory": size, "cpus": cpus}
             settings |= {"protocol": protocol, "debug port": debug_port}
+            if specs:
+                settings["devices"] = " ".join(repr(device) for device in devices)
             self._identity = identity_of(images, settings)
         self._furnish(min(limit, _MOST))
+        welcome(devices, self)
 
     def _furnish(self, console_limit: int) -> None:
         """What stands around the core's object."""
@@ -215,6 +236,7 @@ class VM:
         engine: Literal["auto", "kvm", "soft"] = "auto",
         name: str = "vm",
         console_limit: int | str = "4M",
+        devices: Sequence[Device] = (),
     ) -> Self:
         """The VM that `_save` made ``saved`` of, on any engine that has its CPU; it can start."""
         vm = cls.__new__(cls)
@@ -222,8 +244,10 @@ class VM:
         logs.follow()
         vm._identity = None
         limit = min(parse_size(console_limit), _MOST)
-        vm._machine = Machine.restore(name, bytes(saved), resolve(engine, "realtime"), limit)
+        chosen, specs = resolve(engine, "realtime"), specs_of(devices)
+        vm._machine = Machine.restore(name, bytes(saved), chosen, limit, specs)
         vm._furnish(limit)
+        welcome(devices, vm)
         return vm
 
     @property
@@ -430,13 +454,17 @@ class VM:
         """
         return _unclaimed(self._machine.unclaimed()[0])
 
-    def close(self, *, wait: bool = False) -> None:
+    def close(self, *, wait: bool = False, timeout: float | None = None) -> None:
         """Ends everything: guest code, threads, descriptors. Closing twice does nothing.
 
         The guest runs no more when this returns. What the kernel has to free it frees after that,
         unless you ``wait`` for it.
+
+        A callback of a device is waited for; `TimeoutError` after ``timeout`` seconds (None:
+        never), and the VM can be closed once the callback has returned. Ctrl-C interrupts that
+        wait. What is posted and not delivered is lost.
         """
-        self._machine.close(wait)
+        self._machine.close(wait, timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -457,7 +485,7 @@ class VM:
             return
         if machine.state != "closed":
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            machine.close(False)
+            machine.close(False, _CALLBACK_AT_END)
 
     def __repr__(self) -> str:
         if not hasattr(self, "vcpus"):

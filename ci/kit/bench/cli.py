@@ -13,13 +13,14 @@ from types import ModuleType
 from .. import build, place
 from ..paths import LOGS, REPOSITORY
 from ..process import CommandError, Words, progress
-from . import boot_kvm, boot_soft, create, density, exit, mips, native
+from . import boot_kvm, boot_soft, callback, create, density, exit, mips, native
 from .host import describe
 from .result import Result, to_json, to_table
 
 BENCHES = {
     "boot-kvm": boot_kvm,
     "boot-soft": boot_soft,
+    "callback": callback,
     "create": create,
     "density": density,
     "exit": exit,

@@ -16,6 +16,13 @@ pub trait AccessContext {
     fn instructions(&self) -> Option<u64> {
         None
     }
+
+    /// The vCPU's general registers at the access, in the order in which the architecture numbers
+    /// them, then instruction pointer and flags; none where nobody knows them. On demand: an engine
+    /// may have to ask the kernel.
+    fn registers(&self) -> Option<[u64; 18]> {
+        None
+    }
 }
 
 /// Why a device asks for the end of the VM's run.

@@ -2,6 +2,7 @@
 //!
 //! * `config.rs`: [`Config`], what a user asks for, checked before anything is made.
 //! * `engine.rs`: which engine runs it, and what a probe found out about it.
+//! * `attached.rs`: devices that the user brings to a board.
 //! * `board/`: address map, ACPI tables, devices, and the way from a vCPU's access to a device.
 //! * `launch.rs`: from a boot plan to memory and registers.
 //! * `machine.rs`, `lifecycle.rs`: [`Machine`], its states and its events; `machine/assembly.rs` puts it together,
@@ -18,6 +19,7 @@
 //!
 //! Not supported yet: snapshots that do not stop the guest.
 
+mod attached;
 mod bell;
 mod board;
 mod config;
@@ -32,8 +34,9 @@ mod lifecycle;
 mod machine;
 mod saved;
 
+pub use attached::{Attached, AttachedDevice, Link, RunHandle, Space};
 pub use bell::Bell;
-pub use board::{ExitCount, ExitKind, ExitReport};
+pub use board::{ExitCount, ExitKind, ExitReport, registers_at};
 pub use config::{ClockChoice, Config, CpuChoice, EngineChoice, RamBacking};
 pub use console::{Console, ConsoleFeed};
 pub use engine::{Choice, EngineReport, ModelReport, choose, linux_cmdline, models, report};

@@ -163,6 +163,22 @@ impl Machine {
         Ok(())
     }
 
+    /// Asks every vCPU to stand still, without waiting for it: one that serves an access for long
+    /// can be waited for in another way before [`Machine::pause`] or [`Machine::close`].
+    pub fn ask_pause(&self) -> Result<(), MachineError> {
+        self.open()?.life.ask_pause();
+        Ok(())
+    }
+
+    /// Has the vCPUs of a running machine run on after [`Machine::ask_pause`].
+    pub fn run_on(&self) -> Result<(), MachineError> {
+        let (inner, _turn) = (self.open()?, self.inner()?.take_turn());
+        match inner.life.state() {
+            State::Running => Ok(inner.vcpus.iter().try_for_each(|vcpu| vcpu.resume())?),
+            _ => Ok(()),
+        }
+    }
+
     /// Ends the run. Nothing happens if it has ended.
     pub fn stop(&self) -> Result<(), MachineError> {
         let (inner, _turn) = (self.open()?, self.inner()?.take_turn());
@@ -214,6 +230,11 @@ impl Machine {
     /// Writes guest memory.
     pub fn write_memory(&self, gpa: u64, data: &[u8]) -> Result<(), MachineError> {
         self.unrecorded("writing memory")?;
+        Ok(self.open()?.space.write(Gpa(gpa), data)?)
+    }
+
+    /// Writes guest memory as a device does in an access: part of the run, also of a recorded one.
+    pub fn write_memory_in_access(&self, gpa: u64, data: &[u8]) -> Result<(), MachineError> {
         Ok(self.open()?.space.write(Gpa(gpa), data)?)
     }
 

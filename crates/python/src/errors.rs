@@ -68,6 +68,58 @@ pub(crate) fn to_python(py: Python<'_>, error: &MachineError) -> PyErr {
     make().unwrap_or_else(|error| error)
 }
 
+/// The exception of a VM whose device raised `cause` in `callback`.
+pub(crate) fn of_device(
+    py: Python<'_>,
+    device: &Bound<'_, PyAny>,
+    callback: &str,
+    cause: PyErr,
+) -> PyErr {
+    let make = || -> PyResult<PyErr> {
+        let kind = cause.get_type(py).name()?.to_string();
+        let text = cause.value(py).str()?.to_string();
+        let name = device.get_type().name()?;
+        let message = format!("{name}.{callback} failed: {kind}: {text}");
+        let kwargs = PyDict::new(py);
+        kwargs.set_item("device", device)?;
+        kwargs.set_item("callback", callback)?;
+        kwargs.set_item("remedy", "The traceback of __cause__ says where.")?;
+        let error = class(py, "DeviceError")?.call((message,), Some(&kwargs))?;
+        Ok(PyErr::from_value(error))
+    };
+    let error = make().unwrap_or_else(|error| error);
+    error.set_cause(py, Some(cause));
+    error
+}
+
+/// The exception for `action`, which was asked for in `callback`, for which it would wait.
+pub(crate) fn reentry(py: Python<'_>, action: &str, callback: &str) -> PyErr {
+    let make = || -> PyResult<PyErr> {
+        let kwargs = PyDict::new(py);
+        let remedy = "Inside a callback use memory, the registers of the accessing vCPU, irq and \
+                      end_run(); for the rest have another thread, and do not wait for it.";
+        kwargs.set_item("remedy", remedy)?;
+        let message = format!("{action} would wait for {callback}, which it is called in");
+        let class = class(py, "ReentryError")?;
+        Ok(PyErr::from_value(class.call((message,), Some(&kwargs))?))
+    };
+    make().unwrap_or_else(|error| error)
+}
+
+/// The exception for a callback that does not return in time.
+pub(crate) fn hanging(py: Python<'_>, action: &str, timeout: Option<f64>) -> PyErr {
+    let make = || -> PyResult<PyErr> {
+        let kwargs = PyDict::new(py);
+        let remedy = "Make the callback return; then try again.";
+        kwargs.set_item("remedy", remedy)?;
+        let seconds = timeout.unwrap_or_default();
+        let message = format!("{action}: a callback of a device still runs after {seconds} s");
+        let class = class(py, "TimeoutError")?;
+        Ok(PyErr::from_value(class.call((message,), Some(&kwargs))?))
+    };
+    make().unwrap_or_else(|error| error)
+}
+
 /// The result of a call into the machine, for Python.
 pub(crate) fn raise<T>(py: Python<'_>, result: Result<T, MachineError>) -> PyResult<T> {
     result.map_err(|error| to_python(py, &error))

@@ -46,6 +46,23 @@ impl Drop for Passage {
     }
 }
 
+/// Runs `work` attached to the interpreter, on a thread that is detached from it or unknown to it.
+/// Does not return once the interpreter is ending.
+pub(crate) fn attach<T>(work: impl FnOnce(Python<'_>) -> T) -> T {
+    let passage = Passage::enter();
+    Python::attach(|py| {
+        drop(passage);
+        work(py)
+    })
+}
+
+/// Starts a thread that keeps its interpreter state as long as it lives: to attach takes a tenth of
+/// a microsecond then, not four.
+pub(crate) fn start_attached(name: String, body: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
+    let life = move || attach(|py| detach(py, body));
+    thread::Builder::new().name(name).spawn(life).map(drop)
+}
+
 /// Runs `work` detached from the interpreter. Does not return once the interpreter is ending, but
 /// on the thread that ends it.
 pub(crate) fn detach<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {

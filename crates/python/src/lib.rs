@@ -1,6 +1,7 @@
 //! The Python module `vmlet._core`: conversion, the interpreter's lock and errors, nothing else.
 //!
 //! * `machine.rs`: the class `Machine`, a thin handle on [`vmlet_machine::Machine`].
+//! * `devices/`: devices written in Python.
 //! * `view.rs`: the class `View`, guest memory by the buffer protocol.
 //! * `inspect.rs`: walks, page sizes and statistics as dictionaries.
 //! * `registers.rs`: registers to and from dictionaries.
@@ -13,6 +14,7 @@
 
 use pyo3::prelude::*;
 
+mod devices;
 mod errors;
 mod finalization;
 mod gateway;
@@ -33,6 +35,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<machine::Machine>()?;
     module.add_class::<view::View>()?;
+    module.add_class::<devices::WriteBatch>()?;
+    module.add_class::<devices::DeviceLink>()?;
+    module.add_class::<devices::IrqLine>()?;
     module.add_function(wrap_pyfunction!(host::host_findings, module)?)?;
     module.add_function(wrap_pyfunction!(host::kvm_probe, module)?)?;
     module.add_function(wrap_pyfunction!(host::choose_engine, module)?)?;

@@ -1,6 +1,6 @@
 //! The class `Machine`.
 
-use std::{os::fd::AsRawFd, path::PathBuf};
+use std::{os::fd::AsRawFd, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use pyo3::{
     exceptions::{PyTypeError, PyValueError},
@@ -9,10 +9,10 @@ use pyo3::{
 };
 use vmlet_machine::{
     ClockChoice, Config, CpuChoice, EngineChoice, Event, Identity, ProtocolChoice, RamBacking,
-    State,
+    State, ThreadStarter,
 };
 
-use crate::{errors, gateway, inspect, registers, view::View};
+use crate::{devices::DeviceSet, errors, finalization, gateway, inspect, registers, view::View};
 
 /// Kind, vCPU, source, detail.
 /// Where an instruction was, its bytes, and its name.
@@ -31,7 +31,9 @@ type AccessTuple = (u64, usize, bool, u64);
 #[pyclass(frozen, weakref, module = "vmlet._core")]
 #[derive(Debug)]
 pub(crate) struct Machine {
-    machine: vmlet_machine::Machine,
+    machine: Arc<vmlet_machine::Machine>,
+    /// Those written in Python.
+    devices: DeviceSet,
 }
 
 fn event(event: Event) -> EventTuple {
@@ -68,6 +70,72 @@ fn engines() -> [(&'static str, EngineChoice); 3] {
         .map(|choice| (choice.name(), choice))
 }
 
+/// How long waiting threads of a VM may take to deliver what a run has left, if nobody says.
+const DELIVERY: f64 = 5.0;
+
+impl Machine {
+    /// The starter of its threads: those that call Python keep their interpreter state.
+    fn starter(devices: &DeviceSet) -> &'static ThreadStarter {
+        if devices.is_empty() {
+            &start_thread
+        } else {
+            &finalization::start_attached
+        }
+    }
+
+    /// Has every vCPU stand still, interruptible while a callback does not return.
+    fn settle(&self, py: Python<'_>, action: &str, timeout: Option<f64>) -> PyResult<()> {
+        self.devices.refuse_inside(py, action)?;
+        if self.devices.is_empty() {
+            return Ok(());
+        }
+        gateway::call(py, || self.machine.ask_pause())?;
+        match self.devices.settle(py, timeout) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(errors::hanging(py, action, timeout)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes way for a call that a vCPU's thread has to carry out.
+    fn reach(&self, py: Python<'_>, action: &str) -> PyResult<()> {
+        self.devices.refuse_inside(py, action)?;
+        self.devices.settle(py, None).map(drop)
+    }
+
+    /// Delivers what was posted, and raises what callbacks have raised.
+    fn deliver(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
+        if self.devices.is_empty() {
+            return Ok(());
+        }
+        let limit = timeout.map(|timeout| timeout.max(DELIVERY));
+        if !self.devices.deliver(py, limit)? {
+            return Err(errors::hanging(py, "delivering posted writes", limit));
+        }
+        self.devices.raise(py)
+    }
+}
+
+impl Drop for Machine {
+    /// Its vCPUs may be about to call Python, on threads that wait for the one that drops it, or on
+    /// this very thread: then another one waits for their end.
+    fn drop(&mut self) {
+        if self.devices.is_empty() {
+            return;
+        }
+        self.devices.close();
+        if matches!(self.machine.state(), Ok(State::Closed) | Err(_)) {
+            return;
+        }
+        let machine = Arc::clone(&self.machine);
+        let _ = thread::Builder::new().spawn(move || {
+            while Arc::strong_count(&machine) > 1 {
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+    }
+}
+
 fn start_thread(name: String, body: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
     std::thread::Builder::new().name(name).spawn(body).map(drop)
 }
@@ -75,7 +143,7 @@ fn start_thread(name: String, body: Box<dyn FnOnce() + Send>) -> std::io::Result
 #[pymethods]
 impl Machine {
     #[new]
-    #[pyo3(signature = (*, name, kernel, initramfs, modules, cmdline, memory, cpus, engine, protocol, ram, huge_page, prefault, console_limit, debug_port, clock, cpu, tsc_khz, dirty_ring, pci_ports))]
+    #[pyo3(signature = (*, name, kernel, initramfs, modules, cmdline, memory, cpus, engine, protocol, ram, huge_page, prefault, console_limit, debug_port, clock, cpu, tsc_khz, dirty_ring, pci_ports, devices))]
     #[expect(
         clippy::too_many_arguments,
         reason = "one argument a setting, all by name"
@@ -101,6 +169,7 @@ impl Machine {
         tsc_khz: Option<u32>,
         dirty_ring: Option<u32>,
         pci_ports: u8,
+        devices: Vec<Bound<'_, PyAny>>,
     ) -> PyResult<Machine> {
         let protocols = [
             ("auto", ProtocolChoice::Auto),
@@ -141,8 +210,11 @@ impl Machine {
             console_limit,
             debug_port,
         };
-        let machine = gateway::call(py, || vmlet_machine::Machine::new(&config, &start_thread))?;
-        Ok(Machine { machine })
+        let devices = DeviceSet::new(&devices)?;
+        let (places, starter) = (devices.places(), Machine::starter(&devices));
+        let make = || vmlet_machine::Machine::with_devices(&config, places, starter);
+        let machine = Arc::new(gateway::call(py, make)?);
+        Ok(Machine { machine, devices })
     }
 
     /// The VM that `save` made `saved` of.
@@ -153,6 +225,7 @@ impl Machine {
         saved: Vec<u8>,
         engine: &str,
         console_limit: usize,
+        devices: Vec<Bound<'_, PyAny>>,
     ) -> PyResult<Machine> {
         let config = Config {
             name,
@@ -160,17 +233,22 @@ impl Machine {
             console_limit,
             ..Config::default()
         };
-        let restore = || vmlet_machine::Machine::restore(&saved, &config, &start_thread);
-        let machine = gateway::call(py, restore)?;
-        Ok(Machine { machine })
+        let devices = DeviceSet::new(&devices)?;
+        let (places, starter) = (devices.places(), Machine::starter(&devices));
+        let restore = || vmlet_machine::Machine::restore(&saved, &config, places, starter);
+        let restored = gateway::call(py, restore);
+        devices.raise_of_hook(py)?;
+        let machine = Arc::new(restored?);
+        Ok(Machine { machine, devices })
     }
 
     /// The whole paused VM.
     fn save<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(
-            py,
-            &gateway::call(py, || self.machine.save())?,
-        ))
+        self.reach(py, "save")?;
+        self.deliver(py, None)?;
+        let saved = gateway::call(py, || self.machine.save())?;
+        self.devices.raise_of_hook(py)?;
+        Ok(PyBytes::new(py, &saved))
     }
 
     #[getter]
@@ -211,23 +289,43 @@ impl Machine {
     }
 
     fn start(&self, py: Python<'_>) -> PyResult<()> {
+        self.devices.refuse_inside(py, "start")?;
         gateway::call(py, || self.machine.start())
     }
 
     fn pause(&self, py: Python<'_>) -> PyResult<()> {
-        gateway::call(py, || self.machine.pause())
+        if let Err(error) = self.settle(py, "pause", None) {
+            let _ = self.machine.run_on();
+            return Err(error);
+        }
+        gateway::call(py, || self.machine.pause())?;
+        self.deliver(py, None)
     }
 
     fn resume(&self, py: Python<'_>) -> PyResult<()> {
+        self.devices.refuse_inside(py, "resume")?;
         gateway::call(py, || self.machine.resume())
     }
 
     fn stop(&self, py: Python<'_>) -> PyResult<()> {
-        gateway::call(py, || self.machine.stop())
+        self.settle(py, "stop", None)?;
+        gateway::call(py, || self.machine.stop())?;
+        self.devices.deliver(py, None).map(drop)
     }
 
-    fn close(&self, py: Python<'_>, wait: bool) -> PyResult<()> {
+    /// `TimeoutError` when a callback of a device still runs after `timeout` seconds.
+    #[pyo3(signature = (wait, timeout=None))]
+    fn close(&self, py: Python<'_>, wait: bool, timeout: Option<f64>) -> PyResult<()> {
+        if errors::raise(py, self.machine.state())? != State::Closed {
+            self.settle(py, "close", timeout)?;
+            self.devices.close();
+        }
         gateway::call(py, || self.machine.close(wait))
+    }
+
+    /// Raises `SystemExit` in the callbacks of devices that run, at the interpreter's end.
+    fn interrupt_callbacks(&self, py: Python<'_>) {
+        self.devices.interrupt(py);
     }
 
     /// Instructions that all vCPUs have retired.
@@ -237,6 +335,7 @@ impl Machine {
 
     /// Starts or resumes the guest for `instructions`.
     fn begin_run_for(&self, py: Python<'_>, instructions: u64) -> PyResult<()> {
+        self.devices.refuse_inside(py, "run_for")?;
         gateway::call(py, || self.machine.begin_run_for(instructions).map(drop))
     }
 
@@ -262,13 +361,18 @@ impl Machine {
     /// The event that ended the run; None when `timeout` seconds pass before.
     #[pyo3(signature = (timeout))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<EventTuple>> {
+        self.devices.refuse_inside(py, "wait")?;
         let found = gateway::wait(py, timeout, |slice| self.machine.wait(slice))?;
+        if found.is_some() {
+            self.deliver(py, timeout)?;
+        }
         Ok(found.map(event))
     }
 
     /// The next event; None when `timeout` seconds pass before, or none will come.
     #[pyo3(signature = (timeout))]
     fn next_event(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<EventTuple>> {
+        self.devices.refuse_inside(py, "waiting for events")?;
         let found = gateway::wait(py, timeout, |slice| {
             let found = self.machine.next_event(slice)?;
             let over = matches!(self.machine.state()?, State::Ended | State::Closed);
@@ -289,6 +393,9 @@ impl Machine {
         limit: Option<usize>,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyBytes>> {
+        if timeout != Some(0.0) {
+            self.devices.refuse_inside(py, "waiting for the console")?;
+        }
         let console = errors::raise(py, self.machine.console())?;
         let limit = limit.unwrap_or(usize::MAX);
         let found = gateway::wait(py, timeout, |slice| {
@@ -326,6 +433,9 @@ impl Machine {
 
     fn write_memory(&self, py: Python<'_>, gpa: u64, data: &[u8]) -> PyResult<()> {
         let data = data.to_vec();
+        if self.devices.in_access() {
+            return gateway::call(py, || self.machine.write_memory_in_access(gpa, &data));
+        }
         gateway::call(py, || self.machine.write_memory(gpa, &data))
     }
 
@@ -345,6 +455,7 @@ impl Machine {
 
     /// (first address, bytes) of what was written since the last call.
     fn dirty(&self, py: Python<'_>) -> PyResult<Vec<(u64, u64)>> {
+        self.devices.refuse_inside(py, "dirty")?;
         gateway::call(py, || self.machine.dirty())
     }
 
@@ -365,15 +476,21 @@ impl Machine {
     }
 
     fn regs<'py>(&self, py: Python<'py>, vcpu: usize) -> PyResult<Bound<'py, PyDict>> {
+        if let Some(regs) = self.devices.regs_inside(vcpu) {
+            return registers::regs_to_dict(py, &regs);
+        }
+        self.reach(py, "reading registers")?;
         registers::regs_to_dict(py, &gateway::call(py, || self.machine.regs(vcpu))?)
     }
 
     fn sregs<'py>(&self, py: Python<'py>, vcpu: usize) -> PyResult<Bound<'py, PyDict>> {
+        self.reach(py, "reading control registers")?;
         registers::sregs_to_dict(py, &gateway::call(py, || self.machine.sregs(vcpu))?)
     }
 
     /// Changes the registers that `values` names.
     fn set_regs(&self, py: Python<'_>, vcpu: usize, values: &Bound<'_, PyDict>) -> PyResult<()> {
+        self.reach(py, "setting registers")?;
         let mut regs = gateway::call(py, || self.machine.regs(vcpu))?;
         registers::regs_from_dict(values, &mut regs)?;
         gateway::call(py, || self.machine.set_regs(vcpu, regs))
@@ -381,26 +498,30 @@ impl Machine {
 
     /// Changes the registers that `values` names.
     fn set_sregs(&self, py: Python<'_>, vcpu: usize, values: &Bound<'_, PyDict>) -> PyResult<()> {
+        self.reach(py, "setting registers")?;
         let mut sregs = gateway::call(py, || self.machine.sregs(vcpu))?;
         registers::sregs_from_dict(values, &mut sregs)?;
         gateway::call(py, || self.machine.set_sregs(vcpu, sregs))
     }
 
     fn step(&self, py: Python<'_>, vcpu: usize) -> PyResult<()> {
+        self.reach(py, "step")?;
         let mut step = gateway::call(py, || self.machine.begin_step(vcpu))?;
         gateway::wait(py, None, |slice| {
             let over = self.machine.end_step(vcpu, &mut step, slice)?;
             Ok(over.then_some(()))
         })?;
-        Ok(())
+        self.devices.raise(py)
     }
 
     fn translate(&self, py: Python<'_>, address: u64, vcpu: usize) -> PyResult<u64> {
+        self.reach(py, "translate")?;
         gateway::call(py, || self.machine.translate(address, vcpu))
     }
 
     /// The engine's own translation; None when the address is not mapped.
     fn engine_translate(&self, py: Python<'_>, address: u64, vcpu: usize) -> PyResult<Option<u64>> {
+        self.reach(py, "translate")?;
         gateway::call(py, || self.machine.engine_translate(address, vcpu))
     }
 
@@ -410,6 +531,7 @@ impl Machine {
         address: u64,
         vcpu: usize,
     ) -> PyResult<Bound<'py, PyDict>> {
+        self.reach(py, "walk")?;
         inspect::walk(py, &gateway::call(py, || self.machine.walk(address, vcpu))?)
     }
 
@@ -422,6 +544,7 @@ impl Machine {
     }
 
     fn vcpu_stats<'py>(&self, py: Python<'py>, vcpu: usize) -> PyResult<Bound<'py, PyDict>> {
+        self.reach(py, "a vCPU's stats")?;
         inspect::stats(py, &gateway::call(py, || self.machine.vcpu_stats(vcpu))?)
     }
 

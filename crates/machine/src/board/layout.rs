@@ -33,6 +33,8 @@ const EXTENDED_START: u64 = 0x10_0000;
 const PCI_LOW: Range<u64> = LOW_END..0xe000_0000;
 /// Config space of all PCI buses.
 pub(crate) const ECAM: u64 = 0xe000_0000;
+/// Where PCI's addresses below 4 GiB end.
+pub(crate) const PCI_END: u64 = 0xf000_0000;
 /// PCI registers above 4 GiB begin at a multiple of this, and take so much at most.
 const PCI_HIGH_ALIGN: u64 = 1 << 30;
 const PCI_HIGH_MOST: u64 = 64 << 30;
@@ -54,6 +56,8 @@ pub(crate) const PORT_RESET: u16 = 0xcf9;
 
 /// The serial port's pin.
 pub(crate) const IRQ_COM1: u8 = 4;
+/// Pins below 5 belong to the PC's timer, keyboard and serial ports, 8 to its clock.
+pub(crate) const BOARD_PINS: [u8; 6] = [0, 1, 2, 3, IRQ_COM1, 8];
 
 /// The first of the pins of PCI's lines, and how many there are.
 pub(crate) const PCI_FIRST_PIN: u8 = 16;

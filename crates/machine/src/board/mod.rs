@@ -11,6 +11,7 @@ mod pci;
 mod time;
 
 pub(crate) use dispatch::Dispatch;
+pub use dispatch::registers_at;
 pub use exits::{ExitCount, ExitKind, ExitReport};
 pub(crate) use interrupts::Interrupts;
 pub(crate) use parts::Board;

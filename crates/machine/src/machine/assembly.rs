@@ -11,7 +11,7 @@ use vmlet_vcpu::{Hypervisor, Inputs, Limits, Vcpu, VcpuThread};
 
 use super::{Inner, Machine, Parts, ThreadStarter, VcpuMaker, making::Making};
 use crate::{
-    Config, Console, MachineError,
+    Attached, Config, Console, MachineError, attached,
     board::Board,
     console::ConsoleFeed,
     engine,
@@ -38,7 +38,17 @@ pub(super) fn check_cpus(config: &Config, limits: Limits) -> Result<(), MachineE
 impl Machine {
     /// Makes a machine. Its vCPU threads are started by `spawn` and wait.
     pub fn new(config: &Config, spawn: &ThreadStarter) -> Result<Machine, MachineError> {
+        Machine::with_devices(config, &[], spawn)
+    }
+
+    /// Makes a machine with devices of the user's own.
+    pub fn with_devices(
+        config: &Config,
+        devices: &[Attached],
+        spawn: &ThreadStarter,
+    ) -> Result<Machine, MachineError> {
         config.check()?;
+        attached::check(devices, config.memory, config.pci_ports)?;
         let engine = engine::open(config.engine, config.clock)?;
         let limits = engine.limits();
         check_cpus(config, limits)?;
@@ -46,12 +56,13 @@ impl Machine {
         let image = launch::plan(config, &sources)?;
         let make = launch::maker(config, &image);
         let load = || launch::load(config, &image, &*engine);
-        Machine::assemble(config, Arc::clone(&engine), &load, make, spawn)
+        Machine::assemble(config, devices, Arc::clone(&engine), &load, make, spawn)
     }
 
     /// Makes a machine of the memory that `load` gives and the vCPUs that `make` gives.
     pub(super) fn assemble(
         config: &Config,
+        devices: &[Attached],
         engine: Arc<dyn Hypervisor>,
         load: &Loader<'_>,
         make: VcpuMaker,
@@ -83,6 +94,7 @@ impl Machine {
         if let Some(bus) = &board.pci {
             bus.watch.tell(&life);
         }
+        attached::connect(devices, &board, &life)?;
         let vcpus = start_threads(vcpus, &board, &life, &making, spawn)?;
         let cpuid = engine.supported_cpuid()?;
         let parts = Parts {

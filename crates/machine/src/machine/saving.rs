@@ -19,7 +19,7 @@ use vmlet_vcpu::{
 
 use super::{Machine, ThreadStarter, VcpuMaker, assembly::check_cpus};
 use crate::{
-    Config, CpuChoice, MachineError, SavedMachineError, State, engine, launch,
+    Attached, Config, CpuChoice, MachineError, SavedMachineError, State, attached, engine, launch,
     saved::{Head, Saved, Writer},
 };
 
@@ -61,10 +61,12 @@ impl Machine {
     }
 
     /// The machine that [`Machine::save`] made `bytes` of; it waits for its start. Of `config` the
-    /// engine, the kind of memory and the console's limit count.
+    /// engine, the kind of memory and the console's limit count. `devices` are the
+    /// user's own that it had.
     pub fn restore(
         bytes: &[u8],
         config: &Config,
+        devices: &[Attached],
         spawn: &ThreadStarter,
     ) -> Result<Machine, MachineError> {
         let saved = Saved::parse(bytes)?;
@@ -78,6 +80,7 @@ impl Machine {
             ..config.clone()
         };
         config.check()?;
+        attached::check(devices, config.memory, config.pci_ports)?;
         let engine = engine::open(config.engine, config.clock)?;
         check_cpus(&config, engine.limits())?;
         let offered = engine.supported_cpuid()?;
@@ -102,7 +105,7 @@ impl Machine {
             launch::restrict(vm, cpu)?;
             create_vcpus(vm, &states)
         });
-        let machine = Machine::assemble(&config, engine, &load, make, spawn)?;
+        let machine = Machine::assemble(&config, devices, engine, &load, make, spawn)?;
         let parts = machine.open()?;
         let dispatch = &parts.board.dispatch;
         if let Some(bus) = &parts.board.pci {

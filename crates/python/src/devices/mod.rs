@@ -1,0 +1,24 @@
+//! Devices written in Python.
+//!
+//! * `device.rs`: an object of Python as a device of the board: accesses become calls of its methods.
+//! * `turn.rs`: the callbacks of one device never overlap.
+//! * `ring.rs`: posted writes, from the vCPUs' threads to the one that delivers them.
+//! * `batch.rs`: posted writes as Python gets them, as a sequence and as one array.
+//! * `current.rs`: the callback that a thread is in: what it may ask, and what would deadlock.
+//! * `set.rs`: the devices of one VM, and the exception that ended its run.
+//! * `link.rs`: what a device's object has of its VM: interrupt line, delivery, the end of the run.
+//!
+//! Locks are taken in this order: a device's turn, then the interpreter's lock, then a ring's. A
+//! thread waits for a turn detached only.
+
+mod batch;
+mod current;
+mod device;
+mod link;
+mod ring;
+mod set;
+mod turn;
+
+pub(crate) use batch::WriteBatch;
+pub(crate) use link::{DeviceLink, IrqLine};
+pub(crate) use set::DeviceSet;
