@@ -8,19 +8,21 @@
 //! * `memory_cap.rs`: [`MemoryCap`], an allocator that ends the process past a limit, because an
 //!   untouched allocation is not seen by libFuzzer's own.
 //! * `guest.rs`: who makes an access, and lines that record.
+//! * `pci.rs`: a PCIe bus with a function that does everything.
 //! * `boot.rs`: requests to boot an image, and what a plan must keep to.
 //! * `tree.rs`: a directory of small files, for parsers that open files themselves.
 //! * `virtio.rs`: a hostile driver of any virtio device.
 //! * `images.rs`, `seeds.rs`: well-formed inputs to start from.
 //!
 //! Not fuzzed, with the reason: `kvm_run` and the tables of CPUID and MSRs come from the host's
-//! kernel, which is trusted; no device or vCPU reads saved state from outside the process yet.
+//! kernel, which is trusted.
 
 pub mod boot;
 pub mod guest;
 pub mod images;
 mod input;
 mod memory_cap;
+pub mod pci;
 pub mod seeds;
 mod tree;
 pub mod virtio;

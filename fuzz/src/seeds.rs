@@ -30,6 +30,7 @@ fn of(target: &str) -> Vec<Vec<u8>> {
         "host_findings" => vec![host()],
         "guest_walk" => walks(),
         "nested_walk" => nested_walks(),
+        "pci_saved" => crate::pci::states(),
         "record" => vec![record()],
         "soft_cpu" => programs(),
         "virtio_vsock" => vec![socket()],

@@ -298,6 +298,11 @@ impl Probe {
         self.unplugged.load(Ordering::Relaxed)
     }
 
+    /// What the guest wrote to [`REG_SCRATCH`] last.
+    pub fn scratch(&self) -> u32 {
+        lock(&self.state).scratch
+    }
+
     /// What it got from its bus.
     pub fn links(&self) -> Option<&Links> {
         self.links.get()
