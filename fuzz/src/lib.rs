@@ -12,6 +12,7 @@
 //! * `boot.rs`: requests to boot an image, and what a plan must keep to.
 //! * `tree.rs`: a directory of small files, for parsers that open files themselves.
 //! * `virtio.rs`: a hostile driver of any virtio device.
+//! * `queue_image.rs`: virtio devices over queue memory that is an input's bytes.
 //! * `images.rs`, `seeds.rs`: well-formed inputs to start from.
 //!
 //! Not fuzzed, with the reason: `kvm_run` and the tables of CPUID and MSRs come from the host's
@@ -23,6 +24,7 @@ pub mod images;
 mod input;
 mod memory_cap;
 pub mod pci;
+pub mod queue_image;
 pub mod seeds;
 mod tree;
 pub mod virtio;

@@ -34,6 +34,7 @@ fn of(target: &str) -> Vec<Vec<u8>> {
         "record" => vec![record()],
         "soft_cpu" => programs(),
         "virtio_vsock" => vec![socket()],
+        "virtio_blk" | "virtio_queue" => crate::queue_image::seeds(),
         _ => Vec::new(),
     }
 }
