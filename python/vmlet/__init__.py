@@ -14,6 +14,7 @@ A VM is made with :class:`VM`, started, talked to and closed like any other obje
 from vmlet._core import __version__
 from vmlet.console import Console
 from vmlet.devices import Batch, Device, Irq, MmioDevice, PioDevice
+from vmlet.devices import Disk, Rng
 from vmlet.engines import DEFAULT_CMDLINE, default_cmdline
 from vmlet.errors import (
     ClosedError,
@@ -49,6 +50,7 @@ __all__ = [
     "Console",
     "Device",
     "DeviceError",
+    "Disk",
     "Error",
     "Event",
     "Exits",
@@ -66,6 +68,7 @@ __all__ = [
     "ReentryError",
     "Region",
     "Regs",
+    "Rng",
     "SecondStage",
     "Segment",
     "SlotPages",

@@ -18,6 +18,8 @@ __all__ = [
     "Machine",
     "View",
     "__version__",
+    "attach_disk",
+    "attach_rng",
     "build_initramfs",
     "choose_engine",
     "drain",
@@ -164,3 +166,16 @@ def drain() -> None: ...
 def log_level(level: int) -> None: ...
 def take_logs() -> tuple[list[tuple[str, int, float, str]], int]: ...
 def wait_for_logs() -> None: ...
+def attach_disk(
+    machine: Machine,
+    port: int | None,
+    *,
+    path: str | PathLike[str],
+    readonly: bool,
+    overlay: bool,
+    format: str,
+    direct: bool,
+    queues: int,
+    serial: str,
+) -> int: ...
+def attach_rng(machine: Machine, port: int | None) -> int: ...

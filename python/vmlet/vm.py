@@ -17,8 +17,9 @@ from typing import Any, Literal, NoReturn, Self
 from vmlet import logs
 from vmlet._core import Machine
 from vmlet.console import Console
-from vmlet.devices import Device
+from vmlet.devices import Device, Model
 from vmlet.devices.device import specs_of, welcome
+from vmlet.devices.model import by_maker
 from vmlet.engines import default_cmdline, resolve
 from vmlet.errors import (
     ConfigError,
@@ -109,13 +110,15 @@ class VM:
             None for a log of all pages, which every engine has. Refused where there are no rings,
             or none that hold: the software CPU, KVM before Linux 5.11 and a KVM that interprets
             supervisor code.
-        pci_ports: PCIe root ports, 30 at most: each has a slot for one device, which can come and
-            go while the guest runs. Without any the VM has no PCI.
+        devices: disks and other devices that are there from the start, in this order, and devices
+            written in Python, such as subclasses of `MmioDevice`.
+        pci_ports: PCIe root ports, 30 at most, and at least one for each disk and the like: each has a
+            slot for one device, which can come and go while the guest runs. Without any the VM has
+            no PCI.
         name: shown in messages.
         console_limit: bytes of unread console output kept.
         debug_port: what the guest writes to port 0xe9, the debug port of other emulators, goes to
             the console too.
-        devices: devices written in Python, such as subclasses of `MmioDevice`.
 
     >>> import vmlet
     >>> with vmlet.VM(kernel="vmlinuz", initramfs="root/") as vm:  # doctest: +SKIP
@@ -144,7 +147,7 @@ class VM:
         name: str | None = None,
         console_limit: int | str = "4M",
         debug_port: bool = False,
-        devices: Sequence[Device] = (),
+        devices: Sequence[Device | Model] = (),
     ) -> None:
         self.name = name if name is not None else "vm"
         if isinstance(cpus, bool) or not isinstance(cpus, int) or not 0 <= cpus < 1 << 32:
@@ -165,7 +168,8 @@ class VM:
             if not isinstance(text, str):
                 raise ConfigError(f"{what} cannot be {text!r}", remedy="Give text.")
         logs.follow()
-        specs = specs_of(devices)
+        models, written = by_maker(devices)
+        specs = specs_of(written)
         chosen = resolve(engine, clock)
         given = default_cmdline(chosen) if cmdline is None else cmdline
         images = Images(
@@ -193,7 +197,7 @@ class VM:
                 cpu=cpu,
                 tsc_khz=_rate(tsc_khz),
                 dirty_ring=_entries(dirty_ring),
-                pci_ports=_ports(pci_ports),
+                pci_ports=_ports(pci_ports, len(models)),
                 devices=specs,
             )
         except ValueError as error:
@@ -205,11 +209,20 @@ class VM:
         if clock == "icount":
             settings = {"cmdline": given, "memory": size, "cpus": cpus}
             settings |= {"protocol": protocol, "debug port": debug_port}
-            if specs:
-                settings["devices"] = " ".join(repr(device) for device in devices)
+            settings |= {f"device {number}": repr(device) for number, device in enumerate(devices)}
             self._identity = identity_of(images, settings)
+        self._plug(models)
         self._furnish(min(limit, _MOST))
-        welcome(devices, self)
+        welcome(written, self)
+
+    def _plug(self, devices: Sequence[Model]) -> None:
+        """Puts devices into root ports; a VM that lacks one of them is closed."""
+        try:
+            for device in devices:
+                device._plug(self._machine, None)
+        except BaseException:
+            self._machine.close(False)
+            raise
 
     def _furnish(self, console_limit: int) -> None:
         """What stands around the core's object."""
@@ -236,18 +249,22 @@ class VM:
         engine: Literal["auto", "kvm", "soft"] = "auto",
         name: str = "vm",
         console_limit: int | str = "4M",
-        devices: Sequence[Device] = (),
+        devices: Sequence[Device | Model] = (),
     ) -> Self:
-        """The VM that `_save` made ``saved`` of, on any engine that has its CPU; it can start."""
+        """The VM that `_save` made ``saved`` of, on any engine that has its CPU; it can start.
+
+        ``devices`` are those it had, in their order.
+        """
         vm = cls.__new__(cls)
         vm.name = name
         logs.follow()
         vm._identity = None
         limit = min(parse_size(console_limit), _MOST)
-        chosen, specs = resolve(engine, "realtime"), specs_of(devices)
-        vm._machine = Machine.restore(name, bytes(saved), chosen, limit, specs)
+        chosen, (models, written) = resolve(engine, "realtime"), by_maker(devices)
+        vm._machine = Machine.restore(name, bytes(saved), chosen, limit, specs_of(written))
+        vm._plug(models)
         vm._furnish(limit)
-        welcome(devices, vm)
+        welcome(written, vm)
         return vm
 
     @property
@@ -510,9 +527,9 @@ def _entries(ring: int | None) -> int | None:
     raise ConfigError(f"dirty_ring cannot be {ring!r}", remedy="Give a number of entries.")
 
 
-def _ports(count: int) -> int:
+def _ports(count: int, devices: int) -> int:
     if isinstance(count, int) and 0 <= count <= 30:
-        return count
+        return max(count, devices)
     raise ConfigError(f"pci_ports cannot be {count!r}", remedy="Give 0 to 30 root ports.")
 
 

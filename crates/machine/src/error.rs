@@ -2,8 +2,10 @@
 
 use thiserror::Error;
 use vmlet_boot::{BootError, initramfs};
+use vmlet_devices::backend::block::BlockError;
 use vmlet_memory::MemoryError;
 use vmlet_pci::PciError;
+use vmlet_reactor::ReactorError;
 use vmlet_vcpu::{EngineError, MissingFeature};
 
 use crate::{RecordError, SavedMachineError};
@@ -152,6 +154,19 @@ pub enum MachineError {
         /// Where it was.
         port: u8,
     },
+    /// A disk's image cannot be used.
+    #[error(transparent)]
+    Disk(#[from] BlockError),
+    /// An event loop.
+    #[error("the devices' event loop cannot be had: {0}")]
+    Reactor(#[from] ReactorError),
+    /// The host gives no random bytes.
+    #[error("the host's random bytes cannot be read")]
+    Source {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The machine is closed.
     #[error("the VM is closed. Make a new one")]
     Closed,
@@ -207,7 +222,11 @@ impl MachineError {
             MachineError::Saved(_) => ErrorKind::Config,
             MachineError::Record(error) => record_kind(error),
             MachineError::Step { .. } | MachineError::NotMapped { .. } => ErrorKind::Guest,
-            MachineError::Board(_) => ErrorKind::Host,
+            MachineError::Board(_) | MachineError::Reactor(_) | MachineError::Source { .. } => {
+                ErrorKind::Host
+            }
+            MachineError::Disk(error) if error.errno().is_some() => ErrorKind::Host,
+            MachineError::Disk(_) => ErrorKind::Config,
             MachineError::Device(error) => device_kind(error),
             MachineError::State { .. }
             | MachineError::Closed
@@ -230,6 +249,9 @@ impl MachineError {
     pub fn errno(&self) -> Option<i32> {
         match self {
             MachineError::Engine(error) => error.errno(),
+            MachineError::Disk(error) => error.errno(),
+            MachineError::Reactor(error) => error.errno(),
+            MachineError::Source { source } => source.raw_os_error(),
             MachineError::Memory(
                 MemoryError::NoMemory { errno, .. } | MemoryError::File { errno, .. },
             ) => Some(*errno),

@@ -3,6 +3,7 @@
 //! * `config.rs`: [`Config`], what a user asks for, checked before anything is made.
 //! * `engine.rs`: which engine runs it, and what a probe found out about it.
 //! * `attached.rs`: devices that the user brings to a board.
+//! * `devices.rs`: [`DeviceConfig`], virtio devices that a user names.
 //! * `board/`: address map, ACPI tables, devices, and the way from a vCPU's access to a device.
 //! * `launch.rs`: from a boot plan to memory and registers.
 //! * `machine.rs`, `lifecycle.rs`: [`Machine`], its states and its events; `machine/assembly.rs` puts it together,
@@ -24,6 +25,7 @@ mod bell;
 mod board;
 mod config;
 mod console;
+mod devices;
 mod engine;
 mod error;
 mod event;
@@ -39,6 +41,7 @@ pub use bell::Bell;
 pub use board::{ExitCount, ExitKind, ExitReport, registers_at};
 pub use config::{ClockChoice, Config, CpuChoice, EngineChoice, RamBacking};
 pub use console::{Console, ConsoleFeed};
+pub use devices::{DeviceConfig, DiskConfig};
 pub use engine::{Choice, EngineReport, ModelReport, choose, linux_cmdline, models, report};
 pub use error::{ErrorKind, MachineError};
 pub use event::{Event, EventKind, LackingInstruction};
@@ -49,6 +52,7 @@ pub use machine::{Machine, Region, ThreadStarter};
 pub use saved::SavedMachineError;
 
 pub use vmlet_boot::{ProtocolChoice, initramfs};
+pub use vmlet_devices::backend::block::{DiskFormat, DiskOptions};
 pub use vmlet_memory::{Lease, PAGE_SIZES, PagePlan};
 pub use vmlet_pci::{self as pci, PciError};
 pub use vmlet_vcpu::{

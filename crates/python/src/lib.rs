@@ -2,6 +2,7 @@
 //!
 //! * `machine.rs`: the class `Machine`, a thin handle on [`vmlet_machine::Machine`].
 //! * `devices/`: devices written in Python.
+//! * `attach.rs`: devices that the core makes.
 //! * `view.rs`: the class `View`, guest memory by the buffer protocol.
 //! * `inspect.rs`: walks, page sizes and statistics as dictionaries.
 //! * `registers.rs`: registers to and from dictionaries.
@@ -15,6 +16,7 @@
 use pyo3::prelude::*;
 
 mod devices;
+mod attach;
 mod errors;
 mod finalization;
 mod gateway;
@@ -38,6 +40,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<devices::WriteBatch>()?;
     module.add_class::<devices::DeviceLink>()?;
     module.add_class::<devices::IrqLine>()?;
+    module.add_function(wrap_pyfunction!(attach::attach_disk, module)?)?;
+    module.add_function(wrap_pyfunction!(attach::attach_rng, module)?)?;
     module.add_function(wrap_pyfunction!(host::host_findings, module)?)?;
     module.add_function(wrap_pyfunction!(host::kvm_probe, module)?)?;
     module.add_function(wrap_pyfunction!(host::choose_engine, module)?)?;

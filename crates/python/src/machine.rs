@@ -48,7 +48,7 @@ fn event(event: Event) -> EventTuple {
 }
 
 /// The choice called `name`.
-fn choose<T: Copy>(what: &str, name: &str, choices: &[(&str, T)]) -> PyResult<T> {
+pub(crate) fn choose<T: Copy>(what: &str, name: &str, choices: &[(&str, T)]) -> PyResult<T> {
     let found = choices
         .iter()
         .find(|(known, _)| *known == name)
@@ -136,8 +136,16 @@ impl Drop for Machine {
     }
 }
 
-fn start_thread(name: String, body: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
+/// Starts a thread of the core's.
+pub(crate) fn start_thread(name: String, body: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
     std::thread::Builder::new().name(name).spawn(body).map(drop)
+}
+
+impl Machine {
+    /// The machine itself.
+    pub(crate) fn core(&self) -> &vmlet_machine::Machine {
+        &self.machine
+    }
 }
 
 #[pymethods]

@@ -1,7 +1,14 @@
-"""Devices written in Python: docs/python-devices.md says what they may do and what they cost."""
+"""Devices of a VM, for `vmlet.VM(devices=[...])`.
+
+Some are plain data, made by the core (`Model`), others are written in Python (`Device`):
+docs/python-devices.md says what those may do and what they cost.
+"""
 
 from vmlet._core import Batch, Irq
 from vmlet.devices.device import Device
+from vmlet.devices.disk import Disk
+from vmlet.devices.model import Model
 from vmlet.devices.registers import MmioDevice, PioDevice
+from vmlet.devices.rng import Rng
 
-__all__ = ["Batch", "Device", "Irq", "MmioDevice", "PioDevice"]
+__all__ = ["Batch", "Device", "Disk", "Irq", "MmioDevice", "Model", "PioDevice", "Rng"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vmlet._core import DeviceLink, Irq
@@ -91,16 +92,10 @@ def _on_no_vm(device: Device) -> StateError:
     )
 
 
-def specs_of(devices: object) -> list[Any]:
+def specs_of(devices: Sequence[Device]) -> list[Any]:
     """What the core has to know of devices to be put on a VM."""
-    if isinstance(devices, (str, bytes)) or not hasattr(devices, "__iter__"):
-        raise ConfigError(f"devices cannot be {devices!r}", remedy="Give a list of devices.")
     specs: list[Any] = []
     for device in devices:
-        if not isinstance(device, Device):
-            raise ConfigError(
-                f"{device!r} is no device", remedy="Derive from vmlet.MmioDevice or PioDevice."
-            )
         if any(device is spec[0] for spec in specs):
             raise ConfigError(f"{device!r} is there twice", remedy="Make two devices.")
         if device._link is not None and not device._link.closed:
@@ -111,9 +106,9 @@ def specs_of(devices: object) -> list[Any]:
     return specs
 
 
-def welcome(devices: object, vm: VM) -> None:
+def welcome(devices: Sequence[Device], vm: VM) -> None:
     """Tells devices the VM that they are on."""
-    for device in devices:  # type: ignore[attr-defined]
+    for device in devices:
         device._vm = weakref.ref(vm)
 
 

@@ -13,6 +13,11 @@ impl Machine {
         self.position("counting").map(|at| at.instructions)
     }
 
+    /// The run is counted in instructions.
+    pub(crate) fn is_counted(&self) -> Result<bool, MachineError> {
+        Ok(self.open()?.vm.position().is_some())
+    }
+
     fn position(&self, action: &'static str) -> Result<Position, MachineError> {
         let found = self.open()?.vm.position();
         Ok(found.ok_or(RecordError::NotCounted { action })?)

@@ -1,0 +1,44 @@
+"""Images of disks for tests, and a guest's shell."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import vmlet
+from conftest import initramfs, lacks, limit
+
+#: What a Debian cloud kernel needs for an ext4 file system on a disk.
+MODULES = ("virtio_pci", "virtio_blk", "ext4")
+
+
+def ext4(path: Path, folder: Path, size: str = "64M") -> Path:
+    """An ext4 file system with the files of ``folder`` at ``path``."""
+    program = shutil.which("mke2fs") or "/sbin/mke2fs"
+    if not Path(program).exists():
+        lacks("mke2fs", "mke2fs is not here: install e2fsprogs")
+    path.touch()
+    command = [program, "-q", "-t", "ext4", "-d", folder, path, size]
+    subprocess.run(command, check=True, timeout=limit(60))
+    return path
+
+
+def blank(path: Path, size: int = 16 << 20) -> Path:
+    """An image of zeros."""
+    with path.open("wb") as file:
+        file.truncate(size)
+    return path
+
+
+def with_disks(kernel: str, script: str = "") -> bytes:
+    """A root of busybox whose kernel finds disks; ``script`` runs before the shell."""
+    return initramfs(script, modules=MODULES, kernel=kernel)
+
+
+def command(vm: vmlet.VM, line: str, timeout: float = 30) -> str:
+    """What ``line`` prints in the shell of ``vm``."""
+    vm.console.write(f"echo begin-$((1+1)); {line}; echo end-$((1+1))\n")
+    said = re.compile(rb"begin-2\r\n(.*?)end-2\r\n", re.DOTALL)
+    return vm.console.expect(said, timeout=limit(timeout))[1].decode().replace("\r", "").strip()

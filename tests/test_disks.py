@@ -1,0 +1,227 @@
+"""Disks: Debian's kernel reads and writes images of the host."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vmlet
+from conftest import Engine, kernels, lacks, limit
+from disks import blank, command, ext4, with_disks
+
+pytestmark = [pytest.mark.linux, pytest.mark.usefixtures("nothing_left")]
+
+Make = Callable[..., vmlet.VM]
+
+KERNEL = "linux-6.12-cloud"
+#: Writes 8 MiB of random bytes and compares what the disk gives back with them.
+COPY = (
+    "dd if=/dev/urandom of=/tmp/a bs=1M count=8 2>/dev/null; "
+    "dd if=/tmp/a of=/dev/vda bs=1M oflag=direct conv=fsync 2>/dev/null; "
+    "echo 3 > /proc/sys/vm/drop_caches; "
+    "dd if=/dev/vda of=/tmp/b bs=64k count=128 iflag=direct 2>/dev/null; "
+    "cmp /tmp/a /tmp/b && echo same"
+)
+#: Runs a program of the root on the disk.
+SWITCH = """
+mkdir -p /root /tmp
+mount -t ext4 -o {options} /dev/vda /root
+exec switch_root /root {program}
+"""
+
+
+def booted(make: Make, *devices: vmlet.devices.Model, **settings: Any) -> vmlet.VM:
+    """A shell that sees ``devices``."""
+    settings = {"kernel": kernels()[KERNEL], "initramfs": with_disks(KERNEL)} | settings
+    vm = make(devices=devices, **settings)
+    vm.start()
+    vm.console.expect("# ", timeout=limit(60))
+    return vm
+
+
+@pytest.mark.engines
+def test_debian_runs_from_an_ext4_root_on_a_disk(
+    make: Make, tmp_path: Path, engine: Engine
+) -> None:
+    root = kernels().get("userland")
+    if root is None:
+        lacks("userland", "no Debian root here: run ci/kernels first")
+    image = ext4(tmp_path / "root.img", Path(root), "512M")
+    program = "/usr/bin/python3 -c \"open('/tmp/x', 'w').write('from disk'); print(6 * 7)\""
+    script = SWITCH.format(options="rw", program=f"/bin/sh -c '{program}; echo done'")
+    vm = make(
+        kernel=kernels()[KERNEL],
+        initramfs=with_disks(KERNEL, script),
+        devices=[vmlet.Disk(image, queues=2)],
+        cpus=2,
+        memory="512M",
+    )
+    vm.start()
+    vm.console.expect("\n42\r\ndone", timeout=limit(90))
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize(
+    "options", [{}, {"direct": True}, {"overlay": True}, {"queues": 4}], ids=str
+)
+def test_what_is_written_is_read(
+    make: Make, tmp_path: Path, options: dict[str, Any], engine: Engine
+) -> None:
+    image = blank(tmp_path / "disk.img")
+    vm = booted(make, vmlet.Disk(image, **options))
+    assert command(vm, "mkdir -p /tmp; " + COPY) == "same"
+    written = any(image.read_bytes())
+    assert written is not options.get("overlay", False)
+
+
+@pytest.mark.engines
+def test_files_survive_into_the_next_vm(make: Make, tmp_path: Path, engine: Engine) -> None:
+    (tmp_path / "files").mkdir()
+    image = ext4(tmp_path / "disk.img", tmp_path / "files")
+    for number in range(2):
+        vm = booted(make, vmlet.Disk(image))
+        assert command(vm, "mkdir /m; mount -t ext4 /dev/vda /m; ls /m | grep -c file") == str(number)
+        command(vm, f"echo text > /m/file{number}; umount /m")
+        vm.close()
+
+
+@pytest.mark.engines
+def test_a_pause_in_the_middle_of_writing_loses_nothing(
+    make: Make, tmp_path: Path, engine: Engine
+) -> None:
+    vm = booted(make, vmlet.Disk(blank(tmp_path / "disk.img")))
+    vm.console.write(f"mkdir -p /tmp; {COPY}-after-all\n".replace("echo same", "echo sa''me"))
+    for _ in range(20):
+        vm.pause()
+        vm.resume()
+    vm.console.expect("same-after-all", timeout=limit(60))
+
+
+def test_a_disk_has_its_serial_number_and_size(make: Make, tmp_path: Path) -> None:
+    vm = booted(make, vmlet.Disk(blank(tmp_path / "a", 1 << 20), serial="number 7"))
+    assert command(vm, "cat /sys/block/vda/serial; echo; cat /sys/block/vda/size") == "number 7\n2048"
+
+
+def test_a_read_only_disk_refuses_writes(make: Make, tmp_path: Path) -> None:
+    image = blank(tmp_path / "disk.img")
+    vm = booted(make, vmlet.Disk(image, readonly=True))
+    assert command(vm, "cat /sys/block/vda/ro") == "1"
+    assert "not permitted" in command(vm, "dd if=/proc/version of=/dev/vda 2>&1")
+
+
+def test_several_vms_share_an_image_that_none_of_them_writes(make: Make, tmp_path: Path) -> None:
+    image = blank(tmp_path / "disk.img")
+    vms = [booted(make, vmlet.Disk(image, overlay=True)) for _ in range(2)]
+    for number, vm in enumerate(vms):
+        command(vm, f"echo text{number} > /dev/vda; sync")
+    for number, vm in enumerate(vms):
+        assert command(vm, "head -n 1 /dev/vda") == f"text{number}"
+    with pytest.raises(vmlet.ConfigError, match="in use"):
+        make(kernel=kernels()[KERNEL], devices=[vmlet.Disk(image)])
+
+
+def test_discarded_blocks_give_their_room_back(make: Make, tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(b"x" * (16 << 20))
+    vm = booted(make, vmlet.Disk(image))
+    before = image.stat().st_blocks
+    assert command(vm, "blkdiscard /dev/vda && echo gone") == "gone"
+    assert image.stat().st_blocks < before / 4
+
+
+def test_random_bytes_come_from_the_host(make: Make) -> None:
+    modules = ("virtio_pci", "virtio_rng")
+    from conftest import initramfs
+
+    files = initramfs(modules=modules, kernel=KERNEL)
+    vm = booted(make, vmlet.Rng(), initramfs=files)
+    assert command(vm, "cat /sys/class/misc/hw_random/rng_current") == "virtio_rng.0"
+    assert command(vm, "head -c 32 /dev/hwrng | wc -c") == "32"
+
+
+def test_a_saved_vm_goes_on_with_its_disk(make: Make, tmp_path: Path) -> None:
+    image = blank(tmp_path / "disk.img")
+    vm = booted(make, vmlet.Disk(image), cpu="soft-v1", engine="soft")
+    command(vm, "echo before > /dev/vda; sync")
+    vm.pause()
+    saved = vm._save()
+    vm.close()
+    with vmlet.VM._restore(saved, engine="soft", devices=[vmlet.Disk(image)]) as again:
+        again.start()
+        assert command(again, "head -n 1 /dev/vda") == "before"
+        assert command(again, "mkdir -p /tmp; " + COPY) == "same"
+
+
+@pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab")
+def test_two_counted_boots_with_a_disk_are_the_same(make: Make, tmp_path: Path) -> None:
+    script = (
+        "mkdir -p /tmp /m; mount -t ext4 /dev/vda /m; echo a > /m/a; cat /m/a; "
+        f"umount /m; {COPY}; head -c 8 /dev/hwrng | od -t x1; cat /proc/interrupts; poweroff -f"
+    )
+    (tmp_path / "files").mkdir()
+    image = ext4(tmp_path / "disk.img", tmp_path / "files")
+    ends = []
+    for pauses in (0, 10):
+        vm = make(
+            kernel=kernels()[KERNEL],
+            initramfs=with_disks(KERNEL, script),
+            cmdline=f"{vmlet.default_cmdline('soft')} quiet",
+            clock="icount",
+            devices=[vmlet.Disk(image, overlay=True), vmlet.Rng()],
+            engine="soft",
+        )
+        for _ in range(pauses):
+            vm.run_for(instructions=7_000_003)
+        vm.start() if pauses == 0 else vm.resume()
+        assert vm.wait(timeout=limit(120)).kind == "poweroff"
+        ends.append((vm.instructions, vm.state_hash(), vm.console.read()))
+        vm.close()
+    assert b"same" in ends[0][2]
+    assert ends[0] == ends[1]
+
+
+_FULL = """
+import logging, resource, signal, sys
+import vmlet
+from disks import command
+
+kernel, initramfs, image = sys.argv[1:]
+logging.basicConfig(stream=sys.stderr)
+# Writes past 1 MiB into the file fail, as on a full disk.
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+with vmlet.VM(kernel=kernel, initramfs=initramfs, devices=[vmlet.Disk(image)]) as vm:
+    vm.start()
+    vm.console.expect("# ", timeout=60)
+    print(command(vm, "dd if=/dev/zero of=/dev/vda bs=4k seek=512 count=1 oflag=direct 2>&1"))
+    print(command(vm, "dd if=/dev/zero of=/dev/vda bs=4k count=1 oflag=direct 2>&1"))
+"""
+
+
+@pytest.mark.skipif("VMLET_LAB" in os.environ, reason="once is enough")
+def test_a_write_that_the_host_refuses_is_an_error_in_the_guest_and_a_record_on_the_host(
+    tmp_path: Path,
+) -> None:
+    files = tmp_path / "initramfs"
+    files.write_bytes(with_disks(KERNEL))
+    arguments = [kernels()[KERNEL], str(files), str(blank(tmp_path / "disk.img"))]
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL, *arguments],
+        cwd=Path(__file__).parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=limit(120),
+        check=True,
+    )
+    assert "error writing" in done.stdout or "I/O error" in done.stdout, done.stdout
+    assert "1+0 records out" in done.stdout
+    assert "the guest sees an I/O error" in done.stderr
