@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,10 +12,10 @@ from typing import Any
 import pytest
 
 import vmlet
-from conftest import Engine, kernels, lacks, limit
+from conftest import Engine, default_engine, initramfs, kernels, lacks, limit, short
 from disks import blank, command, ext4, with_disks
 
-pytestmark = [pytest.mark.linux, pytest.mark.usefixtures("nothing_left")]
+pytestmark = pytest.mark.linux
 
 Make = Callable[..., vmlet.VM]
 
@@ -30,18 +28,25 @@ COPY = (
     "dd if=/dev/vda of=/tmp/b bs=64k count=128 iflag=direct 2>/dev/null; "
     "cmp /tmp/a /tmp/b && echo same"
 )
-#: Runs a program of the root on the disk.
+#: Runs a program of the root that is on the disk.
 SWITCH = """
 mkdir -p /root /tmp
-mount -t ext4 -o {options} /dev/vda /root
-exec switch_root /root {program}
+mount -t ext4 /dev/vda /root
+mount --move /dev /root/dev
+echo "open('/tmp/x', 'w').write('6'); print(int(open('/tmp/x').read()) * 7)" > /root/tmp/job
+exec switch_root /root /bin/bash -c "python3 /tmp/job; read line"
 """
+
+
+def quiet() -> str:
+    """The default command line, with nothing of the kernel's on the console."""
+    return short(f"{vmlet.default_cmdline(default_engine())} quiet loglevel=1")
 
 
 def booted(make: Make, *devices: vmlet.devices.Model, **settings: Any) -> vmlet.VM:
     """A shell that sees ``devices``."""
-    settings = {"kernel": kernels()[KERNEL], "initramfs": with_disks(KERNEL)} | settings
-    vm = make(devices=devices, **settings)
+    settings = {"kernel": kernels()[KERNEL], "initramfs": with_disks(KERNEL), **settings}
+    vm = make(devices=devices, cmdline=quiet(), **settings)
     vm.start()
     vm.console.expect("# ", timeout=limit(60))
     return vm
@@ -55,17 +60,16 @@ def test_debian_runs_from_an_ext4_root_on_a_disk(
     if root is None:
         lacks("userland", "no Debian root here: run ci/kernels first")
     image = ext4(tmp_path / "root.img", Path(root), "512M")
-    program = "/usr/bin/python3 -c \"open('/tmp/x', 'w').write('from disk'); print(6 * 7)\""
-    script = SWITCH.format(options="rw", program=f"/bin/sh -c '{program}; echo done'")
     vm = make(
         kernel=kernels()[KERNEL],
-        initramfs=with_disks(KERNEL, script),
+        initramfs=with_disks(KERNEL, SWITCH),
+        cmdline=quiet(),
         devices=[vmlet.Disk(image, queues=2)],
         cpus=2,
         memory="512M",
     )
     vm.start()
-    vm.console.expect("\n42\r\ndone", timeout=limit(90))
+    vm.console.expect("42\r\n", timeout=limit(90))
 
 
 @pytest.mark.engines
@@ -88,7 +92,7 @@ def test_files_survive_into_the_next_vm(make: Make, tmp_path: Path, engine: Engi
     image = ext4(tmp_path / "disk.img", tmp_path / "files")
     for number in range(2):
         vm = booted(make, vmlet.Disk(image))
-        assert command(vm, "mkdir /m; mount -t ext4 /dev/vda /m; ls /m | grep -c file") == str(number)
+        assert command(vm, "mkdir /m; mount /dev/vda /m; ls /m | grep -c file") == str(number)
         command(vm, f"echo text > /m/file{number}; umount /m")
         vm.close()
 
@@ -107,7 +111,9 @@ def test_a_pause_in_the_middle_of_writing_loses_nothing(
 
 def test_a_disk_has_its_serial_number_and_size(make: Make, tmp_path: Path) -> None:
     vm = booted(make, vmlet.Disk(blank(tmp_path / "a", 1 << 20), serial="number 7"))
-    assert command(vm, "cat /sys/block/vda/serial; echo; cat /sys/block/vda/size") == "number 7\n2048"
+    assert (
+        command(vm, "cat /sys/block/vda/serial; echo; cat /sys/block/vda/size") == "number 7\n2048"
+    )
 
 
 def test_a_read_only_disk_refuses_writes(make: Make, tmp_path: Path) -> None:
@@ -139,8 +145,6 @@ def test_discarded_blocks_give_their_room_back(make: Make, tmp_path: Path) -> No
 
 def test_random_bytes_come_from_the_host(make: Make) -> None:
     modules = ("virtio_pci", "virtio_rng")
-    from conftest import initramfs
-
     files = initramfs(modules=modules, kernel=KERNEL)
     vm = booted(make, vmlet.Rng(), initramfs=files)
     assert command(vm, "cat /sys/class/misc/hw_random/rng_current") == "virtio_rng.0"

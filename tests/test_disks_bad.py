@@ -64,7 +64,11 @@ def test_images_that_cannot_be_are_refused_with_a_reason(
 
 def test_folders_and_pipes_are_no_images(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path, kind in [(tmp_path, "folder"), (tmp_path / "pipe", "pipe"), ("/dev/null", "character")]:
+    for path, kind in [
+        (tmp_path, "folder"),
+        (tmp_path / "pipe", "pipe"),
+        ("/dev/null", "character"),
+    ]:
         assert kind in refused(Path(path)).message
 
 

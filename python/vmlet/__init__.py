@@ -13,8 +13,7 @@ A VM is made with :class:`VM`, started, talked to and closed like any other obje
 
 from vmlet._core import __version__
 from vmlet.console import Console
-from vmlet.devices import Batch, Device, Irq, MmioDevice, PioDevice
-from vmlet.devices import Disk, Rng
+from vmlet.devices import Batch, Device, Disk, Irq, MmioDevice, PioDevice, Rng
 from vmlet.engines import DEFAULT_CMDLINE, default_cmdline
 from vmlet.errors import (
     ClosedError,

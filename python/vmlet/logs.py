@@ -2,7 +2,8 @@
 
 The core keeps records in a bounded queue; one daemon thread hands them to the loggers below
 ``vmlet``. It exists only where somebody listens: while DEBUG or INFO is switched on for ``vmlet``
-when a VM is made. The core logs nothing above INFO; events and exceptions tell what matters.
+when a VM is made, and for VMs with devices. Of vCPUs the core logs nothing above INFO: events and
+exceptions tell what matters. Devices warn of what only the host can mend, such as a full disk.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ _log = logging.getLogger("vmlet")
 _start = threading.Lock()
 _telling = threading.Lock()
 _begun = False
+#: Some VM of this process has devices, or had.
+_devices = False
 
 
 def _forked() -> None:
@@ -30,15 +33,18 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
-def follow() -> None:
-    """Has the core log what `logging` would show of it now.
+def follow(*, devices: bool = False) -> None:
+    """Has the core log what `logging` would show of it now; with ``devices`` warnings at least.
 
     >>> import logging
     >>> logging.getLogger("vmlet").setLevel(logging.DEBUG)  # before a VM is made
     >>> follow()
     """
-    shown = [level for level in (logging.DEBUG, logging.INFO) if _log.isEnabledFor(level)]
-    _core.log_level(min(shown, default=logging.WARNING))
+    global _devices
+    _devices = _devices or devices
+    levels = [logging.DEBUG, logging.INFO] + ([logging.WARNING] if _devices else [])
+    shown = [level for level in levels if _log.isEnabledFor(level)]
+    _core.log_level(min(shown, default=logging.CRITICAL))
     if shown:
         _begin()
 

@@ -112,9 +112,9 @@ class VM:
             supervisor code.
         devices: disks and other devices that are there from the start, in this order, and devices
             written in Python, such as subclasses of `MmioDevice`.
-        pci_ports: PCIe root ports, 30 at most, and at least one for each disk and the like: each has a
-            slot for one device, which can come and go while the guest runs. Without any the VM has
-            no PCI.
+        pci_ports: PCIe root ports, 30 at most, and at least one for each disk and the like: each
+            has a slot for one device, which can come and go while the guest runs. Without any the
+            VM has no PCI.
         name: shown in messages.
         console_limit: bytes of unread console output kept.
         debug_port: what the guest writes to port 0xe9, the debug port of other emulators, goes to
@@ -217,6 +217,8 @@ class VM:
 
     def _plug(self, devices: Sequence[Model]) -> None:
         """Puts devices into root ports; a VM that lacks one of them is closed."""
+        if devices:
+            logs.follow(devices=True)
         try:
             for device in devices:
                 device._plug(self._machine, None)

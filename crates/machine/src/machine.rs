@@ -472,6 +472,7 @@ impl Inner {
                 parts.leave();
             }
             parts.pause_devices();
+            parts.end_devices();
             let remains = Box::new(Remains(Some(parts)));
             if wait {
                 reaper::bury_here(remains);

@@ -194,6 +194,13 @@ impl Root {
         self.functions().for_each(|function| function.resume());
     }
 
+    /// The machine ends, and every function with it. Slots stay as they are: nobody looks at them.
+    pub fn end(&self) {
+        for endpoint in self.ports.iter().filter_map(Port::endpoint) {
+            endpoint.unplug();
+        }
+    }
+
     fn functions(&self) -> impl Iterator<Item = Arc<dyn Function>> {
         self.ports.iter().filter_map(Port::function)
     }
@@ -283,9 +290,7 @@ impl Root {
 impl Drop for Root {
     /// Functions end with their bus.
     fn drop(&mut self) {
-        for endpoint in self.ports.iter().filter_map(Port::endpoint) {
-            endpoint.unplug();
-        }
+        self.end();
     }
 }
 

@@ -15,8 +15,8 @@
 
 use pyo3::prelude::*;
 
-mod devices;
 mod attach;
+mod devices;
 mod errors;
 mod finalization;
 mod gateway;

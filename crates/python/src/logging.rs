@@ -93,12 +93,13 @@ impl Log for Queue {
     fn flush(&self) {}
 }
 
-/// Records from this level on are kept for Python: 10 debug, 20 info, above none but warnings.
+/// Records from this level on are kept for Python: 10 debug, 20 info, 30 warnings; above none.
 #[pyfunction]
 pub(crate) fn log_level(level: u8) {
     log::set_max_level(match level {
         0..=10 => LevelFilter::Debug,
         11..=20 => LevelFilter::Info,
+        21..=30 => LevelFilter::Warn,
         _ => LevelFilter::Off,
     });
 }

@@ -26,6 +26,8 @@ pub type Spawner = dyn Fn(String, Box<dyn FnOnce() + Send>) -> std::io::Result<(
 
 /// Events taken from the kernel at once.
 const BATCH: usize = 64;
+/// How often who ends a reactor looks whether its thread is in somebody's code.
+const AT_END: Duration = Duration::from_millis(2);
 /// Rounds up to the next millisecond.
 const ALMOST: Duration = Duration::from_micros(999);
 /// The token of the reactor's own eventfd.
@@ -119,6 +121,8 @@ struct Table {
     /// When timers run out, by token.
     deadlines: HashMap<u64, Instant>,
     thread: Option<ThreadId>,
+    /// Tasks run now.
+    in_tasks: bool,
 }
 
 /// What the thread and the handles share.
@@ -140,21 +144,35 @@ impl fmt::Debug for Shared {
     }
 }
 
+/// Whether the thread has let go of everything.
+#[derive(Debug, Default)]
+struct End {
+    reached: Mutex<bool>,
+    changed: Condvar,
+}
+
 /// A thread that waits for descriptors and calls their handlers. It ends when the last handle is
-/// dropped; nobody waits for that end.
+/// dropped: that drop waits for it, unless a handler runs, which may need what its caller holds.
 #[derive(Debug)]
 pub struct Reactor {
     pub(crate) shared: Arc<ParentOnly<Shared>>,
+    end: Arc<End>,
 }
 
 impl Reactor {
     /// Starts a thread called `name` by `spawn`.
     pub fn start(name: &str, spawn: &Spawner) -> Result<Arc<Reactor>, ReactorError> {
         let shared = Arc::new(ParentOnly::new(Shared::new()?));
-        let body = Arc::clone(&shared);
-        spawn(name.to_owned(), Box::new(move || body.run()))
-            .map_err(ReactorError::call("starting a thread"))?;
-        Ok(Arc::new(Reactor { shared }))
+        let (body, end) = (Arc::clone(&shared), Arc::<End>::default());
+        let ended = Arc::clone(&end);
+        let life = move || {
+            body.run();
+            drop(body);
+            *ended.reached.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            ended.changed.notify_all();
+        };
+        spawn(name.to_owned(), Box::new(life)).map_err(ReactorError::call("starting a thread"))?;
+        Ok(Arc::new(Reactor { shared, end }))
     }
 
     /// Calls `handler` whenever `source` is ready, until the registration is dropped.
@@ -199,6 +217,21 @@ impl Drop for Reactor {
         if self.check().is_ok() {
             self.shared.ended.store(true, Ordering::Release);
             self.shared.wake();
+            self.wait();
+        }
+    }
+}
+
+impl Reactor {
+    fn wait(&self) {
+        let mut reached = self
+            .end
+            .reached
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        while !*reached && !self.shared.is_busy() {
+            let waited = self.end.changed.wait_timeout(reached, AT_END);
+            reached = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -223,6 +256,13 @@ impl Shared {
             origin: Origin::here(),
             _watched: watched,
         })
+    }
+
+    /// Whether the thread is, or may be, in somebody's code.
+    fn is_busy(&self) -> bool {
+        let table = self.lock();
+        let here = table.thread == Some(thread::current().id());
+        here || table.running.is_some() || table.in_tasks
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -302,10 +342,14 @@ impl Shared {
     fn run_tasks(&self) {
         let _ = self.wake.read();
         // Outside the loop's head, where the lock would be held for all of it.
-        let tasks = std::mem::take(&mut self.lock().tasks);
+        let mut table = self.lock();
+        let tasks = std::mem::take(&mut table.tasks);
+        table.in_tasks = true;
+        drop(table);
         for task in tasks {
             guarded(task);
         }
+        self.lock().in_tasks = false;
     }
 
     /// Calls a handler, if its registration has not ended.

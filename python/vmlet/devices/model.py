@@ -20,7 +20,7 @@ class Model(ABC):
 
     @abstractmethod
     def _plug(self, machine: Machine, port: int | None) -> int:
-        """Makes the device, puts it into a root port (None: the first that is free) and says which."""
+        """Makes the device and puts it into a root port (None: the first free one); says which."""
 
 
 def by_maker(devices: Sequence[Device | Model]) -> tuple[list[Model], list[Device]]:

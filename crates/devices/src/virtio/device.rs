@@ -112,8 +112,12 @@ pub trait VirtioDevice: Send + Sync + Debug {
     }
 
     /// Back to the state after power-on. No queue is used any more and no request is under way when
-    /// this returns. Also called before the device goes for good.
+    /// this returns.
     fn reset(&self);
+
+    /// Gone for good, after a reset: what stands behind the device on the host is let go of. May come
+    /// twice.
+    fn unplug(&self) {}
 
     /// No request is under way when this returns, and none begins before `resume`.
     fn pause(&self);

@@ -67,6 +67,13 @@ impl PciBus {
         self.booted.store(true, Ordering::Release);
     }
 
+    /// The first slot of a restored machine whose device, called `name`, is to be put back.
+    pub(crate) fn waiting_for(&self, name: &str) -> Option<u8> {
+        let waiting = self.root.waiting().into_iter();
+        let mut same = waiting.filter(|(_, waits)| waits == name);
+        same.next().map(|(port, _)| port)
+    }
+
     /// How a device comes and goes now.
     pub(crate) fn plug(&self) -> Plug {
         if self.booted.load(Ordering::Acquire) {

@@ -17,6 +17,7 @@ impl Machine {
     pub fn attach(&self, device: Arc<dyn Function>, port: Option<u8>) -> Result<u8, MachineError> {
         let (parts, _turn) = self.plugging("attaching a device")?;
         let bus = parts.bus()?;
+        let port = port.or_else(|| bus.waiting_for(device.name()));
         Ok(bus.root.plug(device, port, bus.plug())?)
     }
 
@@ -99,6 +100,13 @@ impl Parts {
         bus.set_booted();
         bus.root.resume();
         Ok(())
+    }
+
+    /// Has devices let go of what they have of the host.
+    pub(super) fn end_devices(&self) {
+        if let Some(bus) = &self.board.pci {
+            bus.root.end();
+        }
     }
 
     /// Has devices finish what they do; guest code stands still.

@@ -59,6 +59,10 @@ pub trait Image: Send + Sync + Debug {
     /// The bytes read as zeros; with `unmap` they may lose their place on the medium.
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()>;
 
+    /// Nobody asks for anything more: what the image keeps in memory is written, and others may use
+    /// it. May come twice.
+    fn close(&self) -> io::Result<()>;
+
     /// The file itself, where requests can go straight to it.
     fn raw(&self) -> Option<&RawImage> {
         None

@@ -94,7 +94,10 @@ fn check_combination(options: &DiskOptions) -> Result<(), BlockError> {
         })
     };
     if options.direct && options.format != DiskFormat::Raw {
-        return refuse("opened with direct=True", "only raw images can");
+        return refuse(
+            "opened with direct=True",
+            "only raw images can. Leave direct=True out",
+        );
     }
     Ok(())
 }

@@ -152,6 +152,10 @@ impl Image for Overlay {
         self.cover(offset, len, || self.above.write_zeroes(offset, len, unmap))
     }
 
+    fn close(&self) -> io::Result<()> {
+        self.below.close()
+    }
+
     fn read_bytes(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
         for (range, above) in self.runs(offset, data.len() as u64) {
             let at = |place: u64| usize::try_from(place - offset).unwrap_or(0);

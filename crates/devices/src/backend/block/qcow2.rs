@@ -20,6 +20,8 @@ use super::{BlockError, DiskFormat, GuestIo, Image, image::PIECE};
 pub struct Qcow2Image {
     /// Discarding wants it alone.
     access: RwLock<FormatAccess<file::File>>,
+    /// The same open file, for its lock.
+    file: File,
     len: u64,
     readonly: bool,
 }
@@ -33,6 +35,7 @@ impl Qcow2Image {
             source,
         };
         let options = StorageOpenOptions::new().write(!readonly);
+        let locked = file.try_clone().map_err(refuse)?;
         let storage = file::File::from_open_file(file, options).map_err(refuse)?;
         let image: Qcow2<file::File> = Qcow2::builder(storage)
             .write(!readonly)
@@ -51,6 +54,7 @@ impl Qcow2Image {
         Ok(Qcow2Image {
             len: access.size(),
             access: RwLock::new(access),
+            file: locked,
             readonly,
         })
     }
@@ -102,6 +106,12 @@ impl Image for Qcow2Image {
             access.flush()?;
             access.sync()
         })
+    }
+
+    fn close(&self) -> io::Result<()> {
+        let flushed = if self.readonly { Ok(()) } else { self.flush() };
+        let _ = self.file.unlock();
+        flushed
     }
 
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {

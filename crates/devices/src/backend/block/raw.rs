@@ -169,6 +169,12 @@ impl Image for RawImage {
         }
     }
 
+    fn close(&self) -> io::Result<()> {
+        // A file system without locks has none to let go of.
+        let _ = self.file.unlock();
+        Ok(())
+    }
+
     fn raw(&self) -> Option<&RawImage> {
         Some(self)
     }

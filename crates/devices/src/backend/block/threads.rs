@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
+    thread::{self, ThreadId},
 };
 
 use vmlet_reactor::Spawner;
@@ -16,16 +17,19 @@ const MOST: usize = 4;
 struct Line {
     jobs: VecDeque<Job>,
     threads: usize,
+    /// Those that run, by their ids.
+    here: Vec<ThreadId>,
     idle: usize,
     ended: bool,
 }
 
 #[derive(Debug)]
 struct Shared {
-    image: Arc<dyn Image>,
+    image: Weak<dyn Image>,
     client: Weak<dyn Client>,
     line: Mutex<Line>,
     more: Condvar,
+    gone: Condvar,
 }
 
 /// Threads that are started when there is something to do, and end with this value once all is done.
@@ -48,10 +52,11 @@ impl Threads {
     ) -> Threads {
         Threads {
             shared: Arc::new(Shared {
-                image: Arc::clone(image),
+                image: Arc::downgrade(image),
                 client: Weak::clone(client),
                 line: Mutex::default(),
                 more: Condvar::new(),
+                gone: Condvar::new(),
             }),
             spawn: Arc::clone(spawn),
         }
@@ -83,9 +88,15 @@ impl Threads {
 }
 
 impl Drop for Threads {
+    /// Waits for the threads, which hold the image; one of them cannot wait for itself.
     fn drop(&mut self) {
-        self.shared.lock().ended = true;
+        let mut line = self.shared.lock();
+        line.ended = true;
         self.shared.more.notify_all();
+        while line.threads > 0 && !line.here.contains(&thread::current().id()) {
+            let waited = self.shared.gone.wait(line);
+            line = waited.unwrap_or_else(PoisonError::into_inner);
+        }
     }
 }
 
@@ -101,7 +112,6 @@ impl Shared {
                 return Some(job);
             }
             if line.ended {
-                line.threads -= 1;
                 return None;
             }
             line.idle += 1;
@@ -111,9 +121,16 @@ impl Shared {
     }
 
     fn work(&self) {
+        let id = thread::current().id();
+        self.lock().here.push(id);
         while let Some(job) = self.next() {
             self.run(job);
         }
+        let mut line = self.lock();
+        line.here.retain(|other| *other != id);
+        line.threads -= 1;
+        drop(line);
+        self.gone.notify_all();
     }
 
     fn run_all(&self) {
@@ -127,7 +144,12 @@ impl Shared {
     }
 
     fn run(&self, job: Job) {
-        let done = job.finish(&*self.image);
+        // Whoever waits for a request keeps its image.
+        let Some(image) = self.image.upgrade() else {
+            return;
+        };
+        let done = job.finish(&*image);
+        drop(image);
         if let Some(client) = self.client.upgrade() {
             client.completed(vec![done]);
         }

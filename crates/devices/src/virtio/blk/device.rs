@@ -298,6 +298,12 @@ impl VirtioDevice for Blk {
         self.writeback.store(true, Ordering::Release);
     }
 
+    fn unplug(&self) {
+        if let Err(error) = self.image.close() {
+            self.complain("last flush", &error);
+        }
+    }
+
     fn pause(&self) {
         self.under_way.wait();
     }

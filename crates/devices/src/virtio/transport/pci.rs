@@ -390,5 +390,6 @@ impl Function for VirtioPci {
 
     fn unplug(&self) {
         self.reset_device(&mut self.lock());
+        self.core.device.unplug();
     }
 }
