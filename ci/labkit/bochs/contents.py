@@ -21,9 +21,8 @@ from ..paths import REPOSITORY
 from . import distributions, programs
 from .tree import Tree
 
-# Distributions that the tests use; what they require comes with them.  Without numpy, which is as
-# large as all else together: tests of it skip by name.
-_DISTRIBUTIONS = ("vmlet", "pytest", "pytest-timeout")
+# Distributions that the tests use; what they require comes with them.
+_DISTRIBUTIONS = ("vmlet", "pytest", "pytest-timeout", "numpy")
 # Parts of the standard library, some of them large, that no test uses.
 _LIBRARY_PARTS = re.compile(
     r"tests?|idlelib|lib2to3|ensurepip|turtledemo|tkinter|pydoc_data|distutils|config-.*"
@@ -37,6 +36,7 @@ _OTHER_KERNELS = {packages.L1_KERNEL}
 _GUEST_MODULES = ("pvpanic-mmio",)
 _PATH_MAX = 4096
 _BUSYBOX = Path("/bin/busybox")
+_ASSEMBLER = (Path("/usr/bin/as"), Path("/usr/bin/objcopy"))
 _ROOT_FOLDERS = ("/dev", "/proc", "/sys", "/run", "/tmp", "/root", "/etc", "/usr/bin", "/bin")
 
 
@@ -123,7 +123,9 @@ def _add_repository(tree: Tree) -> None:
 
 
 def _add_guests(tree: Tree) -> None:
-    """The guests that the tests assembled on the host: L1 has no assembler."""
+    """The guests that the tests assembled on the host, and what assembles others."""
+    for program in _ASSEMBLER:
+        tree.add(program)
     assembled = REPOSITORY / "target" / "guests"
     for path in files_below(assembled, _CACHES) if assembled.is_dir() else []:
         tree.add(path)

@@ -114,7 +114,7 @@ fn init_stops_a_processor_that_runs() {
             .memory
             .load(
                 Gpa(0x7000),
-                guest!(".code16", "2: inc dword ptr cs:[0x10]", "jmp 2b"),
+                guest!(".code16", "sti", "2: inc dword ptr cs:[0x10]", "jmp 2b"),
             )
             .unwrap();
         pair.load_first(start_second!(

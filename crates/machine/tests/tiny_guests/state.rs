@@ -170,6 +170,7 @@ fn a_loop_at_cpl3_goes_on_in_a_fresh_vm() {
             "mov [r15], eax"
         );
         let mut guest = Guest::user(place, code);
+        guest.let_interrupts_in();
         let (end, _) = guest.run_for(limit(Duration::from_millis(10)));
         assert_eq!(end, RunEnd::Kicked);
         let mut twin = moved(&mut guest, false);
