@@ -27,6 +27,8 @@ CASES = {
 BEGIN = """
 import ctypes, os, re, resource, sys
 import vmlet
+# What is imported when it is first used: not by a user who may read nothing here.
+import logging, vmlet.host
 libc = ctypes.CDLL(None, use_errno=True)
 kernel = open(sys.argv[1], "rb").read()
 

@@ -29,15 +29,48 @@ from vmlet.errors import (
     TimeoutError,
     UnsupportedError,
 )
-from vmlet.events import Event, Instruction
-from vmlet.exits import Exits
-from vmlet.host import Finding, capabilities, doctor
 from vmlet.initramfs import build_initramfs
-from vmlet.inspection import PageSizes, SecondStage, SlotPages, Walk, WalkStep
-from vmlet.memory import Access, Memory, Region, Unclaimed
-from vmlet.registers import Regs, Segment, Sregs, Table, Vcpu
+from vmlet.memory import Memory
 from vmlet.sizes import parse_size
+from vmlet.vcpu import Vcpu
 from vmlet.vm import VM
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmlet.events import Event, Instruction
+    from vmlet.exits import Exits
+    from vmlet.host import Finding, capabilities, doctor
+    from vmlet.inspection import PageSizes, SecondStage, SlotPages, Walk, WalkStep
+    from vmlet.regions import Access, Region, Unclaimed
+    from vmlet.registers import Regs, Segment, Sregs, Table
+
+#: Names that are looked up when they are first used, and where: a VM boots without them, and with
+#: what they import they take longer than all else.
+_LATER = {
+    **dict.fromkeys(("Event", "Instruction"), "vmlet.events"),
+    "Exits": "vmlet.exits",
+    **dict.fromkeys(("Finding", "capabilities", "doctor"), "vmlet.host"),
+    **dict.fromkeys(
+        ("PageSizes", "SecondStage", "SlotPages", "Walk", "WalkStep"), "vmlet.inspection"
+    ),
+    **dict.fromkeys(("Access", "Region", "Unclaimed"), "vmlet.regions"),
+    **dict.fromkeys(("Regs", "Segment", "Sregs", "Table"), "vmlet.registers"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module 'vmlet' has no attribute {name!r}")
+    import importlib
+
+    found: object = getattr(importlib.import_module(_LATER[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "DEFAULT_CMDLINE",

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator
 from os import PathLike
-from pathlib import Path
 from typing import Any, final
 
 if sys.version_info >= (3, 12):
@@ -156,11 +155,11 @@ def choose_engine() -> tuple[str, str, str | None]: ...
 def linux_cmdline(engine: str) -> str: ...
 def build_initramfs(
     *,
-    directory: Path | None = None,
+    directory: str | PathLike[str] | None = None,
     files: list[tuple[str, int, bytes]] = ...,
     links: list[tuple[str, str]] = ...,
     modules: list[str] = ...,
-    modules_directory: Path | None = None,
+    modules_directory: str | PathLike[str] | None = None,
 ) -> bytes: ...
 def drain() -> None: ...
 def log_level(level: int) -> None: ...

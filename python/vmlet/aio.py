@@ -37,8 +37,9 @@ from vmlet.errors import StateError, TimeoutError
 from vmlet.events import Event, event_of
 from vmlet.exits import Exits
 from vmlet.inspection import Walk
-from vmlet.memory import Memory, Unclaimed
-from vmlet.registers import Vcpu
+from vmlet.memory import Memory
+from vmlet.regions import Unclaimed
+from vmlet.vcpu import Vcpu
 
 _T = TypeVar("_T")
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Generator, Iterator
 
 from vmlet._core import Machine
 from vmlet.errors import ClosedError, GuestError, TimeoutError
-from vmlet.events import event_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Generator, Iterator
 
 #: What was printed last, shown when something expected did not come.
 _SHOWN = 400
@@ -145,6 +147,8 @@ class Console:
 
     def _ended(self, awaited: str) -> GuestError:
         """The run has ended before what was awaited."""
+        from vmlet.events import event_of
+
         found = self._machine.wait(0)
         instruction = None if found is None else event_of(*found).instruction
         why = "" if instruction is None else f" by an instruction the engine lacks, {instruction},"
@@ -162,6 +166,8 @@ def _compiled(
     pattern: str | bytes | re.Pattern[bytes],
 ) -> tuple[re.Pattern[bytes], int | None]:
     """The pattern, and how much of what was searched must be searched again (None: all)."""
+    import re
+
     if isinstance(pattern, str):
         pattern = pattern.encode()
     if isinstance(pattern, bytes):

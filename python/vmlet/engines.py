@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 
 from vmlet import _core
@@ -14,7 +13,6 @@ DEFAULT_CMDLINE = "console=ttyS0 panic=-1 reboot=t i8042.noaux i8042.nokbd tsc=r
 
 _NAMES = ("auto", "kvm", "soft")
 
-_log = logging.getLogger("vmlet")
 _told = threading.Lock()
 
 
@@ -50,8 +48,10 @@ def resolve(engine: str, clock: str = "realtime") -> str:
 def _tell(reason: str, remedy: str | None) -> None:
     """Says once in this process that VMs run on the software CPU, why, and what would help."""
     if _told.acquire(blocking=False):
+        import logging
+
         advice = f" {remedy}" if remedy else ""
-        _log.warning(
+        logging.getLogger("vmlet").warning(
             "VMs run on the software CPU, which is slower than KVM: %s.%s "
             'To have it without this message, ask for engine="soft".',
             reason,

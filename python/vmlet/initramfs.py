@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from os import PathLike
-from pathlib import Path
-
 from vmlet import _core
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from os import PathLike
 
 
 def build_initramfs(
@@ -29,9 +30,9 @@ def build_initramfs(
     (b'070701', True)
     """
     return _core.build_initramfs(
-        directory=None if directory is None else Path(directory),
+        directory=directory,
         files=[(name, 0o755, bytes(data)) for name, data in (files or {}).items()],
         links=list((links or {}).items()),
         modules=list(modules),
-        modules_directory=None if modules_directory is None else Path(modules_directory),
+        modules_directory=modules_directory,
     )

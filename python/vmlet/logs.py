@@ -9,14 +9,15 @@ exceptions tell what matters. Devices warn of what only the host can mend, such 
 from __future__ import annotations
 
 import atexit
-import logging
 import os
+import sys
 import threading
 from collections.abc import Sequence
 
 from vmlet import _core
 
-_log = logging.getLogger("vmlet")
+#: `logging.CRITICAL`: the module is imported where it is needed only, since it takes long.
+_CRITICAL = 50
 _start = threading.Lock()
 _telling = threading.Lock()
 _begun = False
@@ -42,9 +43,15 @@ def follow(*, devices: bool = False) -> None:
     """
     global _devices
     _devices = _devices or devices
-    levels = [logging.DEBUG, logging.INFO] + ([logging.WARNING] if _devices else [])
-    shown = [level for level in levels if _log.isEnabledFor(level)]
-    _core.log_level(min(shown, default=logging.CRITICAL))
+    shown: list[int] = []
+    # Where nobody has imported it, nobody has switched anything on; warnings show all the same.
+    if _devices or "logging" in sys.modules:
+        import logging
+
+        log = logging.getLogger("vmlet")
+        levels = [logging.DEBUG, logging.INFO] + ([logging.WARNING] if _devices else [])
+        shown = [level for level in levels if log.isEnabledFor(level)]
+    _core.log_level(min(shown, default=_CRITICAL))
     if shown:
         _begin()
 
@@ -72,6 +79,10 @@ def _tell() -> None:
 
 
 def _hand_over(records: Sequence[tuple[str, int, float, str]], dropped: int) -> None:
+    if not records and not dropped:
+        return
+    import logging
+
     for name, level, created, text in records:
         logger = logging.getLogger(name)
         if logger.isEnabledFor(level):
@@ -79,4 +90,5 @@ def _hand_over(records: Sequence[tuple[str, int, float, str]], dropped: int) -> 
             record.created, record.msecs = created, created % 1 * 1000
             logger.handle(record)
     if dropped:
-        _log.warning("%d records were dropped: logging is slower than what is logged", dropped)
+        text = "%d records were dropped: logging is slower than what is logged"
+        logging.getLogger("vmlet").warning(text, dropped)

@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from operator import index
-from typing import TYPE_CHECKING
 
 from vmlet._core import Machine, View
 from vmlet.errors import ConfigError
-from vmlet.inspection import PageSizes, pages_of
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """A guest's access to an address that has neither memory nor a device."""
-
-    #: The port or the guest-physical address.
-    address: int
-    #: Bytes.
-    length: int
-    #: A write; a read got all ones.
-    write: bool
-    #: What was written.
-    value: int
-
-
-@dataclass(frozen=True, slots=True)
-class Unclaimed:
-    """Accesses to nothing, in one address space: how many, and the last of them."""
-
-    total: int
-    recent: tuple[Access, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A range of guest-physical addresses with memory behind it."""
-
-    #: First guest-physical address.
-    gpa: int
-    #: Bytes.
-    length: int
-    #: "ram", "rom" or "device".
-    kind: str
+    from vmlet.inspection import PageSizes
+    from vmlet.regions import Region, Unclaimed
 
 
 class Memory:
@@ -99,6 +66,8 @@ class Memory:
 
     def regions(self) -> list[Region]:
         """The ranges that have memory, by address."""
+        from vmlet.regions import Region
+
         return [Region(*region) for region in self._machine.regions()]
 
     def page_sizes(self) -> PageSizes:
@@ -111,12 +80,16 @@ class Memory:
         mapped: 3 x 2 MiB
         255999 of 262144 KiB are not mapped: KVM maps a page when the guest first touches it
         """
+        from vmlet.inspection import pages_of
+
         return pages_of(self._machine.page_sizes())
 
     def unclaimed(self) -> Unclaimed:
         """Accesses to addresses that have neither memory nor a device; `VM.unclaimed_ports` has
         those to ports."""
-        return _unclaimed(self._machine.unclaimed()[1])
+        from vmlet.regions import unclaimed_of
+
+        return unclaimed_of(self._machine.unclaimed()[1])
 
     def dirty(self) -> list[tuple[int, int]]:
         """(address, bytes) of what was written since the last call, in whole pages.
@@ -139,8 +112,3 @@ def _bounds(where: slice) -> tuple[int, int]:
             remedy="vm.memory.regions() says what has memory.",
         )
     return first, end
-
-
-def _unclaimed(found: tuple[int, list[tuple[int, int, bool, int]]]) -> Unclaimed:
-    total, recent = found
-    return Unclaimed(total, tuple(Access(*access) for access in recent))

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-
 from vmlet._core import __version__
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
-@dataclass(frozen=True, slots=True)
+
 class Images:
     """The bytes that a VM is made of."""
 
-    kernel: bytes
-    initramfs: bytes | None
-    modules: list[bytes]
+    __slots__ = ("initramfs", "kernel", "modules")
+
+    def __init__(self, *, kernel: bytes, initramfs: bytes | None, modules: list[bytes]) -> None:
+        self.kernel = kernel
+        self.initramfs = initramfs
+        self.modules = modules
 
 
 def identity_of(
     images: Images, settings: Mapping[str, object]
 ) -> Callable[[], list[tuple[str, str]]]:
     """Names and values that a record and its replay must have in common, made when asked for."""
+
+    import functools
 
     @functools.cache
     def identity() -> list[tuple[str, str]]:
@@ -37,4 +40,6 @@ def identity_of(
 
 
 def _digest(image: bytes) -> str:
+    import hashlib
+
     return f"sha256 {hashlib.sha256(image).hexdigest()}"

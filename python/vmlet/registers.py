@@ -1,11 +1,8 @@
-"""A vCPU and its registers."""
+"""The registers of a vCPU."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-
-from vmlet._core import Machine
-from vmlet.exits import Exits, exits_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,68 +81,8 @@ class Sregs:
     apic_base: int
 
 
-class Vcpu:
-    """A virtual CPU.
-
-    Registers can be read at any time; setting them and `step` need guest code to stand still.
-
-    >>> import vmlet
-    >>> vm = vmlet.VM(kernel="vmlinuz")  # doctest: +SKIP
-    >>> hex(vm.vcpus[0].regs.rip)  # doctest: +SKIP
-    '0x1000000'
-    """
-
-    def __init__(self, machine: Machine, index: int) -> None:
-        self._machine = machine
-        #: The vCPU's number, which is its APIC id.
-        self.id = index
-
-    def __repr__(self) -> str:
-        return f"<vmlet.Vcpu {self.id}>"
-
-    @property
-    def regs(self) -> Regs:
-        """The general registers. Change them with `dataclasses.replace`."""
-        return Regs(**self._machine.regs(self.id))
-
-    @regs.setter
-    def regs(self, regs: Regs) -> None:
-        self._machine.set_regs(self.id, asdict(regs))
-
-    @property
-    def sregs(self) -> Sregs:
-        """Segments, control registers and descriptor tables."""
-        return _sregs(self._machine.sregs(self.id))
-
-    @sregs.setter
-    def sregs(self, sregs: Sregs) -> None:
-        values: dict[str, int | tuple[int, ...]] = {}
-        for field in fields(sregs):
-            value = getattr(sregs, field.name)
-            values[field.name] = value if isinstance(value, int) else tuple(asdict(value).values())
-        self._machine.set_sregs(self.id, values)
-
-    def stats(self) -> dict[str, int | tuple[int, ...]]:
-        """The numbers the engine keeps about the vCPU, by KVM's names: exits, halts, and more.
-
-        A histogram is a tuple of its buckets.
-        """
-        return self._machine.vcpu_stats(self.id)
-
-    def exits(self) -> Exits:
-        """How often the guest reached a device from this vCPU; `VM.exits` has the sum."""
-        return exits_of([self._machine.exits(self.id)])
-
-    def step(self) -> None:
-        """Carries out one instruction.
-
-        A vCPU that halts waits for an interrupt; ``vm.resume()``, ``vm.stop()`` and ``vm.close()``
-        from another thread and Ctrl-C end that wait.
-        """
-        self._machine.step(self.id)
-
-
-def _sregs(values: dict[str, int | tuple[int, ...]]) -> Sregs:
+def sregs_of(values: dict[str, int | tuple[int, ...]]) -> Sregs:
+    """Segments and control registers as the core gives them."""
     parts: dict[str, int | Segment | Table] = {}
     for name, value in values.items():
         if isinstance(value, int):
@@ -153,3 +90,12 @@ def _sregs(values: dict[str, int | tuple[int, ...]]) -> Sregs:
         else:
             parts[name] = Table(*value) if name in ("gdt", "idt") else Segment(*value)
     return Sregs(**parts)  # type: ignore[arg-type]
+
+
+def values_of(sregs: Sregs) -> dict[str, int | tuple[int, ...]]:
+    """Segments and control registers as the core takes them."""
+    values: dict[str, int | tuple[int, ...]] = {}
+    for field in fields(sregs):
+        value = getattr(sregs, field.name)
+        values[field.name] = value if isinstance(value, int) else tuple(asdict(value).values())
+    return values

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 from vmlet.errors import ConfigError
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
 
 
 def parse_size(size: int | str) -> int:
@@ -22,7 +19,10 @@ def parse_size(size: int | str) -> int:
         if size < 0:
             raise ConfigError(f"a size cannot be {size}", remedy="Give a positive number.")
         return size
-    match = _SIZE.fullmatch(size.strip())
-    if match is None:
+    text = size.strip().upper()
+    number = text.rstrip("KMGTIB \t")
+    unit = text[len(number) :].strip()
+    factor = _UNITS.get(unit.removesuffix("B").removesuffix("I"))
+    if not (number.isascii() and number.isdigit()) or factor is None or unit == "I":
         raise ConfigError(f"a size cannot be {size!r}", remedy='Give bytes or text like "256M".')
-    return int(match[1]) * _UNITS[match[2].upper()]
+    return int(number) * factor

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import hashlib
 import os
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
-from os import PathLike
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, NoReturn, Self
 
 from vmlet import logs
 from vmlet._core import Machine
@@ -28,20 +22,29 @@ from vmlet.errors import (
     KernelError,
     TimeoutError,
 )
-from vmlet.events import Event, event_of
-from vmlet.exits import Exits, exits_of
 from vmlet.initramfs import build_initramfs
-from vmlet.inspection import Walk, walk_of
-from vmlet.memory import Memory, Unclaimed, _unclaimed
+from vmlet.memory import Memory
 from vmlet.records import Images, identity_of
-from vmlet.registers import Vcpu
 from vmlet.sizes import parse_size
+from vmlet.vcpu import Vcpu
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from os import PathLike
+    from types import TracebackType
+    from typing import Any, Literal, NoReturn, Self
+
+    from vmlet.events import Event
+    from vmlet.exits import Exits
+    from vmlet.inspection import Walk
+    from vmlet.regions import Unclaimed
+
+    _Image = str | PathLike[str] | bytes
 
 _MOST = (1 << 63) - 1
 #: Seconds that a callback of a device may take where nobody is left to wait for it.
 _CALLBACK_AT_END = 0.5
-
-_Image = str | PathLike[str] | bytes
 
 #: Machines to be closed before the interpreter goes: their threads must not outlive it.
 _alive: weakref.WeakSet[Machine] = weakref.WeakSet()
@@ -300,7 +303,7 @@ class VM:
         found = self._machine.wait(timeout)
         if found is None:
             raise self._still_runs(timeout)
-        return event_of(*found)
+        return _event(found)
 
     def _still_runs(self, timeout: float | None) -> TimeoutError:
         return TimeoutError(
@@ -353,7 +356,7 @@ class VM:
 
     def _early_end(self) -> Event | None:
         found = self._machine.wait(0) if self.state == "ended" else None
-        return None if found is None else event_of(*found)
+        return None if found is None else _event(found)
 
     def record(self, path: str | PathLike[str]) -> None:
         """Writes every input of the run to come to a file; before `start`, with ``clock="icount"``.
@@ -396,6 +399,8 @@ class VM:
 
         Of a VM that stands still: two counted runs that are the same have the same one.
         """
+        import hashlib
+
         digest = hashlib.sha256()
         for region in self.memory.regions():
             digest.update(repr(region).encode())
@@ -414,7 +419,7 @@ class VM:
         while True:
             found = self._machine.next_event(timeout)
             if found is not None:
-                yield event_of(*found)
+                yield _event(found)
             elif self.state in ("ended", "closed"):
                 return
             else:
@@ -445,6 +450,8 @@ class VM:
                entry at   entry      allows      leads to       second stage
         PML4E  0x2a0aff8  0x2a0d067  rwx user    table          slot 0 -> 0x7f3742a0aff8, ...
         """
+        from vmlet.inspection import walk_of
+
         return walk_of(self._machine.walk(address, vcpu))
 
     def stats(self) -> dict[str, int | tuple[int, ...]]:
@@ -464,6 +471,8 @@ class VM:
              count  kind           place
                812  port writes    0x3f8
         """
+        from vmlet.exits import exits_of
+
         return exits_of(self._machine.exits(vcpu.id) for vcpu in self.vcpus)
 
     def unclaimed_ports(self) -> Unclaimed:
@@ -471,7 +480,9 @@ class VM:
 
         `Memory.unclaimed` has those to memory addresses.
         """
-        return _unclaimed(self._machine.unclaimed()[0])
+        from vmlet.regions import unclaimed_of
+
+        return unclaimed_of(self._machine.unclaimed()[0])
 
     def close(self, *, wait: bool = False, timeout: float | None = None) -> None:
         """Ends everything: guest code, threads, descriptors. Closing twice does nothing.
@@ -517,6 +528,12 @@ class VM:
         raise TypeError("a VM cannot be pickled: it lives in one process")
 
 
+def _event(found: Any) -> Event:
+    from vmlet.events import event_of
+
+    return event_of(*found)
+
+
 def _rate(khz: int | None) -> int | None:
     if khz is None or (isinstance(khz, int) and 0 <= khz < 1 << 32):
         return khz
@@ -554,7 +571,8 @@ def _read(image: _Image, what: str) -> bytes:
     if isinstance(image, (bytes, bytearray, memoryview)):
         return bytes(image)
     try:
-        return Path(image).read_bytes()
+        with open(image, "rb") as file:  # noqa: PTH123 - pathlib takes long to import
+            return file.read()
     except OSError as error:
         message = f"{what} {os.fspath(image)} cannot be read: {error.strerror}"
         remedy = "Give the path of a readable file."
@@ -564,6 +582,6 @@ def _read(image: _Image, what: str) -> bytes:
 
 
 def _read_initramfs(image: _Image) -> bytes:
-    if not isinstance(image, (bytes, bytearray, memoryview)) and Path(image).is_dir():
+    if not isinstance(image, (bytes, bytearray, memoryview)) and os.path.isdir(image):  # noqa: PTH112
         return build_initramfs(image)
     return _read(image, "initramfs")

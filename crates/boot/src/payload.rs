@@ -11,6 +11,8 @@ use crate::{BootError, xz};
 const LIMIT: u64 = 1 << 30;
 /// Bytes of an uncompressed block of the legacy lz4 format.
 const LZ4_BLOCK: usize = 8 << 20;
+/// More than what kernels are packed to.
+const LZ4_RATIO: usize = 8;
 
 /// Unpacks a payload by what it starts with.
 pub(crate) fn unpack(payload: &[u8]) -> Result<Vec<u8>, BootError> {
@@ -57,26 +59,36 @@ fn read_all(format: &'static str, reader: impl Read) -> Result<Vec<u8>, BootErro
 /// The legacy format: blocks of at most 8 MiB, each behind its packed size. What follows the last
 /// block is the appended size, four bytes, which is no block.
 fn unpack_lz4(mut rest: &[u8]) -> Result<Vec<u8>, BootError> {
-    let mut bytes = Vec::new();
-    let mut block = vec![0; LZ4_BLOCK];
+    let mut bytes = vec![0; plausible(rest)];
+    let mut len = 0;
     while let Some((size, tail)) = rest.split_first_chunk::<4>() {
         let size = usize::try_from(u32::from_le_bytes(*size)).unwrap_or(usize::MAX);
         let Some(packed) = tail.get(..size).filter(|_| !tail.is_empty()) else {
             break;
         };
-        let len = lz4_flex::block::decompress_into(packed, &mut block)
+        if bytes.len() < len + LZ4_BLOCK {
+            bytes.resize(len + LZ4_BLOCK, 0);
+        }
+        let room = bytes.get_mut(len..).unwrap_or_default();
+        len += lz4_flex::block::decompress_into(packed, room)
             .map_err(|error| damaged("lz4", &error))?;
-        bytes.extend(block.iter().take(len));
-        if bytes.len() as u64 > LIMIT {
+        if len as u64 > LIMIT {
             return Err(BootError::PayloadTooLarge { limit: LIMIT });
         }
         rest = tail.get(size..).unwrap_or_default();
     }
+    bytes.truncate(len);
     if bytes.is_empty() {
         Err(damaged("lz4", &"no blocks"))
     } else {
         Ok(bytes)
     }
+}
+
+/// Room for what a kernel may unpack to. Of fresh memory only what is written to takes pages, and
+/// what is there need not be moved as it grows.
+fn plausible(packed: &[u8]) -> usize {
+    packed.len().saturating_mul(LZ4_RATIO) + LZ4_BLOCK
 }
 
 #[cfg(test)]

@@ -235,6 +235,7 @@ fn tables_rewritten_by_the_host_between_two_runs() {
         guest.change_sregs(|_| ());
         guest.load(code);
         let seen = guest.finish().rax;
-        assert_eq!(seen, if place.native() { 0x2222 } else { 0x1111 });
+        let stale = seen == 0x1111 && place.shadows();
+        assert!(seen == 0x2222 || stale, "{seen:#x}");
     });
 }

@@ -32,6 +32,8 @@ use super::{
 const RUN_LIMIT: Duration = Duration::from_secs(20);
 /// How long a guest runs that does not end.
 const BRIEFLY: Duration = Duration::from_millis(200);
+/// And at most, where faults take longer than all else.
+const MOST_BRIEFLY: Duration = Duration::from_secs(2);
 
 /// What a guest is made of.
 #[derive(Debug, Default)]
@@ -242,7 +244,7 @@ impl Guest {
 
     /// Runs a guest that may well never end, until it does or is kicked.
     pub(crate) fn run_briefly(&mut self) -> RunEnd {
-        self.run_for(limit(BRIEFLY)).0
+        self.run_for(limit(BRIEFLY).min(MOST_BRIEFLY)).0
     }
 
     /// Runs to the guest's own stop; its registers.

@@ -30,6 +30,17 @@ impl Place {
         !self.interpreted
     }
 
+    /// KVM walks tables of its own, which shadow the guest's, for want of EPT or NPT: of what this
+    /// process writes to the guest's tables it does not learn.
+    pub(crate) fn shadows(&self) -> bool {
+        let off = |parameter: &str| {
+            let path = format!("/sys/module/{parameter}");
+            std::fs::read_to_string(path).is_ok_and(|text| text.starts_with(['N', '0']))
+        };
+        let without = ["kvm_intel/parameters/ept", "kvm_amd/parameters/npt"];
+        self.engine.name() == "kvm" && (self.interpreted || without.into_iter().any(off))
+    }
+
     /// The engine without hardware, whose every answer is known.
     pub(crate) fn is_soft(&self) -> bool {
         self.engine.name() == "soft"
