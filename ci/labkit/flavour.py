@@ -86,7 +86,8 @@ def intel(model: Model) -> BochsFlavour:
         provides=("kvm", "kvm-linux", "linux", *model.provides),
         time_factor=60,
         cpus=1,
-        memory=1024,
+        # The largest guest of the tests has 2 GiB.
+        memory=2400,
         memory_max=2400,
         model=model,
         kernel_cmdline=(
