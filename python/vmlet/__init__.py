@@ -13,7 +13,6 @@ A VM is made with :class:`VM`, started, talked to and closed like any other obje
 
 from vmlet._core import __version__
 from vmlet.console import Console
-from vmlet.devices import Batch, Device, Disk, Irq, MmioDevice, PioDevice, Rng
 from vmlet.engines import DEFAULT_CMDLINE, default_cmdline
 from vmlet.errors import (
     ClosedError,
@@ -37,6 +36,7 @@ from vmlet.vm import VM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from vmlet.devices import Batch, Device, Disk, Irq, MmioDevice, PioDevice, Rng
     from vmlet.events import Event, Instruction
     from vmlet.exits import Exits
     from vmlet.host import Finding, capabilities, doctor
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 #: Names that are looked up when they are first used, and where: a VM boots without them, and with
 #: what they import they take longer than all else.
 _LATER = {
+    **dict.fromkeys(
+        ("Batch", "Device", "Disk", "Irq", "MmioDevice", "PioDevice", "Rng"), "vmlet.devices"
+    ),
     **dict.fromkeys(("Event", "Instruction"), "vmlet.events"),
     "Exits": "vmlet.exits",
     **dict.fromkeys(("Finding", "capabilities", "doctor"), "vmlet.host"),

@@ -11,9 +11,6 @@ import weakref
 from vmlet import logs
 from vmlet._core import Machine
 from vmlet.console import Console
-from vmlet.devices import Device, Model
-from vmlet.devices.device import specs_of, welcome
-from vmlet.devices.model import by_maker
 from vmlet.engines import default_cmdline, resolve
 from vmlet.errors import (
     ConfigError,
@@ -35,6 +32,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Literal, NoReturn, Self
 
+    from vmlet.devices import Device, Model
+    from vmlet.devices.device import Spec
     from vmlet.events import Event
     from vmlet.exits import Exits
     from vmlet.inspection import Walk
@@ -171,8 +170,7 @@ class VM:
             if not isinstance(text, str):
                 raise ConfigError(f"{what} cannot be {text!r}", remedy="Give text.")
         logs.follow()
-        models, written = by_maker(devices)
-        specs = specs_of(written)
+        models, written, specs = _parted(devices)
         chosen = resolve(engine, clock)
         given = default_cmdline(chosen) if cmdline is None else cmdline
         images = Images(
@@ -216,7 +214,7 @@ class VM:
             self._identity = identity_of(images, settings)
         self._plug(models)
         self._furnish(min(limit, _MOST))
-        welcome(written, self)
+        self._welcome(written)
 
     def _plug(self, devices: Sequence[Model]) -> None:
         """Puts devices into root ports; a VM that lacks one of them is closed."""
@@ -228,6 +226,12 @@ class VM:
         except BaseException:
             self._machine.close(False)
             raise
+
+    def _welcome(self, devices: Sequence[Device]) -> None:
+        if devices:
+            from vmlet.devices.device import welcome
+
+            welcome(devices, self)
 
     def _furnish(self, console_limit: int) -> None:
         """What stands around the core's object."""
@@ -265,11 +269,12 @@ class VM:
         logs.follow()
         vm._identity = None
         limit = min(parse_size(console_limit), _MOST)
-        chosen, (models, written) = resolve(engine, "realtime"), by_maker(devices)
-        vm._machine = Machine.restore(name, bytes(saved), chosen, limit, specs_of(written))
+        models, written, specs = _parted(devices)
+        chosen = resolve(engine, "realtime")
+        vm._machine = Machine.restore(name, bytes(saved), chosen, limit, specs)
         vm._plug(models)
         vm._furnish(limit)
-        welcome(written, vm)
+        vm._welcome(written)
         return vm
 
     @property
@@ -526,6 +531,20 @@ class VM:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a VM cannot be pickled: it lives in one process")
+
+
+def _parted(
+    devices: Sequence[Device | Model],
+) -> tuple[Sequence[Model], Sequence[Device], list[Spec]]:
+    """Devices by who makes them, and what the core has to know of those written in Python."""
+    # What nearly every VM has.
+    if isinstance(devices, tuple) and not devices:
+        return (), (), []
+    from vmlet.devices.device import specs_of
+    from vmlet.devices.model import by_maker
+
+    models, written = by_maker(devices)
+    return models, written, specs_of(written)
 
 
 def _event(found: Any) -> Event:
