@@ -64,6 +64,7 @@ AMD = QemuFlavour(
         *("virtio_pci", "virtio_console", "9p", "9pnet_virtio", "qemu_fw_cfg", "overlay"),
         *("kvm-amd", "vfio-pci", "vfio_iommu_type1", "tun", "vhost_net", "vhost_vsock"),
         *("virtio_net", "virtio_blk", "igb", "nvme"),
+        *("loop", "dm-log-writes"),
     ),
     root_ports=4,
     guest_cmdline=_GUEST_CMDLINE,

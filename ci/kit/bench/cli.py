@@ -13,11 +13,12 @@ from types import ModuleType
 from .. import build, place
 from ..paths import LOGS, REPOSITORY
 from ..process import CommandError, Words, progress
-from . import boot_kvm, boot_soft, callback, create, density, exit, mips, native
+from . import block, boot_kvm, boot_soft, callback, create, density, exit, mips, native
 from .host import describe
 from .result import Result, to_json, to_table
 
 BENCHES = {
+    "block": block,
     "boot-kvm": boot_kvm,
     "boot-soft": boot_soft,
     "callback": callback,

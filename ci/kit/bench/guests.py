@@ -59,6 +59,12 @@ def kernel(release: str) -> str:
     return known[f"linux-{release}-cloud"]
 
 
+def modules(release: str) -> str:
+    """The directory with the modules of that kernel."""
+    known = dict(line.split("=", 1) for line in _INDEX.read_text().splitlines())
+    return known[f"linux-{release}-cloud-modules"]
+
+
 def _images() -> list[str | Path]:
     return [_INITRD, CMDLINE, *(kernel(release) for release in RELEASES)]
 

@@ -1,4 +1,7 @@
-"""Writes an initial RAM file system with one program: `initramfs.py OUT INIT`."""
+"""Writes an initial RAM file system with one program and modules.
+
+`initramfs.py OUT INIT [DIRECTORY MODULE...]`: the modules are taken from DIRECTORY.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,14 @@ import vmlet
 
 def main() -> None:
     """Pack INIT as /init into OUT."""
-    out, init = (Path(word) for word in sys.argv[1:])
-    out.write_bytes(vmlet.build_initramfs(files={"init": init.read_bytes()}))
+    out, init = (Path(word) for word in sys.argv[1:3])
+    directory, *modules = sys.argv[3:] or [None]
+    image = vmlet.build_initramfs(
+        files={"init": init.read_bytes()},
+        modules=[module for module in modules if module],
+        modules_directory=directory,
+    )
+    out.write_bytes(image)
 
 
 if __name__ == "__main__":
