@@ -172,7 +172,7 @@ def attach_disk(
     path: str | PathLike[str],
     readonly: bool,
     overlay: bool,
-    format: str,
+    format: str,  # noqa: A002
     direct: bool,
     queues: int,
     serial: str,
