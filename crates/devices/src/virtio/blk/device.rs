@@ -280,6 +280,10 @@ impl VirtioDevice for Blk {
 
     fn activate(&self, active: Activation) {
         self.complained.store(false, Ordering::Release);
+        // Without flushes there is no write-back (5.2.5.2).
+        if active.has(feature::CONFIG_WCE) && !active.has(feature::FLUSH) {
+            self.writeback.store(false, Ordering::Release);
+        }
         *self.active() = Some(Arc::new(active));
     }
 

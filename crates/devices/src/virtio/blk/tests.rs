@@ -2,8 +2,11 @@
 
 use std::{
     fs::File,
-    io::{Read, Seek, SeekFrom, Write},
-    sync::{Arc, atomic::Ordering},
+    io::{self, Read, Seek, SeekFrom, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
 
@@ -14,7 +17,7 @@ use super::{
     spec::{feature, kind},
 };
 use crate::{
-    backend::block::{Image, Overlay, RawImage},
+    backend::block::{GuestIo, Image, Overlay, RawImage},
     virtio::{
         Place, VirtioDevice,
         testing::{BUFFERS, Driver, Heard, Lent, activate, dma, readable, writable},
@@ -426,6 +429,86 @@ fn virtio_5_2_5_2_the_writeback_field_is_the_drivers_and_resets() {
     assert_eq!(writeback(), 0);
     bench.device.reset();
     assert_eq!(writeback(), 1);
+}
+
+#[test]
+fn virtio_5_2_5_2_flush_is_offered_with_config_wce_and_writeback_is_off_without_it() {
+    let file = file();
+    let image = RawImage::new(file.try_clone().unwrap(), BYTES, false, false);
+    let bits = feature::CONFIG_WCE;
+    let bench = Bench::with(Arc::new(image), file, &Place::Guest, bits);
+    let both = feature::CONFIG_WCE | feature::FLUSH;
+    assert_eq!(bench.device.features() & both, both);
+    let mut byte = [7];
+    bench.device.read_config(32, &mut byte);
+    assert_eq!(byte, [0]);
+}
+
+/// Counts what is put on the medium.
+#[derive(Debug)]
+struct Counting(RawImage, AtomicUsize);
+
+impl Image for Counting {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn is_readonly(&self) -> bool {
+        false
+    }
+
+    fn read(&self, offset: u64, to: &GuestIo) -> io::Result<()> {
+        self.0.read(offset, to)
+    }
+
+    fn read_bytes(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        self.0.read_bytes(offset, data)
+    }
+
+    fn write(&self, offset: u64, from: &GuestIo) -> io::Result<()> {
+        self.0.write(offset, from)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        self.0.flush()
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.0.discard(offset, len)
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+        self.0.write_zeroes(offset, len, unmap)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.0.close()
+    }
+}
+
+#[test]
+fn virtio_5_2_6_2_writes_without_write_back_are_on_the_medium_when_done() {
+    let both = feature::FLUSH | feature::CONFIG_WCE;
+    // Negotiated, the driver's writeback field, flushes after a write and a flush request.
+    for (bits, field, expected) in [
+        (0, 1, (1, 1)),
+        (feature::FLUSH, 1, (0, 1)),
+        (both, 1, (0, 1)),
+        (both, 0, (1, 2)),
+    ] {
+        let file = file();
+        let raw = RawImage::new(file.try_clone().unwrap(), BYTES, false, false);
+        let image = Arc::new(Counting(raw, AtomicUsize::new(0)));
+        let counted = Arc::<Counting>::clone(&image);
+        let bench = Bench::with(image, file, &Place::Guest, bits);
+        bench.device.write_config(32, &[field]);
+        bench.ask(kind::OUT, 0u8, &[readable(DATA_AT, 512)]);
+        let after_write = counted.1.load(Ordering::SeqCst);
+        bench.ask(kind::FLUSH, 0u8, &[]);
+        let after_flush = counted.1.load(Ordering::SeqCst);
+        assert_eq!((after_write, after_flush), expected, "{bits:#x} {field}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::virtio::testing::{
-    BUFFERS, Driver, Heard, INDIRECT, Lent, MEMORY, NEXT, dma, readable, writable,
+    BUFFERS, Driver, Heard, INDIRECT, Lent, MEMORY, NEXT, WRITE, dma, readable, writable,
 };
 
 const SIZE: u16 = 8;
@@ -163,6 +163,25 @@ fn virtio_2_7_5_3_2_an_indirect_chain_is_one_chain() {
     let chain = queue.pop(&driver.view()).unwrap();
     assert_eq!(chain.head(), 2);
     assert_eq!((chain.readable_len(), chain.writable_len()), (3, 5));
+}
+
+#[test]
+fn virtio_2_7_5_3_2_a_table_may_follow_chained_descriptors_and_its_write_flag_is_ignored() {
+    let (driver, queue, _) = queue();
+    let first = Lent {
+        flags: NEXT,
+        ..readable(BUFFERS, 3)
+    };
+    let table = Lent {
+        flags: INDIRECT | WRITE,
+        ..readable(BUFFERS + 0x1000, 16)
+    };
+    driver.describe(driver.state.desc, 0, first, 1);
+    driver.describe(driver.state.desc, 1, table, 0);
+    driver.describe(BUFFERS + 0x1000, 0, readable(BUFFERS, 5), 0);
+    driver.offer(0);
+    let chain = queue.pop(&driver.view()).unwrap();
+    assert_eq!((chain.readable_len(), chain.writable_len()), (8, 0));
 }
 
 #[test]
