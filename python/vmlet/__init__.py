@@ -36,7 +36,18 @@ from vmlet.vm import VM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmlet.devices import Batch, Device, Disk, Irq, MmioDevice, PioDevice, Rng
+    from vmlet.devices import (
+        Batch,
+        Device,
+        Disk,
+        Irq,
+        LinkEnd,
+        MmioDevice,
+        Net,
+        PioDevice,
+        Rng,
+        link,
+    )
     from vmlet.events import Event, Instruction
     from vmlet.exits import Exits
     from vmlet.host import Finding, capabilities, doctor
@@ -48,7 +59,11 @@ if TYPE_CHECKING:
 #: what they import they take longer than all else.
 _LATER = {
     **dict.fromkeys(
-        ("Batch", "Device", "Disk", "Irq", "MmioDevice", "PioDevice", "Rng"), "vmlet.devices"
+        (
+            *("Batch", "Device", "Disk", "Irq", "LinkEnd", "MmioDevice", "Net", "PioDevice"),
+            *("Rng", "link"),
+        ),
+        "vmlet.devices",
     ),
     **dict.fromkeys(("Event", "Instruction"), "vmlet.events"),
     "Exits": "vmlet.exits",
@@ -96,8 +111,10 @@ __all__ = [
     "Instruction",
     "Irq",
     "KernelError",
+    "LinkEnd",
     "Memory",
     "MmioDevice",
+    "Net",
     "PageSizes",
     "PioDevice",
     "ReentryError",
@@ -121,5 +138,6 @@ __all__ = [
     "capabilities",
     "default_cmdline",
     "doctor",
+    "link",
     "parse_size",
 ]

@@ -18,6 +18,7 @@ __all__ = [
     "View",
     "__version__",
     "attach_disk",
+    "attach_net",
     "attach_rng",
     "build_initramfs",
     "choose_engine",
@@ -176,5 +177,16 @@ def attach_disk(
     direct: bool,
     queues: int,
     serial: str,
+) -> int: ...
+def attach_net(
+    machine: Machine,
+    port: int | None,
+    *,
+    user: list[str] | None,
+    tap: str | None,
+    fd: int | None,
+    mac: str | None,
+    mtu: int | None,
+    vhost: bool | None,
 ) -> int: ...
 def attach_rng(machine: Machine, port: int | None) -> int: ...

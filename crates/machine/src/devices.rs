@@ -65,7 +65,7 @@ impl DiskConfig {
 /// The event loop that the VMs of this process share while one of them has a device.
 static SHARED: PerProcess<Mutex<Weak<Reactor>>> = PerProcess::new();
 
-fn shared_reactor(spawn: &ThreadStarter) -> Result<Arc<Reactor>, MachineError> {
+pub(crate) fn shared_reactor(spawn: &ThreadStarter) -> Result<Arc<Reactor>, MachineError> {
     let start = || Ok(Reactor::start("vmlet-io", spawn)?);
     let Some(shared) = SHARED.get_or_make(|| Some(Mutex::default())) else {
         return start();

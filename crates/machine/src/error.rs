@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 use vmlet_boot::{BootError, initramfs};
-use vmlet_devices::backend::block::BlockError;
+use vmlet_devices::backend::{block::BlockError, net::NetError};
 use vmlet_memory::MemoryError;
 use vmlet_pci::PciError;
 use vmlet_reactor::ReactorError;
@@ -157,6 +157,9 @@ pub enum MachineError {
     /// A disk's image cannot be used.
     #[error(transparent)]
     Disk(#[from] BlockError),
+    /// What stands behind a network device.
+    #[error(transparent)]
+    Net(#[from] NetError),
     /// An event loop.
     #[error("the devices' event loop cannot be had: {0}")]
     Reactor(#[from] ReactorError),
@@ -179,6 +182,7 @@ impl MachineError {
     /// What the user can do, where the text does not say it.
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
+            MachineError::Net(error) => Some(error.remedy()).filter(|remedy| !remedy.is_empty()),
             MachineError::State { needed, .. } => match *needed {
                 "created" => Some("Make a new VM: a run cannot be repeated."),
                 "running" => Some("Start or resume it first."),
@@ -227,6 +231,8 @@ impl MachineError {
             }
             MachineError::Disk(error) if error.errno().is_some() => ErrorKind::Host,
             MachineError::Disk(_) => ErrorKind::Config,
+            MachineError::Net(error) if net_errno(error).is_some() => ErrorKind::Host,
+            MachineError::Net(_) => ErrorKind::Config,
             MachineError::Device(error) => device_kind(error),
             MachineError::State { .. }
             | MachineError::Closed
@@ -250,6 +256,7 @@ impl MachineError {
         match self {
             MachineError::Engine(error) => error.errno(),
             MachineError::Disk(error) => error.errno(),
+            MachineError::Net(error) => net_errno(error),
             MachineError::Reactor(error) => error.errno(),
             MachineError::Source { source } => source.raw_os_error(),
             MachineError::Memory(
@@ -286,6 +293,10 @@ fn record_kind(error: &RecordError) -> ErrorKind {
             ErrorKind::State
         }
     }
+}
+
+fn net_errno(error: &NetError) -> Option<i32> {
+    error.source_error()?.raw_os_error()
 }
 
 fn device_kind(error: &PciError) -> ErrorKind {

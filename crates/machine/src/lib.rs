@@ -3,7 +3,7 @@
 //! * `config.rs`: [`Config`], what a user asks for, checked before anything is made.
 //! * `engine.rs`: which engine runs it, and what a probe found out about it.
 //! * `attached.rs`: devices that the user brings to a board.
-//! * `devices.rs`: [`DeviceConfig`], virtio devices that a user names.
+//! * `devices.rs`, `network.rs`: [`DeviceConfig`], [`NetDevice`], virtio devices that a user names.
 //! * `board/`: address map, ACPI tables, devices, and the way from a vCPU's access to a device.
 //! * `launch.rs`: from a boot plan to memory and registers.
 //! * `machine.rs`, `lifecycle.rs`: [`Machine`], its states and its events; `machine/assembly.rs` puts it together,
@@ -34,6 +34,7 @@ pub mod journal;
 mod launch;
 mod lifecycle;
 mod machine;
+mod network;
 mod saved;
 
 pub use attached::{Attached, AttachedDevice, Link, RunHandle, Space};
@@ -49,6 +50,7 @@ pub use inspect::{PageReport, SecondStage, WalkEnd, WalkReport, WalkStep};
 pub use journal::{RecordError, format::Identity};
 pub use lifecycle::State;
 pub use machine::{Machine, Region, ThreadStarter};
+pub use network::{NetDevice, NetLink};
 pub use saved::SavedMachineError;
 
 pub use vmlet_boot::{ProtocolChoice, initramfs};

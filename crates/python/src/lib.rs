@@ -2,7 +2,7 @@
 //!
 //! * `machine.rs`: the class `Machine`, a thin handle on [`vmlet_machine::Machine`].
 //! * `devices/`: devices written in Python.
-//! * `attach.rs`: devices that the core makes.
+//! * `attach.rs`, `attach_net.rs`: devices that the core makes.
 //! * `view.rs`: the class `View`, guest memory by the buffer protocol.
 //! * `inspect.rs`: walks, page sizes and statistics as dictionaries.
 //! * `registers.rs`: registers to and from dictionaries.
@@ -16,6 +16,7 @@
 use pyo3::prelude::*;
 
 mod attach;
+mod attach_net;
 mod devices;
 mod errors;
 mod finalization;
@@ -42,6 +43,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<devices::IrqLine>()?;
     module.add_function(wrap_pyfunction!(attach::attach_disk, module)?)?;
     module.add_function(wrap_pyfunction!(attach::attach_rng, module)?)?;
+    module.add_function(wrap_pyfunction!(attach_net::attach_net, module)?)?;
     module.add_function(wrap_pyfunction!(host::host_findings, module)?)?;
     module.add_function(wrap_pyfunction!(host::kvm_probe, module)?)?;
     module.add_function(wrap_pyfunction!(host::choose_engine, module)?)?;

@@ -8,7 +8,20 @@ from vmlet._core import Batch, Irq
 from vmlet.devices.device import Device
 from vmlet.devices.disk import Disk
 from vmlet.devices.model import Model
+from vmlet.devices.net import LinkEnd, Net, link
 from vmlet.devices.registers import MmioDevice, PioDevice
 from vmlet.devices.rng import Rng
 
-__all__ = ["Batch", "Device", "Disk", "Irq", "MmioDevice", "Model", "PioDevice", "Rng"]
+__all__ = [
+    "Batch",
+    "Device",
+    "Disk",
+    "Irq",
+    "LinkEnd",
+    "MmioDevice",
+    "Model",
+    "Net",
+    "PioDevice",
+    "Rng",
+    "link",
+]

@@ -5,7 +5,8 @@
 //! field   name-length:u16  value-length:u32  name  value          what the VM was made of
 //! record  length:u32  crc:u32  payload                            crc of the payload
 //! payload kind:u8  instructions:u64  nanoseconds:u64  rest
-//!         kind 1: typed bytes; kind 2: address:u64 data:u32 of an interrupt; kind 3: the end
+//!         kind 1: typed bytes; kind 2: address:u64 data:u32 of an interrupt; kind 3: the end;
+//!         kind 4: port:u32 and the bytes that came for the device in that root port
 //! ```
 //!
 //! Numbers are little-endian, sums are CRC-32 (IEEE 802.3). The first sum covers everything before
@@ -16,7 +17,7 @@ use vmlet_vcpu::{MsiMessage, Position};
 use super::RecordError;
 
 const MAGIC: &[u8; 8] = b"VMLETREC";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const MAX_FIELDS: u32 = 64;
 const MAX_NAME: usize = 64;
 const MAX_VALUE: usize = 1 << 20;
@@ -26,6 +27,9 @@ const HEAD: usize = 17;
 const TYPED: u8 = 1;
 const MESSAGE: u8 = 2;
 const END: u8 = 3;
+const DEVICE: u8 = 4;
+/// Bytes of a device's number.
+const NUMBER: usize = 4;
 
 /// What the VM was made of: names and values.
 pub type Identity = Vec<(String, String)>;
@@ -37,6 +41,13 @@ pub enum Input {
     Typed(Vec<u8>),
     /// An interrupt.
     Message(MsiMessage),
+    /// Something that came for a device: a frame, bytes of a socket.
+    Device {
+        /// The root port the device is in.
+        port: u32,
+        /// What came.
+        bytes: Vec<u8>,
+    },
     /// The end of what was recorded.
     End,
 }
@@ -76,6 +87,7 @@ pub fn record(at: Position, input: &Input) -> Vec<u8> {
             rest.extend(message.data.to_le_bytes());
             (MESSAGE, rest)
         }
+        Input::Device { port, bytes } => (DEVICE, [&port.to_le_bytes()[..], bytes].concat()),
         Input::End => (END, Vec::new()),
     };
     let mut payload = vec![kind];
@@ -169,7 +181,7 @@ impl<'a> Reader<'a> {
             return Err(damaged(0, "it does not begin as a record does"));
         }
         if self.u32()? != VERSION {
-            return Err(damaged(MAGIC.len(), "its version is not 1"));
+            return Err(damaged(MAGIC.len(), "its version is not 2"));
         }
         let offset = self.at;
         let fields = self.u32()?;
@@ -220,6 +232,10 @@ impl<'a> Reader<'a> {
                 address: inner.u64()?,
                 data: inner.u32()?,
             }),
+            (DEVICE, count) if count >= NUMBER => Input::Device {
+                port: inner.u32()?,
+                bytes: inner.take(count - NUMBER)?.to_vec(),
+            },
             (END, 0) => Input::End,
             _ => return Err(damaged(offset, "an entry is of no known kind")),
         };
@@ -251,6 +267,13 @@ mod tests {
             inputs: vec![
                 (at(1), Input::Typed(b"hello".to_vec())),
                 (at(1), Input::Message(message)),
+                (
+                    at(3),
+                    Input::Device {
+                        port: 7,
+                        bytes: b"frame".to_vec(),
+                    },
+                ),
                 (at(9), Input::End),
             ],
         }
@@ -296,7 +319,7 @@ mod tests {
         bytes.push(0);
         assert!(parse(&bytes).is_err());
         let mut sample = sample();
-        sample.inputs.swap(0, 2);
+        sample.inputs.swap(0, 3);
         sample.inputs.push((at(20), Input::End));
         assert!(parse(&written(&sample)).is_err());
     }

@@ -1,10 +1,11 @@
 //! The inputs of a counted run: they enter one by one, can be recorded, and replayed.
 //!
 //! A record holds what comes from outside the guest, each at the [`Position`] at which it entered:
-//! typed text and interrupts. The guest's time needs no entry, it follows the instructions; the
+//! typed text, interrupts, and what comes for devices. The guest's time needs no entry, it follows the instructions; the
 //! board's clocks start at one fixed date; there is no entropy device. Memory and registers that
 //! the VM's owner changes are no inputs of this kind, so that they are refused under a record.
 
+mod devices;
 mod error;
 pub mod format;
 
@@ -19,6 +20,7 @@ use std::{
 use vmlet_devices::serial::{INPUT_LIMIT, SerialPort};
 use vmlet_vcpu::{Entered, Inputs, MsiMessage, Position, Vm};
 
+pub(crate) use devices::TakesInput;
 pub use error::RecordError;
 use format::{Identity, Input};
 
@@ -32,12 +34,15 @@ const PIECE: usize = 1 << 16;
 pub(crate) struct Journal {
     vm: Weak<dyn Vm>,
     serial: Weak<SerialPort>,
+    devices: devices::Table,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
     typed: VecDeque<u8>,
+    /// What waits for devices.
+    arrived: devices::Arrived,
     mode: Mode,
 }
 
@@ -71,8 +76,10 @@ impl Journal {
         Journal {
             vm,
             serial,
+            devices: devices::Table::default(),
             state: Mutex::new(State {
                 typed: VecDeque::new(),
+                arrived: devices::Arrived::default(),
                 mode: Mode::Live,
             }),
         }
@@ -191,6 +198,7 @@ impl Journal {
                     let _ = vm.signal_msi(*message);
                 }
             }
+            Input::Device { port, bytes } => self.devices.give(*port, bytes),
             Input::End => {}
         }
     }
@@ -241,7 +249,8 @@ impl Inputs for Journal {
             .chunks(PIECE)
             .map(|piece| Input::Typed(piece.to_vec()));
         let messages = messages.iter().map(|message| Input::Message(*message));
-        for input in pieces.chain(messages) {
+        let arrived = state.arrived.take();
+        for input in pieces.chain(arrived).chain(messages) {
             if let Mode::Recording(writer) = &mut state.mode {
                 writer.put(at, &input)?;
             }

@@ -18,6 +18,11 @@ impl Machine {
         Ok(self.open()?.vm.position().is_some())
     }
 
+    /// Where inputs of a counted run go.
+    pub(crate) fn journal(&self) -> Result<Option<std::sync::Arc<Journal>>, MachineError> {
+        Ok(self.open()?.life.journal.get().cloned())
+    }
+
     fn position(&self, action: &'static str) -> Result<Position, MachineError> {
         let found = self.open()?.vm.position();
         Ok(found.ok_or(RecordError::NotCounted { action })?)

@@ -66,6 +66,14 @@ impl Machine {
         Ok(bus.map_or_else(Vec::new, |bus| bus.root.waiting()))
     }
 
+    /// The root port that a device gets which asks for `port`, if it is to be had.
+    pub(crate) fn next_port(&self, port: Option<u8>) -> Result<u8, MachineError> {
+        let parts = self.open()?;
+        let root = &parts.bus()?.root;
+        let free = (1..=root.ports()).find(|port| root.function(*port).is_none());
+        Ok(port.or(free).unwrap_or(0))
+    }
+
     fn plugging(
         &self,
         action: &'static str,

@@ -156,6 +156,14 @@ pub(super) fn receive(
     Ok(received)
 }
 
+/// A descriptor of our own for what `fd` is; an error where that is not open.
+pub(super) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes any number.
+    let own = done(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) })?;
+    // SAFETY: the descriptor was just made, for nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(own) })
+}
+
 /// What kind of socket `fd` is (`SO_TYPE`); an error where it is none.
 pub(super) fn socket_type(fd: BorrowedFd<'_>) -> io::Result<c_int> {
     let (mut kind, mut len): (c_int, _) = (0, 4);

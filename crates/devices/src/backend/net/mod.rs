@@ -18,7 +18,12 @@ mod stream;
 mod tap;
 mod vhost;
 
-use std::{fmt::Debug, io, os::fd::OwnedFd, sync::Arc};
+use std::{
+    fmt::Debug,
+    io,
+    os::fd::{OwnedFd, RawFd},
+    sync::Arc,
+};
 
 use vmlet_memory::fork::{ParentOnly, Watch, watch_fd};
 use vmlet_reactor::Source;
@@ -96,6 +101,14 @@ impl Descriptor {
     fn source(&self) -> Arc<dyn Source> {
         Arc::<OwnedFd>::clone(&self.fd)
     }
+}
+
+/// The back end that fits what the number `fd` stands for, by a descriptor of its own.
+pub fn of_number(fd: RawFd) -> Result<Arc<dyn NetBackend>, NetError> {
+    of_descriptor(calls::duplicate(fd).map_err(|source| NetError::Call {
+        call: "dup of the descriptor",
+        source,
+    })?)
 }
 
 /// The back end that fits `fd`: a tap interface, a socket that keeps frames apart, or a stream.

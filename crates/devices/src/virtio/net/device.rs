@@ -3,14 +3,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vmlet_bus::{SavedError, SavedState};
-use vmlet_reactor::{Reactor, ReactorError, Registration};
+use vmlet_reactor::{Reactor, ReactorError};
 
 use super::{
     CONTROL, NetConfig, config,
     features::{self as bit, are_complete},
     filter::Filter,
     kernel::KernelSession,
-    outside::{self, FrameSink},
+    outside::{Feed, FrameSink},
     saved::{self, NAME},
     session::{Session, Settings, Shared, lock},
 };
@@ -41,7 +41,7 @@ pub struct Net {
     vhost: Option<Arc<VhostNet>>,
     mover: Mutex<Option<Mover>>,
     /// Reads what is to enter a counted run.
-    feed: Mutex<Option<Arc<Mutex<Option<Registration>>>>>,
+    feed: Mutex<Option<Feed>>,
 }
 
 impl Net {
@@ -63,6 +63,7 @@ impl Net {
                     filter: Filter::new(),
                 }),
                 backend,
+                mtu: config.mtu,
             }),
             vhost: vhost.map(Arc::new),
             mover: Mutex::default(),
@@ -71,8 +72,12 @@ impl Net {
     }
 
     /// Has `reactor` read frames for `sink`, which lets them enter a counted run.
-    pub fn feed(&self, reactor: &Reactor, sink: Arc<dyn FrameSink>) -> Result<(), ReactorError> {
-        let feed = outside::feed(&self.shared, reactor, sink)?;
+    pub fn feed(
+        &self,
+        reactor: &Arc<Reactor>,
+        sink: Arc<dyn FrameSink>,
+    ) -> Result<(), ReactorError> {
+        let feed = Feed::start(&self.shared, reactor, sink)?;
         *lock(&self.feed) = feed;
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::{
     fmt::Debug,
     io,
-    sync::{Arc, Weak},
+    sync::{Arc, Mutex, Weak},
 };
 
 use vmlet_reactor::{Interest, Reactor, ReactorError, Ready, Registration};
@@ -17,25 +17,38 @@ pub trait FrameSink: Send + Sync + Debug {
     fn push(&self, frame: &[u8]);
 }
 
-/// Reads `shared`'s back end for `sink`, for as long as the result lives.
-pub(super) fn feed(
-    shared: &Arc<Shared>,
-    reactor: &Reactor,
-    sink: Arc<dyn FrameSink>,
-) -> Result<Option<Arc<std::sync::Mutex<Option<Registration>>>>, ReactorError> {
-    let Some(source) = shared.backend.source() else {
-        return Ok(None);
-    };
-    let place = Arc::new(std::sync::Mutex::new(None));
-    let (from, own) = (Arc::downgrade(shared), Arc::downgrade(&place));
-    let handler = move |_: Ready| {
-        if !pass(&from, &*sink) {
-            let registration = own.upgrade().and_then(|place| lock(&place).take());
-            drop(registration);
-        }
-    };
-    *lock(&place) = Some(reactor.add(source, Interest::READ, Arc::new(handler))?);
-    Ok(Some(place))
+/// Reads a back end, for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Feed {
+    _registration: Arc<Mutex<Option<Registration>>>,
+    // After it: the thread that it waits for.
+    _reactor: Arc<Reactor>,
+}
+
+impl Feed {
+    /// Reads `shared`'s back end for `sink`; `None` where nothing ever comes.
+    pub(super) fn start(
+        shared: &Arc<Shared>,
+        reactor: &Arc<Reactor>,
+        sink: Arc<dyn FrameSink>,
+    ) -> Result<Option<Feed>, ReactorError> {
+        let Some(source) = shared.backend.source() else {
+            return Ok(None);
+        };
+        let place = Arc::new(Mutex::new(None));
+        let (from, own) = (Arc::downgrade(shared), Arc::downgrade(&place));
+        let handler = move |_: Ready| {
+            if !pass(&from, &*sink) {
+                let registration = own.upgrade().and_then(|place| lock(&place).take());
+                drop(registration);
+            }
+        };
+        *lock(&place) = Some(reactor.add(source, Interest::READ, Arc::new(handler))?);
+        Ok(Some(Feed {
+            _registration: place,
+            _reactor: Arc::clone(reactor),
+        }))
+    }
 }
 
 /// Hands on what there is; false at the end.

@@ -5,7 +5,7 @@
 
 use std::{collections::VecDeque, io, iter};
 
-use vm_memory::{GuestAddress, GuestMemory, Permissions};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 use vmlet_bus::DmaView;
 
 use super::{HEADER, MacAddress, NUM_BUFFERS, features, session::Shared};
@@ -16,6 +16,10 @@ use crate::{
 
 /// Frames handed on before others have their turn.
 const BATCH: usize = 256;
+/// The Ethernet header, with a VLAN tag.
+const ETHERNET: usize = 18;
+/// Where a header says how its frame is to be cut (section 5.1.6).
+const GSO_TYPE: usize = 1;
 /// What an Ethernet frame and both headers need where no longer frames come.
 const SHORT: u64 = 1526;
 
@@ -47,6 +51,8 @@ pub(super) struct Rx {
     merges: bool,
     /// Bytes that a frame may need.
     most: u64,
+    /// The longest frame with both headers that is not to be cut, where that was negotiated.
+    longest: Option<usize>,
     /// Bytes at the beginning of a frame's first chain that the back end does not fill.
     skip: usize,
 }
@@ -116,7 +122,7 @@ impl<'v> Room<'v> {
 }
 
 impl Rx {
-    pub(super) fn new(negotiated: u64, skip: usize) -> Rx {
+    pub(super) fn new(negotiated: u64, mtu: Option<u16>, skip: usize) -> Rx {
         let long = negotiated & features::GUEST_LONG != 0;
         Rx {
             stock: VecDeque::new(),
@@ -125,6 +131,9 @@ impl Rx {
             tail: vec![0; LONGEST],
             merges: negotiated & features::MRG_RXBUF != 0,
             most: if long { LONGEST as u64 } else { SHORT },
+            longest: mtu
+                .filter(|_| negotiated & features::MTU != 0)
+                .map(|mtu| usize::from(mtu) + HEADER + ETHERNET),
             skip,
         }
     }
@@ -263,7 +272,7 @@ impl Rx {
             None
         };
         if let Some(to) = to {
-            if wanted(shared, to) {
+            if wanted(shared, to) && self.is_allowed(self.skip + len, || byte(pieces, GSO_TYPE)) {
                 self.finish(queue, view, room, self.skip + len)?;
             }
             return Ok(());
@@ -271,10 +280,18 @@ impl Rx {
         let mut frame = gather(pieces);
         frame.extend_from_slice(&self.tail);
         frame.truncate(len);
-        if is_wanted(shared, &frame) {
+        let gso = || frame.get(GSO_TYPE).copied();
+        if is_wanted(shared, &frame) && self.is_allowed(self.skip + len, gso) {
             self.held = Some(frame);
         }
         Ok(())
+    }
+
+    /// Whether a driver that has negotiated the MTU may see a frame of `len` bytes with its header;
+    /// `gso` is how that says it is to be cut, if it came with one (section 5.1.4.1).
+    fn is_allowed(&self, len: usize, gso: impl Fn() -> Option<u8>) -> bool {
+        let is_cut = || self.skip == 0 && gso().is_some_and(|kind| kind != 0);
+        self.longest.is_none_or(|most| len <= most) || is_cut()
     }
 
     /// Copies `frame` into the stock; false if it does not fit.
@@ -303,7 +320,8 @@ impl Rx {
         shared: &Shared,
         frame: &[u8],
     ) {
-        if !is_wanted(shared, frame) {
+        let gso = || frame.get(GSO_TYPE).copied();
+        if !is_wanted(shared, frame) || !self.is_allowed(self.skip + frame.len(), gso) {
             return;
         }
         let mut room = Room::new();
@@ -368,10 +386,21 @@ fn is_wanted(shared: &Shared, frame: &[u8]) -> bool {
 }
 
 /// The address `at` bytes behind the beginning.
-fn address(pieces: &[Piece<'_>], mut at: usize) -> Option<MacAddress> {
-    use vm_memory::Bytes;
+fn address(pieces: &[Piece<'_>], at: usize) -> Option<MacAddress> {
     let mut address = [0; 6];
-    let mut rest: &mut [u8] = &mut address;
+    peek(pieces, at, &mut address)?;
+    Some(MacAddress(address))
+}
+
+/// The byte `at` bytes behind the beginning.
+fn byte(pieces: &[Piece<'_>], at: usize) -> Option<u8> {
+    let mut byte = [0];
+    peek(pieces, at, &mut byte)?;
+    Some(u8::from_le_bytes(byte))
+}
+
+/// Copies what lies `at` bytes behind the beginning.
+fn peek(pieces: &[Piece<'_>], mut at: usize, mut rest: &mut [u8]) -> Option<()> {
     for piece in pieces {
         let skipped = at.min(piece.len());
         at -= skipped;
@@ -382,5 +411,5 @@ fn address(pieces: &[Piece<'_>], mut at: usize) -> Option<MacAddress> {
         }
         rest = more;
     }
-    rest.is_empty().then_some(MacAddress(address))
+    rest.is_empty().then_some(())
 }

@@ -31,6 +31,8 @@ pub(super) struct Settings {
 pub(super) struct Shared {
     pub(super) settings: Mutex<Settings>,
     pub(super) backend: Arc<dyn NetBackend>,
+    /// The longest packet, where the owner has set one.
+    pub(super) mtu: Option<u16>,
 }
 
 impl Shared {
@@ -69,7 +71,8 @@ impl Session {
             Place::Guest => None,
         };
         let header = shared.backend.has_header();
-        let rx = Rx::new(active.features, if header { 0 } else { HEADER });
+        let skip = if header { 0 } else { HEADER };
+        let rx = Rx::new(active.features, shared.mtu, skip);
         Arc::new(Session {
             active,
             shared: Arc::clone(shared),

@@ -110,7 +110,8 @@ impl Rig {
         let [rx, tx, control] = drivers(&dma);
         let cable = Arc::new(cable);
         let backend: Arc<dyn NetBackend> = Arc::<Cable>::clone(&cable);
-        let net = Net::new(config(None), backend, place, None);
+        let mtu = (negotiated & bit::MTU != 0).then_some(100);
+        let net = Net::new(config(mtu), backend, place, None);
         let heard = Arc::<Heard>::default();
         let all = [(RX, &rx), (TX, &tx), (CONTROL, &control)];
         let queues = all.map(|(index, driver)| queue(index, driver, &heard, negotiated));
@@ -414,6 +415,29 @@ fn buffers_that_no_driver_lends_break_the_queue() {
         rig.net.queue_ready(RX);
         assert!(rig.queues[0].is_broken(), "{lent:?}");
     }
+}
+
+#[test]
+fn virtio_5_1_4_1_frames_past_the_negotiated_mtu_are_lost_unless_they_are_to_be_cut() {
+    let rig = Rig::new(bit::MTU);
+    (0..2).for_each(|at| rig.lend(BUFFERS + at * 0x1000, 1526));
+    rig.come(119);
+    rig.come(118);
+    rig.net.queue_ready(RX);
+    assert_eq!((rig.rx.used_index(), rig.rx.used(0)), (1, (0, 130)));
+    let cable = Cable {
+        header: true,
+        ..Cable::default()
+    };
+    let rig = Rig::with(cable, bit::MTU, Place::Reactor(reactor()));
+    (0..2).for_each(|at| rig.lend(BUFFERS + at * 0x1000, 1526));
+    for gso in [0, 1] {
+        let header = [0, gso, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let whole = [&header[..], &frame(MAC, 500)].concat();
+        rig.cable.coming.lock().unwrap().push_back(whole);
+    }
+    rig.net.queue_ready(RX);
+    assert_eq!((rig.rx.used_index(), rig.rx.used(0)), (1, (0, 512)));
 }
 
 #[test]

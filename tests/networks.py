@@ -1,0 +1,107 @@
+"""What tests of networks share: a network namespace of their own, guests with an interface."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import vmlet
+from conftest import initramfs, kernels, lacks, limit
+
+KERNEL = "linux-6.1-cloud"
+MODULES = ("virtio_pci", "virtio_net")
+_NEWNET = 0x40000000
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def _namespace_call(call: str, *arguments: int) -> None:
+    if getattr(_LIBC, call)(*arguments):
+        number = ctypes.get_errno()
+        raise OSError(number, f"{call}: {os.strerror(number)}")
+
+
+@contextmanager
+def namespace() -> Iterator[None]:
+    """This thread, and what it starts, in a network of its own."""
+    if os.geteuid() or not shutil.which("ip") or not Path("/dev/net/tun").exists():
+        lacks("tap", "network namespaces and tap interfaces take root, iproute2 and /dev/net/tun")
+    with Path("/proc/thread-self/ns/net").open() as home:
+        try:
+            _namespace_call("unshare", _NEWNET)
+        except OSError as error:
+            lacks("tap", str(error))
+        try:
+            ip("link set lo up")
+            yield
+        finally:
+            _namespace_call("setns", home.fileno(), _NEWNET)
+
+
+def ip(words: str) -> None:
+    """Runs the program ip."""
+    subprocess.run(["ip", *words.split()], check=True)
+
+
+def tap(name: str, address: str) -> None:
+    """A tap interface that is up."""
+    ip(f"tuntap add dev {name} mode tap")
+    ip(f"addr add {address} dev {name}")
+    ip(f"link set {name} up")
+
+
+@contextmanager
+def serve(address: str, pieces: list[bytes], between: Callable[[], None]) -> Iterator[int]:
+    """A server that sends one guest ``pieces``, with a call before each but the first; its port."""
+    with socket.create_server((address, 0)) as server:
+        server.settimeout(limit(120))
+
+        def run() -> None:
+            peer, _ = server.accept()
+            with peer:
+                for number, piece in enumerate(pieces):
+                    if number:
+                        between()
+                    peer.sendall(piece)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        thread.join(limit(60))
+        assert not thread.is_alive()
+
+
+def guest(make: Callable[..., vmlet.VM], net: vmlet.Net, address: str, **more: object) -> vmlet.VM:
+    """A shell in a guest whose eth0 has ``address`` and length of its network."""
+    network = f"dmesg -n 1; ip link set eth0 up; ip addr add {address} dev eth0"
+    image = initramfs(extra=network, modules=MODULES, kernel=KERNEL)
+    settings = {"kernel": kernels()[KERNEL], "initramfs": image, "devices": [net], **more}
+    vm = make(**settings)
+    vm.start()
+    vm.console.expect("# ", timeout=limit(120))
+    return vm
+
+
+def command(vm: vmlet.VM, line: str, timeout: float = 60) -> str:
+    """What ``line`` prints in the shell of ``vm``."""
+    vm.console.write(f"echo begin-$((1+1)); {line}; echo end-$((1+1))\n")
+    said = re.compile(rb"begin-2\r\n(.*?)end-2\r\n", re.DOTALL)
+    return vm.console.expect(said, timeout=limit(timeout))[1].decode().replace("\r", "").strip()
+
+
+def pings(vm: vmlet.VM, address: str) -> bool:
+    """Whether ``vm`` hears from ``address`` three times."""
+    return "3 packets received" in command(vm, f"ping -c 3 -i 0.2 {address}")
+
+
+def digest(pieces: list[bytes]) -> str:
+    """The sum of what a guest is sent."""
+    return hashlib.md5(b"".join(pieces), usedforsecurity=False).hexdigest()

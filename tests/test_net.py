@@ -1,0 +1,193 @@
+"""Networks: Debian's kernel talks to the host, to another guest, and through passt."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import vmlet
+from conftest import Engine, initramfs, kernels, lacks, limit
+from networks import KERNEL, MODULES, command, digest, guest, ip, namespace, pings, serve, tap
+
+pytestmark = pytest.mark.linux
+
+Make = Callable[..., vmlet.VM]
+
+#: Two halves, between which a guest is paused.
+PIECES = [os.urandom(2 << 20) for _ in range(2)]
+
+
+def copies_across_a_pause(vm: vmlet.VM, listen: str, address: str) -> None:
+    """``vm`` reads from the host's ``listen``, which it knows as ``address``."""
+
+    def pause() -> None:
+        vm.pause()
+        time.sleep(0.05)
+        vm.resume()
+
+    with serve(listen, PIECES, pause) as port:
+        # Its input never ends: a passt of 2023 stalls when one side of a stream is shut.
+        command(vm, "mkfifo /open")
+        summed = command(vm, f"nc {address} {port} <> /open | md5sum", timeout=120)
+    assert summed.split()[0] == digest(PIECES)
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("vhost", [False, None])
+def test_a_guest_pings_the_host_over_a_tap_and_copies_across_a_pause(
+    make: Make, engine: Engine, vhost: bool | None
+) -> None:
+    if vhost is None and (engine == "soft" or not Path("/dev/vhost-net").exists()):
+        lacks("vhost-net", "KVM and /dev/vhost-net")
+    with namespace():
+        tap("tap0", "10.9.0.1/24")
+        net = vmlet.Net(tap="tap0", vhost=vhost)
+        vm = guest(make, net, "10.9.0.2/24", engine=engine)
+        assert pings(vm, "10.9.0.1")
+        copies_across_a_pause(vm, "10.9.0.1", "10.9.0.1")
+        up = command(
+            vm, "dd if=/dev/zero bs=64k count=64 2>/dev/null | md5sum; cat /sys/class/net/eth0/mtu"
+        )
+        assert up.splitlines()[-1] == "1500"
+        vm.close()
+
+
+@pytest.mark.engines
+def test_two_guests_ping_each_other_and_see_the_cable_pulled(make: Make, engine: Engine) -> None:
+    left, right = vmlet.link()
+    first = guest(make, vmlet.Net(peer=left), "10.9.1.1/24", engine=engine)
+    second = guest(make, vmlet.Net(peer=right, mtu=9000), "10.9.1.2/24", engine=engine)
+    assert pings(first, "10.9.1.2")
+    assert pings(second, "10.9.1.1")
+    assert command(second, "cat /sys/class/net/eth0/mtu") == "9000"
+    second.close()
+    gone = "while [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do sleep 0.1; done; echo down"
+    assert command(first, gone) == "down"
+
+
+@pytest.mark.engines
+def test_a_guest_copies_from_the_host_by_passt(make: Make, engine: Engine) -> None:
+    if shutil.which("passt") is None:
+        lacks("passt", "the program passt")
+    with namespace():
+        # passt takes the host's addresses and routes for the guest.
+        tap("outside", "10.9.2.2/24")
+        ip("route add default via 10.9.2.1")
+        vm = guest(make, vmlet.Net(user=True), "10.9.2.2/24", engine=engine)
+        command(vm, "ip route add default via 10.9.2.1")
+        copies_across_a_pause(vm, "127.0.0.1", "10.9.2.1")
+        vm.close()
+    deadline = time.monotonic() + limit(10)
+    while any("passt" in child for child in children()) and time.monotonic() < deadline:
+        vmlet._core.drain()
+        time.sleep(0.05)
+    assert not [child for child in children() if "passt" in child]
+
+
+def children() -> list[str]:
+    """Names of the processes that this one has started, the ended ones too."""
+    lists = [(task / "children").read_text() for task in Path("/proc/self/task").iterdir()]
+    found = [Path(f"/proc/{child}/comm") for text in lists for child in text.split()]
+    return [name.read_text().strip() for name in found]
+
+
+@pytest.mark.engines
+def test_a_guest_uses_its_interface_after_reset_of_its_driver(make: Make, engine: Engine) -> None:
+    left, right = vmlet.link()
+    first = guest(make, vmlet.Net(peer=left), "10.9.1.1/24", engine=engine)
+    guest(make, vmlet.Net(peer=right, mac="02:00:00:00:00:07"), "10.9.1.2/24", engine=engine)
+    again = (
+        "cd /sys/bus/virtio/drivers/virtio_net; d=$(echo virtio*); echo $d > unbind; echo $d > bind"
+    )
+    command(first, f"{again}; ip link set eth0 up; ip addr add 10.9.1.1/24 dev eth0")
+    assert pings(first, "10.9.1.2")
+    assert command(first, "ip neigh show 10.9.1.2 | cut -d' ' -f5") == "02:00:00:00:00:07"
+
+
+#: Asks for an address three times. While a guest is idle its time jumps, past every answer; so the
+#: second one is busy until it has heard.
+ASKS = "ping -c 3 -i 0.2 10.9.1.2"
+HEARS = "ping -c 3 -A 10.9.1.2 > /said & while kill -0 $! 2> /dev/null; do :; done; cat /said"
+
+
+def asking(peer: vmlet.LinkEnd, line: str) -> dict[str, object]:
+    """What a guest is made of that runs ``line``, says what happened and powers off."""
+    before = "ip link set eth0 up; ip addr add 10.9.1.1/24 dev eth0"
+    after = "cat /proc/interrupts; date; poweroff -f"
+    return {
+        "kernel": kernels()[KERNEL],
+        "initramfs": initramfs(f"{before}\n{line}\n{after}", MODULES, KERNEL),
+        "cmdline": f"{vmlet.default_cmdline('soft')} quiet",
+        "clock": "icount",
+        "devices": [vmlet.Net(peer=peer)],
+    }
+
+
+def ending(vm: vmlet.VM) -> tuple[str, int, str, bytes]:
+    """How a run ends, and everything that tells it from another."""
+    event = vm.wait(timeout=limit(240))
+    return event.kind, vm.instructions, vm.state_hash(), vm.console.read()
+
+
+def answer(frame: bytes) -> bytes | None:
+    """What 10.9.1.2 says to an ARP request or a ping."""
+    own, guest, rest = bytes([2, 0, 0, 0, 0, 2]), frame[6:12], frame[12:]
+    if rest[:2] == b"\x08\x06" and frame[38:42] == bytes([10, 9, 1, 2]):
+        reply = frame[14:20] + b"\x00\x02" + own + frame[38:42] + frame[22:32]
+        return guest + own + rest[:2] + reply
+    if rest[:2] == b"\x08\x00" and frame[23] == 1 and frame[34] == 8:
+        # The type becomes that of an answer, and the sum more by the difference.
+        total = int.from_bytes(frame[36:38], "big") + 0x800
+        total = (total & 0xFFFF) + (total >> 16)
+        body = b"\x00\x00" + total.to_bytes(2, "big") + frame[38:]
+        return guest + own + frame[12:26] + frame[30:34] + frame[26:30] + body
+    return None
+
+
+def respond(end: socket.socket) -> None:
+    """Answers until the other side is gone."""
+    with end:
+        while frame := end.recv(2048):
+            if said := answer(frame):
+                end.send(said)
+
+
+@pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab")
+def test_a_counted_boot_with_a_network_is_the_same_run_after_run(make: Make) -> None:
+    endings = []
+    for _ in range(2):
+        ours, _silent = vmlet.link()
+        vm = make(**asking(ours, ASKS))
+        vm.start()
+        endings.append(ending(vm))
+        vm.close()
+    assert endings[0] == endings[1]
+    assert endings[0][0] == "poweroff"
+    assert b"3 packets transmitted, 0 packets received" in endings[0][3]
+
+
+@pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab")
+def test_a_recorded_run_that_heard_from_its_network_replays(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "net.rec"
+    ours, theirs = vmlet.link()
+    thread = threading.Thread(target=respond, args=[theirs._take()], daemon=True)
+    thread.start()
+    vm = make(**asking(ours, HEARS))
+    vm.record(path)
+    vm.start()
+    recorded = ending(vm)
+    vm.close()
+    thread.join(limit(10))
+    assert b"3 packets transmitted, 3 packets received" in recorded[3]
+    silent, _other = vmlet.link()
+    settings = {key: value for key, value in asking(silent, HEARS).items() if key != "clock"}
+    with vmlet.VM.replay(path, **settings) as again:
+        again.start()
+        assert ending(again) == recorded
