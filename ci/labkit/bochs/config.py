@@ -15,6 +15,9 @@ MEMORY_MAX = 2900  # MiB
 # Guest time is instructions divided by this: low, so that L1's idle loops and tick cost little.
 INSTRUCTIONS_PER_SECOND = 20_000_000
 
+# What of L1's memory the emulator has in its own; the rest, if it is touched, in a file.
+_HOST_MEMORY_MAX = 2048  # MiB
+
 BOOT_DISK_SIZE = 16 * 63 * 512
 _BOOT_DISK_SHAPE = "mode=flat, cylinders=1, heads=16, spt=63"
 _PLUGINS = (
@@ -86,7 +89,7 @@ def render(layout: Layout, *, report_errors: bool = False) -> str:
         "config_interface: textconfig",
         "display_library: term",
         f"cpu: {_cpu(layout)}",
-        f"memory: guest={memory}, host={memory}",
+        f"memory: guest={memory}, host={min(memory, _HOST_MEMORY_MAX)}",
         f"romimage: file={_BIOS}",
         f"vgaromimage: file={_VGA_BIOS}",
         *(

@@ -13,7 +13,8 @@
 //! go with the blocks they were made of, and are entered only while their block is current. On hosts
 //! that are not x86-64 Linux, or refuse executable memory, everything is interpreted.
 //!
-//! `VMLET_TRANSLATE_AFTER` is for tests: entries of a block before it is translated, 0 for never.
+//! `VMLET_TRANSLATE_AFTER` says after how many entries a block is translated; 0, for never, leaves the
+//! interpreter alone (SECURITY.md). Tests use it too.
 
 mod kind;
 

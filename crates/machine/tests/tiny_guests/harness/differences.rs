@@ -12,6 +12,10 @@ pub(crate) struct Difference {
     pub(crate) reason: &'static str,
 }
 
+/// It notes the trap of a step before the instruction is carried out, and saves what is noted as a
+/// pending exception with every exit: one that the instruction's fetch makes comes back as its trap.
+const STEPS_EARLY: &str = "the emulator traps before the first instruction of a step";
+
 const DIFFERENCES: [Difference; 13] = [
     Difference {
         engine: "soft",
@@ -81,19 +85,19 @@ const DIFFERENCES: [Difference; 13] = [
         engine: "lab intel",
         test: "debug::single_steps_at_cpl0",
         runs: false,
-        reason: "the emulator traps before the first instruction of a step",
+        reason: STEPS_EARLY,
     },
     Difference {
         engine: "lab intel",
         test: "debug::single_steps_at_cpl3",
         runs: false,
-        reason: "the emulator traps before the first instruction of a step",
+        reason: STEPS_EARLY,
     },
     Difference {
         engine: "lab intel",
         test: "debug::a_step_of_a_paused_vcpu_takes_its_access_along",
         runs: false,
-        reason: "the emulator traps before the first instruction of a step",
+        reason: STEPS_EARLY,
     },
 ];
 
