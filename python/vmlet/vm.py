@@ -22,6 +22,7 @@ from vmlet.errors import (
 from vmlet.initramfs import build_initramfs
 from vmlet.memory import Memory
 from vmlet.records import Images, identity_of
+from vmlet.settings import backing_of, rate, ring_entries
 from vmlet.sizes import parse_size
 from vmlet.vcpu import Vcpu
 
@@ -157,7 +158,7 @@ class VM:
         size = parse_size(memory)
         if size > _MOST:
             raise ConfigError(f"memory cannot be {size} bytes", remedy="Give the VM less memory.")
-        backing, huge_page = _backing(ram)
+        backing, huge_page = backing_of(ram)
         limit = parse_size(console_limit)
         texts = {
             "cmdline": "" if cmdline is None else cmdline,
@@ -196,8 +197,8 @@ class VM:
                 debug_port=debug_port,
                 clock=clock,
                 cpu=cpu,
-                tsc_khz=_rate(tsc_khz),
-                dirty_ring=_entries(dirty_ring),
+                tsc_khz=rate(tsc_khz),
+                dirty_ring=ring_entries(dirty_ring),
                 pci_ports=_ports(pci_ports, len(models)),
                 devices=specs,
             )
@@ -553,37 +554,10 @@ def _event(found: Any) -> Event:
     return event_of(*found)
 
 
-def _rate(khz: int | None) -> int | None:
-    if khz is None or (isinstance(khz, int) and 0 <= khz < 1 << 32):
-        return khz
-    raise ConfigError(f"tsc_khz cannot be {khz!r}", remedy="Give kilohertz.")
-
-
-def _entries(ring: int | None) -> int | None:
-    if ring is None or (isinstance(ring, int) and 0 <= ring < 1 << 32):
-        return ring
-    raise ConfigError(f"dirty_ring cannot be {ring!r}", remedy="Give a number of entries.")
-
-
 def _ports(count: int, devices: int) -> int:
     if isinstance(count, int) and 0 <= count <= 30:
         return max(count, devices)
     raise ConfigError(f"pci_ports cannot be {count!r}", remedy="Give 0 to 30 root ports.")
-
-
-def _backing(ram: str) -> tuple[str, int]:
-    """Name and huge page size of what ``ram`` asks for."""
-    if not isinstance(ram, str) or not ram.startswith("hugetlb"):
-        return ram, 0
-    try:
-        size = parse_size(ram.removeprefix("hugetlb").removeprefix(":"))
-    except ConfigError:
-        size = 0
-    if size < 1 << 16 or size & (size - 1):
-        raise ConfigError(
-            f"ram cannot be {ram!r}", remedy='Name the page size: "hugetlb:2M" or "hugetlb:1G".'
-        )
-    return "hugetlb", size
 
 
 def _read(image: _Image, what: str) -> bytes:

@@ -1,0 +1,35 @@
+"""Settings of a VM as the core takes them."""
+
+from __future__ import annotations
+
+from vmlet.errors import ConfigError
+from vmlet.sizes import parse_size
+
+
+def rate(khz: int | None) -> int | None:
+    """Kilohertz, or None."""
+    if khz is None or (isinstance(khz, int) and 0 <= khz < 1 << 32):
+        return khz
+    raise ConfigError(f"tsc_khz cannot be {khz!r}", remedy="Give kilohertz.")
+
+
+def ring_entries(ring: int | None) -> int | None:
+    """Entries of a ring, or None."""
+    if ring is None or (isinstance(ring, int) and 0 <= ring < 1 << 32):
+        return ring
+    raise ConfigError(f"dirty_ring cannot be {ring!r}", remedy="Give a number of entries.")
+
+
+def backing_of(ram: str) -> tuple[str, int]:
+    """Name and huge page size of what ``ram`` asks for."""
+    if not isinstance(ram, str) or not ram.startswith("hugetlb"):
+        return ram, 0
+    try:
+        size = parse_size(ram.removeprefix("hugetlb").removeprefix(":"))
+    except ConfigError:
+        size = 0
+    if size < 1 << 16 or size & (size - 1):
+        raise ConfigError(
+            f"ram cannot be {ram!r}", remedy='Name the page size: "hugetlb:2M" or "hugetlb:1G".'
+        )
+    return "hugetlb", size
