@@ -19,6 +19,8 @@ mod overlay;
 mod qcow2;
 mod raw;
 mod runner;
+#[cfg(test)]
+mod tests;
 mod threads;
 mod uring;
 
