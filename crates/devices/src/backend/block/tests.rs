@@ -34,7 +34,7 @@ fn options(path: PathBuf) -> DiskOptions {
 fn raw(folder: &Path) -> PathBuf {
     let path = folder.join("disk.img");
     let mut file = File::create(&path).unwrap();
-    file.write_all(&vec![7; BYTES as usize]).unwrap();
+    file.write_all(&vec![7; 1 << 20]).unwrap();
     path
 }
 
