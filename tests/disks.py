@@ -20,7 +20,7 @@ def ext4(path: Path, folder: Path, size: str = "64M") -> Path:
     if not Path(program).exists():
         lacks("mke2fs", "mke2fs is not here: install e2fsprogs")
     path.touch()
-    command = [program, "-q", "-t", "ext4", "-d", folder, path, size]
+    command = [program, "-q", "-t", "ext4", "-d", str(folder), str(path), size]
     subprocess.run(command, check=True, timeout=limit(60))
     return path
 

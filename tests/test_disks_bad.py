@@ -67,9 +67,9 @@ def test_folders_and_pipes_are_no_images(tmp_path: Path) -> None:
     for path, kind in [
         (tmp_path, "folder"),
         (tmp_path / "pipe", "pipe"),
-        ("/dev/null", "character"),
+        (Path("/dev/null"), "character"),
     ]:
-        assert kind in refused(Path(path)).message
+        assert kind in refused(path).message
 
 
 def test_an_image_belongs_to_one_writer(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_qcow2_image_on_another_one_is_refused_by_its_name(tmp_path: Path) -> 
         lacks("qemu-img", "qemu-img is not here: install qemu-utils")
     secret, image = tmp_path / "secret", tmp_path / "disk.qcow2"
     secret.write_bytes(bytes(1 << 20))
-    command = [program, "create", "-q", "-f", "qcow2", "-b", secret, "-F", "raw", image]
+    command = [program, "create", "-q", "-f", "qcow2", "-b", str(secret), "-F", "raw", str(image)]
     subprocess.run(command, check=True, timeout=limit(30))
     error = refused(image, format="qcow2")
     assert str(secret) in error.message
