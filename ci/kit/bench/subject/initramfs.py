@@ -14,11 +14,9 @@ import vmlet
 def main() -> None:
     """Pack INIT as /init into OUT."""
     out, init = (Path(word) for word in sys.argv[1:3])
-    directory, *modules = sys.argv[3:] or [None]
+    directory, modules = next(iter(sys.argv[3:]), None), sys.argv[4:]
     image = vmlet.build_initramfs(
-        files={"init": init.read_bytes()},
-        modules=[module for module in modules if module],
-        modules_directory=directory,
+        files={"init": init.read_bytes()}, modules=modules, modules_directory=directory
     )
     out.write_bytes(image)
 
