@@ -67,3 +67,5 @@ mod state;
 mod system;
 #[cfg(test)]
 mod vectors;
+#[cfg(test)]
+mod virtio;

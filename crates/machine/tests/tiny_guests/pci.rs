@@ -2,13 +2,13 @@
 
 use std::{io, sync::Arc, sync::Mutex};
 
-use vmlet_bus::{Device, IrqLine, Msi, MsiRoute, MsiSink, RequesterId};
+use vmlet_bus::{Device, Doorbell, Doorbells, IrqLine, Msi, MsiRoute, MsiSink, RequesterId};
 use vmlet_devices::ioapic::IoApic;
 use vmlet_pci::{
     Ecam, Function, Plug, Root,
     testing::{Board, ID, Nobody, Probe},
 };
-use vmlet_vcpu::{MsiMessage, MsiRoute as Route, SpaceId, Vm};
+use vmlet_vcpu::{IoEvent, MsiMessage, MsiRoute as Route, SpaceId, Vm};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::harness::{
@@ -78,6 +78,37 @@ impl MsiRoute for Way {
 /// A guest with a bus of two root ports, and a probe in the first: from the start, or once the
 /// guest writes to [`PLUG`].
 fn with_bus(place: &Place, plug: Plug) -> Guest {
+    with_function(place, Arc::new(Probe::default()), plug)
+}
+
+/// Doorbells at the engine.
+#[derive(Debug)]
+struct Bells(Arc<dyn Vm>);
+
+impl Bells {
+    fn event(bell: &Doorbell) -> IoEvent {
+        IoEvent {
+            space: SpaceId::MMIO,
+            addr: bell.addr,
+            len: bell.len,
+            value: bell.value,
+        }
+    }
+}
+
+impl Doorbells for Bells {
+    fn attach(&self, bell: &Doorbell, fd: &EventFd) -> io::Result<()> {
+        let done = self.0.attach_ioevent(fd, &Bells::event(bell));
+        done.map_err(io::Error::other)
+    }
+
+    fn detach(&self, bell: &Doorbell, fd: &EventFd) {
+        self.0.detach_ioevent(fd, &Bells::event(bell)).unwrap();
+    }
+}
+
+/// As [`with_bus`], with `function` in the slot and doorbells at the engine.
+pub(crate) fn with_function(place: &Place, function: Arc<dyn Function>, plug: Plug) -> Guest {
     let mut guest = Guest::with_irqchip(place);
     let mut tables = Tables::new(&guest.memory, TABLES);
     for page in [BARS, ECAM, ECAM + 0x20_0000] {
@@ -88,6 +119,7 @@ fn with_bus(place: &Place, plug: Plug) -> Guest {
     let ioapic = Arc::new(IoApic::new(Arc::new(sink.clone()), RequesterId(0xf8)));
     let pin = |pin| ioapic.pin(pin) as Arc<dyn IrqLine>;
     let mut wiring = board.wiring();
+    wiring.doorbells = Arc::new(Bells(Arc::clone(&guest.vm)));
     (wiring.sink, wiring.lines) = (Arc::new(sink), (16..24).map(pin).collect());
     let root = Root::new(wiring, 2);
     let mmio = Arc::clone(&board.mmio);
@@ -96,8 +128,8 @@ fn with_bus(place: &Place, plug: Plug) -> Guest {
     mmio.add(IOAPIC, IoApic::LEN, Arc::clone(&ioapic) as Arc<dyn Device>)
         .unwrap();
     let insert = move || {
-        let probe = Arc::new(Probe::default()) as Arc<dyn Function>;
-        root.plug(probe, Some(1), plug).unwrap();
+        let function = Arc::clone(&function);
+        root.plug(function, Some(1), plug).unwrap();
     };
     if plug == Plug::Cold {
         insert();
@@ -123,7 +155,7 @@ fn with_bus(place: &Place, plug: Plug) -> Guest {
 }
 
 /// Counts in R9, writes R11 to the address in R10, ends the interrupt.
-fn handler(guest: &Guest, vector: u64) {
+pub(crate) fn handler(guest: &Guest, vector: u64) {
     let code = guest!(
         "inc r9",
         "mov [r10], r11d",
