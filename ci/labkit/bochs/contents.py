@@ -33,7 +33,10 @@ _REPOSITORY_PARTS = {"crates", "fuzz", "target"}
 _CACHES = re.compile(r"__pycache__|\..*")
 # Kernels that no test boots here, and the modules that guests load.
 _OTHER_KERNELS = {packages.L1_KERNEL}
-_GUEST_MODULES = ("pvpanic-mmio",)
+_GUEST_MODULES = (
+    *("pvpanic-mmio", "virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "virtio_balloon"),
+    *("vmw_vsock_virtio_transport", "ext4"),
+)
 _PATH_MAX = 4096
 _BUSYBOX = Path("/bin/busybox")
 _ASSEMBLER = (Path("/usr/bin/as"), Path("/usr/bin/objcopy"))
