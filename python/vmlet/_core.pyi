@@ -12,14 +12,18 @@ else:
 
 __all__ = [
     "Batch",
+    "Chain",
     "DeviceLink",
     "Irq",
     "Machine",
+    "Queue",
     "View",
     "__version__",
     "attach_disk",
     "attach_net",
+    "attach_pci",
     "attach_rng",
+    "attach_virtio",
     "build_initramfs",
     "choose_engine",
     "drain",
@@ -59,6 +63,26 @@ class Irq:
     def pulse(self) -> None: ...
 
 @final
+class Chain:
+    @property
+    def readable(self) -> int: ...
+    @property
+    def writable(self) -> int: ...
+    def read(self, size: int | None = None) -> bytes: ...
+    def write(self, data: bytes) -> int: ...
+    def keep(self) -> None: ...
+    def done(self) -> None: ...
+
+@final
+class Queue:
+    @property
+    def index(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    def __iter__(self) -> Queue: ...
+    def __next__(self) -> Chain: ...
+
+@final
 class DeviceLink:
     @property
     def closed(self) -> bool: ...
@@ -67,6 +91,11 @@ class DeviceLink:
     @property
     def irq(self) -> Irq: ...
     def deliver(self, timeout: float | None) -> bool: ...
+    def trigger(self, vector: int) -> None: ...
+    def dma_read(self, iova: int, length: int) -> bytes: ...
+    def dma_write(self, iova: int, data: bytes) -> None: ...
+    def queue(self, index: int) -> Queue | None: ...
+    def config_changed(self) -> None: ...
     def stats(self) -> dict[str, int]: ...
     def end_run(self, detail: str) -> None: ...
 
@@ -95,6 +124,7 @@ class Machine:
         dirty_ring: int | None,
         pci_ports: int,
         devices: list[Any],
+        calls_python: bool,
     ) -> Machine: ...
     @property
     def engine(self) -> str: ...
@@ -108,7 +138,12 @@ class Machine:
     def console_dropped(self) -> int: ...
     @staticmethod
     def restore(
-        name: str, saved: bytes, engine: str, console_limit: int, devices: list[Any]
+        name: str,
+        saved: bytes,
+        engine: str,
+        console_limit: int,
+        devices: list[Any],
+        calls_python: bool,
     ) -> Machine: ...
     def save(self) -> bytes: ...
     @property
@@ -150,6 +185,30 @@ class Machine:
     def stats(self) -> dict[str, int | tuple[int, ...]]: ...
     def vcpu_stats(self, vcpu: int) -> dict[str, int | tuple[int, ...]]: ...
 
+def attach_pci(
+    machine: Machine,
+    port: int | None,
+    device: object,
+    *,
+    ids: tuple[int, int, int, int],
+    revision: int,
+    class_code: list[int],
+    bars: list[tuple[int, int, str]],
+    msix: tuple[int, int] | None,
+    intx: bool,
+    capabilities: list[tuple[bytes, bytes]],
+    config: tuple[bool, bool],
+) -> int: ...
+def attach_virtio(
+    machine: Machine,
+    port: int | None,
+    device: object,
+    *,
+    kind: int,
+    class_code: list[int],
+    features: int,
+    queues: list[int],
+) -> int: ...
 def host_findings() -> str: ...
 def kvm_probe() -> str: ...
 def choose_engine() -> tuple[str, str, str | None]: ...

@@ -19,6 +19,7 @@ from vmlet.errors import (
     KernelError,
     TimeoutError,
 )
+from vmlet.fittings import Fittings
 from vmlet.initramfs import build_initramfs
 from vmlet.memory import Memory
 from vmlet.records import Images, identity_of
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from typing import Any, Literal, NoReturn, Self
 
     from vmlet.devices import Device, Model
-    from vmlet.devices.device import Spec
     from vmlet.events import Event
     from vmlet.exits import Exits
     from vmlet.inspection import Walk
@@ -171,7 +171,7 @@ class VM:
             if not isinstance(text, str):
                 raise ConfigError(f"{what} cannot be {text!r}", remedy="Give text.")
         logs.follow()
-        models, written, specs = _parted(devices)
+        fittings = Fittings(devices)
         chosen = resolve(engine, clock)
         given = default_cmdline(chosen) if cmdline is None else cmdline
         images = Images(
@@ -199,8 +199,9 @@ class VM:
                 cpu=cpu,
                 tsc_khz=rate(tsc_khz),
                 dirty_ring=ring_entries(dirty_ring),
-                pci_ports=_ports(pci_ports, len(models)),
-                devices=specs,
+                pci_ports=_ports(pci_ports, len(fittings.plugged)),
+                devices=fittings.specs,
+                calls_python=fittings.calls_python,
             )
         except ValueError as error:
             if isinstance(error, ConfigError):
@@ -213,26 +214,8 @@ class VM:
             settings |= {"protocol": protocol, "debug port": debug_port}
             settings |= {f"device {number}": repr(device) for number, device in enumerate(devices)}
             self._identity = identity_of(images, settings)
-        self._plug(models)
+        fittings.plug(self, self._machine)
         self._furnish(min(limit, _MOST))
-        self._welcome(written)
-
-    def _plug(self, devices: Sequence[Model]) -> None:
-        """Puts devices into root ports; a VM that lacks one of them is closed."""
-        if devices:
-            logs.follow(devices=True)
-        try:
-            for device in devices:
-                device._plug(self._machine, None)
-        except BaseException:
-            self._machine.close(False)
-            raise
-
-    def _welcome(self, devices: Sequence[Device]) -> None:
-        if devices:
-            from vmlet.devices.device import welcome
-
-            welcome(devices, self)
 
     def _furnish(self, console_limit: int) -> None:
         """What stands around the core's object."""
@@ -270,12 +253,12 @@ class VM:
         logs.follow()
         vm._identity = None
         limit = min(parse_size(console_limit), _MOST)
-        models, written, specs = _parted(devices)
-        chosen = resolve(engine, "realtime")
-        vm._machine = Machine.restore(name, bytes(saved), chosen, limit, specs)
-        vm._plug(models)
+        fittings, chosen = Fittings(devices), resolve(engine, "realtime")
+        vm._machine = Machine.restore(
+            name, bytes(saved), chosen, limit, fittings.specs, fittings.calls_python
+        )
+        fittings.plug(vm, vm._machine, again=True)
         vm._furnish(limit)
-        vm._welcome(written)
         return vm
 
     @property
@@ -532,20 +515,6 @@ class VM:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a VM cannot be pickled: it lives in one process")
-
-
-def _parted(
-    devices: Sequence[Device | Model],
-) -> tuple[Sequence[Model], Sequence[Device], list[Spec]]:
-    """Devices by who makes them, and what the core has to know of those written in Python."""
-    # What nearly every VM has.
-    if isinstance(devices, tuple) and not devices:
-        return (), (), []
-    from vmlet.devices.device import specs_of
-    from vmlet.devices.model import by_maker
-
-    models, written = by_maker(devices)
-    return models, written, specs_of(written)
 
 
 def _event(found: Any) -> Event:

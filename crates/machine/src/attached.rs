@@ -66,7 +66,7 @@ pub struct Link {
 
 /// Ends a machine's run from wherever a device is, without waiting for it.
 #[derive(Clone, Debug)]
-pub struct RunHandle(Weak<Life>);
+pub struct RunHandle(pub(crate) Weak<Life>);
 
 impl RunHandle {
     /// Ends the run as a failure of a device; nothing happens if it is over.

@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 use vmlet_boot::{BootError, initramfs};
+use vmlet_bus::DmaFault;
 use vmlet_devices::backend::{block::BlockError, net::NetError};
 use vmlet_memory::MemoryError;
 use vmlet_pci::PciError;
@@ -141,6 +142,9 @@ pub enum MachineError {
         /// The guest's memory.
         most: u64,
     },
+    /// A device's access that memory does not serve.
+    #[error(transparent)]
+    Dma(#[from] DmaFault),
     /// A PCI bus refuses a device, or has none to give.
     #[error(transparent)]
     Device(#[from] PciError),
@@ -234,6 +238,7 @@ impl MachineError {
             MachineError::Net(error) if net_errno(error).is_some() => ErrorKind::Host,
             MachineError::Net(_) => ErrorKind::Config,
             MachineError::Device(error) => device_kind(error),
+            MachineError::Dma(_) => ErrorKind::Guest,
             MachineError::State { .. }
             | MachineError::Closed
             | MachineError::MissingDevice { .. } => ErrorKind::State,

@@ -9,6 +9,7 @@
 //! * `machine.rs`, `lifecycle.rs`: [`Machine`], its states and its events; `machine/assembly.rs` puts it together,
 //!   `machine/saving.rs` saves and restores it, `machine/counted.rs` counts its instructions, `machine/devices.rs` attaches and
 //!   detaches devices.
+//! * `virtio.rs`: virtio devices that the user brings.
 //! * `saved.rs`: the bytes of a saved machine.
 //! * `inspect.rs`: how an address is translated, in which pages memory is mapped.
 //! * `console.rs`: what the guest prints and reads.
@@ -36,6 +37,7 @@ mod lifecycle;
 mod machine;
 mod network;
 mod saved;
+pub mod virtio;
 
 pub use attached::{Attached, AttachedDevice, Link, RunHandle, Space};
 pub use bell::Bell;
@@ -55,7 +57,7 @@ pub use saved::SavedMachineError;
 
 pub use vmlet_boot::{ProtocolChoice, initramfs};
 pub use vmlet_devices::backend::block::{DiskFormat, DiskOptions};
-pub use vmlet_memory::{Lease, PAGE_SIZES, PagePlan};
+pub use vmlet_memory::{Iova, Lease, PAGE_SIZES, PagePlan};
 pub use vmlet_pci::{self as pci, PciError};
 pub use vmlet_vcpu::{
     Stat,

@@ -19,8 +19,8 @@ use vmlet_vcpu::{
 };
 
 use crate::{
-    Bell, Console, CpuChoice, Event, EventKind, MachineError, PageReport, State, WalkEnd,
-    WalkReport,
+    Bell, Console, CpuChoice, Event, EventKind, MachineError, PageReport, RunHandle, State,
+    WalkEnd, WalkReport,
     board::{Board, ExitReport},
     inspect,
     lifecycle::Life,
@@ -161,6 +161,11 @@ impl Machine {
             .life
             .advance(State::Paused, Event::by_user(EventKind::Paused));
         Ok(())
+    }
+
+    /// What ends this machine's run, for devices that are attached later.
+    pub fn run_handle(&self) -> Result<RunHandle, MachineError> {
+        Ok(RunHandle(Arc::downgrade(&self.open()?.life)))
     }
 
     /// Asks every vCPU to stand still, without waiting for it: one that serves an access for long

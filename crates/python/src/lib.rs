@@ -44,6 +44,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(attach::attach_disk, module)?)?;
     module.add_function(wrap_pyfunction!(attach::attach_rng, module)?)?;
     module.add_function(wrap_pyfunction!(attach_net::attach_net, module)?)?;
+    module.add_class::<devices::Queue>()?;
+    module.add_class::<devices::Chain>()?;
+    module.add_function(wrap_pyfunction!(devices::attach_pci, module)?)?;
+    module.add_function(wrap_pyfunction!(devices::attach_virtio, module)?)?;
     module.add_function(wrap_pyfunction!(host::host_findings, module)?)?;
     module.add_function(wrap_pyfunction!(host::kvm_probe, module)?)?;
     module.add_function(wrap_pyfunction!(host::choose_engine, module)?)?;

@@ -74,6 +74,16 @@ fn engines() -> [(&'static str, EngineChoice); 3] {
 const DELIVERY: f64 = 5.0;
 
 impl Machine {
+    /// The machine itself.
+    pub(crate) fn core(&self) -> &vmlet_machine::Machine {
+        &self.machine
+    }
+
+    /// Its devices written in Python.
+    pub(crate) fn devices(&self) -> &DeviceSet {
+        &self.devices
+    }
+
     /// The starter of its threads: those that call Python keep their interpreter state.
     fn starter(devices: &DeviceSet) -> &'static ThreadStarter {
         if devices.is_empty() {
@@ -141,17 +151,10 @@ pub(crate) fn start_thread(name: String, body: Box<dyn FnOnce() + Send>) -> std:
     std::thread::Builder::new().name(name).spawn(body).map(drop)
 }
 
-impl Machine {
-    /// The machine itself.
-    pub(crate) fn core(&self) -> &vmlet_machine::Machine {
-        &self.machine
-    }
-}
-
 #[pymethods]
 impl Machine {
     #[new]
-    #[pyo3(signature = (*, name, kernel, initramfs, modules, cmdline, memory, cpus, engine, protocol, ram, huge_page, prefault, console_limit, debug_port, clock, cpu, tsc_khz, dirty_ring, pci_ports, devices))]
+    #[pyo3(signature = (*, name, kernel, initramfs, modules, cmdline, memory, cpus, engine, protocol, ram, huge_page, prefault, console_limit, debug_port, clock, cpu, tsc_khz, dirty_ring, pci_ports, devices, calls_python))]
     #[expect(
         clippy::too_many_arguments,
         reason = "one argument a setting, all by name"
@@ -178,6 +181,7 @@ impl Machine {
         dirty_ring: Option<u32>,
         pci_ports: u8,
         devices: Vec<Bound<'_, PyAny>>,
+        calls_python: bool,
     ) -> PyResult<Machine> {
         let protocols = [
             ("auto", ProtocolChoice::Auto),
@@ -218,7 +222,7 @@ impl Machine {
             console_limit,
             debug_port,
         };
-        let devices = DeviceSet::new(&devices)?;
+        let devices = DeviceSet::new(&devices, calls_python)?;
         let (places, starter) = (devices.places(), Machine::starter(&devices));
         let make = || vmlet_machine::Machine::with_devices(&config, places, starter);
         let machine = Arc::new(gateway::call(py, make)?);
@@ -227,6 +231,7 @@ impl Machine {
 
     /// The VM that `save` made `saved` of.
     #[staticmethod]
+    #[expect(clippy::too_many_arguments, reason = "one argument a setting")]
     fn restore(
         py: Python<'_>,
         name: String,
@@ -234,6 +239,7 @@ impl Machine {
         engine: &str,
         console_limit: usize,
         devices: Vec<Bound<'_, PyAny>>,
+        calls_python: bool,
     ) -> PyResult<Machine> {
         let config = Config {
             name,
@@ -241,7 +247,7 @@ impl Machine {
             console_limit,
             ..Config::default()
         };
-        let devices = DeviceSet::new(&devices)?;
+        let devices = DeviceSet::new(&devices, calls_python)?;
         let (places, starter) = (devices.places(), Machine::starter(&devices));
         let restore = || vmlet_machine::Machine::restore(&saved, &config, places, starter);
         let restored = gateway::call(py, restore);

@@ -4,24 +4,34 @@ Some are plain data, made by the core (`Model`), others are written in Python (`
 docs/python-devices.md says what those may do and what they cost.
 """
 
-from vmlet._core import Batch, Irq
+from vmlet._core import Batch, Chain, Irq, Queue
 from vmlet.devices.device import Device
 from vmlet.devices.disk import Disk
 from vmlet.devices.model import Model
 from vmlet.devices.net import LinkEnd, Net, link
+from vmlet.devices.pci import Bar, Capability, Dma, PciDevice, Vector
 from vmlet.devices.registers import MmioDevice, PioDevice
 from vmlet.devices.rng import Rng
+from vmlet.devices.virtio import VirtioDevice
 
 __all__ = [
+    "Bar",
     "Batch",
+    "Capability",
+    "Chain",
     "Device",
     "Disk",
+    "Dma",
     "Irq",
     "LinkEnd",
     "MmioDevice",
     "Model",
     "Net",
+    "PciDevice",
     "PioDevice",
+    "Queue",
     "Rng",
+    "Vector",
+    "VirtioDevice",
     "link",
 ]

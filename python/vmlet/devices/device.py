@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vmlet._core import DeviceLink, Irq
 from vmlet.errors import ConfigError, StateError, TimeoutError
@@ -82,34 +81,16 @@ class Device:
         return self._link
 
     def _spec(self) -> Spec:
-        """What the core has to know."""
-        raise NotImplementedError
+        """What the core has to know, of a device at fixed addresses."""
+        raise ConfigError(
+            f"{self!r} has no place", remedy="Derive from MmioDevice, PciDevice or another of them."
+        )
 
 
 def _on_no_vm(device: Device) -> StateError:
     return StateError(
         f"{type(device).__name__} is on no VM", remedy="Give it to one: vmlet.VM(devices=[...])."
     )
-
-
-def specs_of(devices: Sequence[Device]) -> list[Any]:
-    """What the core has to know of devices to be put on a VM."""
-    specs: list[Any] = []
-    for device in devices:
-        if any(device is spec[0] for spec in specs):
-            raise ConfigError(f"{device!r} is there twice", remedy="Make two devices.")
-        if device._link is not None and not device._link.closed:
-            raise ConfigError(
-                f"{device!r} is on another VM", remedy="Close that one, or make another device."
-            )
-        specs.append(device._spec())
-    return specs
-
-
-def welcome(devices: Sequence[Device], vm: VM) -> None:
-    """Tells devices the VM that they are on."""
-    for device in devices:
-        device._vm = weakref.ref(vm)
 
 
 def number(what: str, value: object, least: int, most: int) -> int:

@@ -1,6 +1,9 @@
 //! Devices written in Python.
 //!
-//! * `device.rs`: an object of Python as a device of the board: accesses become calls of its methods.
+//! * `callee.rs`: an object of Python whose methods are called.
+//! * `device.rs`: such an object as registers at fixed addresses.
+//! * `function.rs`: such an object as a PCI function.
+//! * `virtio.rs`, `queue.rs`: such an object as a virtio device, and what it gets of its queues.
 //! * `turn.rs`: the callbacks of one device never overlap.
 //! * `ring.rs`: posted writes, from the vCPUs' threads to the one that delivers them.
 //! * `batch.rs`: posted writes as Python gets them, as a sequence and as one array.
@@ -12,13 +15,20 @@
 //! thread waits for a turn detached only.
 
 mod batch;
+mod callee;
 mod current;
 mod device;
+mod function;
 mod link;
+mod queue;
 mod ring;
 mod set;
 mod turn;
+mod virtio;
 
 pub(crate) use batch::WriteBatch;
+pub(crate) use function::attach_pci;
 pub(crate) use link::{DeviceLink, IrqLine};
+pub(crate) use queue::{Chain, Queue};
 pub(crate) use set::DeviceSet;
+pub(crate) use virtio::attach_virtio;

@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -13,7 +13,9 @@ use pyo3::{exceptions::PyException, prelude::*};
 use vmlet_machine::{Attached, AttachedDevice, Regs, Space};
 
 use super::{
-    DeviceLink, current,
+    DeviceLink,
+    callee::Callee,
+    current,
     device::{Methods, PythonDevice},
 };
 use crate::{errors, gateway};
@@ -102,6 +104,11 @@ type Spec<'py> = (
 #[derive(Debug)]
 pub(crate) struct DeviceSet {
     failures: Arc<Failures>,
+    /// Some are there, or are to come.
+    any: AtomicBool,
+    /// Of every device.
+    callees: Mutex<Vec<Arc<Callee>>>,
+    /// Those at fixed addresses.
     devices: Vec<Arc<PythonDevice>>,
     places: Vec<Attached>,
 }
@@ -121,10 +128,12 @@ fn keep_name(name: String) -> &'static str {
 
 impl DeviceSet {
     /// The devices that `specs` describes, each with its link to the VM to be made.
-    pub(crate) fn new(specs: &[Bound<'_, PyAny>]) -> PyResult<DeviceSet> {
-        let failures = Arc::new(Failures::new());
+    /// Others are `expected` to come.
+    pub(crate) fn new(specs: &[Bound<'_, PyAny>], expected: bool) -> PyResult<DeviceSet> {
         let mut set = DeviceSet {
-            failures: Arc::clone(&failures),
+            failures: Arc::new(Failures::new()),
+            any: AtomicBool::new(expected),
+            callees: Mutex::default(),
             devices: Vec::new(),
             places: Vec::new(),
         };
@@ -134,10 +143,9 @@ impl DeviceSet {
                 let delay = Duration::try_from_secs_f64(delay).unwrap_or_default();
                 (room, delay)
             });
-            let name = keep_name(object.get_type().name()?.to_string());
-            let methods = Methods::of(&object)?;
-            let device = PythonDevice::new(name, methods, Arc::clone(&failures), posted);
-            object.setattr("_link", DeviceLink::new(&device))?;
+            let callee = set.adopt(&object)?;
+            let device = PythonDevice::new(callee, Methods::of(&object)?, posted);
+            object.setattr("_link", DeviceLink::of_registers(&device))?;
             let space = if space == "pio" {
                 Space::Ports
             } else {
@@ -155,8 +163,21 @@ impl DeviceSet {
         Ok(set)
     }
 
+    /// A new object to be called for this VM.
+    pub(super) fn adopt(&self, object: &Bound<'_, PyAny>) -> PyResult<Arc<Callee>> {
+        let name = keep_name(object.get_type().name()?.to_string());
+        let callee = Arc::new(Callee::new(name, object, &self.failures));
+        self.any.store(true, Ordering::Relaxed);
+        self.lock().push(Arc::clone(&callee));
+        Ok(callee)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Callee>>> {
+        self.callees.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        self.devices.is_empty()
+        !self.any.load(Ordering::Relaxed)
     }
 
     /// The devices and their places, for the board.
@@ -166,12 +187,14 @@ impl DeviceSet {
 
     /// Raises `SystemExit` in the callbacks that run.
     pub(crate) fn interrupt(&self, py: Python<'_>) {
-        self.devices.iter().for_each(|device| device.interrupt(py));
+        let callees = self.lock().clone();
+        callees.iter().for_each(|callee| callee.interrupt(py));
     }
 
     /// No callback is made any more.
     pub(crate) fn close(&self) {
         self.devices.iter().for_each(|device| device.close());
+        self.lock().iter().for_each(|callee| callee.turn.close());
     }
 
     /// Raises what a callback has raised.
@@ -220,8 +243,9 @@ impl DeviceSet {
         let done = gateway::wait(py, timeout, |slice| {
             let deadline = Instant::now() + slice;
             let left = || deadline.saturating_duration_since(Instant::now());
-            let idle = |device: &Arc<PythonDevice>| device.turn.wait_idle(left());
-            Ok(self.devices.iter().all(idle).then_some(()))
+            let idle = |callee: &Arc<Callee>| callee.turn.wait_idle(left());
+            let callees = self.lock().clone();
+            Ok(callees.iter().all(idle).then_some(()))
         })?;
         Ok(done.is_some())
     }

@@ -1,0 +1,80 @@
+"""The devices that a VM is made with, and how they get onto it."""
+
+from __future__ import annotations
+
+import weakref
+
+from vmlet import logs
+from vmlet.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from vmlet._core import Machine
+    from vmlet.devices import Device, Model
+    from vmlet.vm import VM
+
+
+class Fittings:
+    """Devices by what becomes of them: the board's, and those that take a root port."""
+
+    __slots__ = ("calls_python", "plugged", "specs", "written")
+
+    def __init__(self, devices: Iterable[Device | Model]) -> None:
+        #: What the core has to know of those at fixed addresses.
+        self.specs: list[Any] = []
+        #: Those that take a root port.
+        self.plugged: list[Any] = []
+        #: Those written in Python.
+        self.written: list[Device] = []
+        #: One in a root port is written in Python.
+        self.calls_python = False
+        # Nearly every VM has none, and does without what they import.
+        if not isinstance(devices, tuple) or devices:
+            self._sort(devices)
+
+    def _sort(self, devices: Iterable[Device | Model]) -> None:
+        from vmlet.devices import Device, Model
+
+        if isinstance(devices, (str, bytes)) or not hasattr(devices, "__iter__"):
+            raise ConfigError(f"devices cannot be {devices!r}", remedy="Give a list of devices.")
+        for device in devices:
+            if isinstance(device, Device):
+                self._take(device)
+            elif not isinstance(device, Model):
+                raise ConfigError(
+                    f"{device!r} is no device",
+                    remedy="Give one such as vmlet.Disk, or derive one from vmlet.MmioDevice.",
+                )
+            if hasattr(device, "_plug"):
+                self.plugged.append(device)
+            else:
+                self.specs.append(device._spec())
+
+    def _take(self, device: Device) -> None:
+        if any(device is other for other in self.written):
+            raise ConfigError(f"{device!r} is there twice", remedy="Make two devices.")
+        if device._link is not None and not device._link.closed:
+            raise ConfigError(
+                f"{device!r} is on another VM", remedy="Close that one, or make another device."
+            )
+        self.written.append(device)
+        self.calls_python |= hasattr(device, "_plug")
+
+    def plug(self, vm: VM, machine: Machine, *, again: bool = False) -> None:
+        """Puts devices into root ports, or back into those they had; a VM that lacks one of them is
+        closed."""
+        for device in self.written:
+            device._vm = weakref.ref(vm)
+        if self.plugged:
+            logs.follow(devices=True)
+        try:
+            for number, device in enumerate(self.plugged, 1):
+                device._plug(machine, number if again else None)
+        except BaseException as error:
+            machine.close(False)
+            if isinstance(error, ValueError) and not isinstance(error, ConfigError):
+                raise ConfigError(str(error)) from None
+            raise
