@@ -46,7 +46,7 @@ class Event:
     """
 
     #: "started", "paused", "resumed", or how the run ended: "poweroff", "reset", "panic",
-    #: "triple-fault", "halt", "stopped", "error".
+    #: "triple-fault", "halt", "stopped", "error"; "detached" when a device has left its slot.
     kind: str
     #: The vCPU it happened on, if on one.
     vcpu: int | None = None

@@ -112,6 +112,12 @@ impl SlotWatch {
         true
     }
 
+    /// Has who waits look again.
+    pub(crate) fn wake(&self) {
+        drop(self.lock());
+        self.changed.notify_all();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Weak<Life>> {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -45,7 +45,9 @@ impl Machine {
     pub fn pull(&self, port: u8) -> Result<(), MachineError> {
         let (parts, _turn) = self.plugging("pulling a device")?;
         let bus = parts.bus()?;
-        Ok(bus.root.pull(port, bus.plug())?)
+        bus.root.pull(port, bus.plug())?;
+        bus.watch.wake();
+        Ok(())
     }
 
     /// The devices there are: root port and name.
