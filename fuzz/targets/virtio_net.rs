@@ -43,7 +43,11 @@ impl NetBackend for Cable {
     }
 
     fn offloads(&self) -> u64 {
-        if self.header { features::GUEST_OFFLOADS | features::CSUM } else { 0 }
+        if self.header {
+            features::GUEST_OFFLOADS | features::CSUM
+        } else {
+            0
+        }
     }
 
     fn source(&self) -> Option<Arc<dyn Source>> {
