@@ -29,6 +29,8 @@ pub enum Operation {
     WriteZeroes {
         /// They may lose their place on the medium.
         unmap: bool,
+        /// They are on the medium when the request is done.
+        through: bool,
     },
 }
 
@@ -92,7 +94,10 @@ impl Job {
             }
             Operation::Flush => image.flush(),
             Operation::Discard => image.discard(self.offset, self.len),
-            Operation::WriteZeroes { unmap } => image.write_zeroes(self.offset, self.len, unmap),
+            Operation::WriteZeroes { unmap, through } => {
+                image.write_zeroes(self.offset, self.len, unmap)?;
+                if through { image.flush() } else { Ok(()) }
+            }
         }
     }
 

@@ -183,7 +183,8 @@ fn segment(bytes: [u8; SEGMENT], limits: &Limits, zeroes: bool) -> Result<Step, 
     let offset = place(sector, len, limits)?;
     let operation = if zeroes {
         let unmap = flags & UNMAP != 0;
-        Operation::WriteZeroes { unmap }
+        let through = limits.through;
+        Operation::WriteZeroes { unmap, through }
     } else {
         Operation::Discard
     };

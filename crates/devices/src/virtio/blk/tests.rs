@@ -496,6 +496,8 @@ fn virtio_5_2_6_2_writes_without_write_back_are_on_the_medium_when_done() {
         (feature::FLUSH, 1, (0, 1)),
         (both, 1, (0, 1)),
         (both, 0, (1, 2)),
+        (both | feature::WRITE_ZEROES, 1, (0, 1)),
+        (both | feature::WRITE_ZEROES, 0, (1, 2)),
     ] {
         let file = file();
         let raw = RawImage::new(file.try_clone().unwrap(), BYTES, false, false);
@@ -508,6 +510,11 @@ fn virtio_5_2_6_2_writes_without_write_back_are_on_the_medium_when_done() {
         bench.ask(kind::FLUSH, 0u8, &[]);
         let after_flush = counted.1.load(Ordering::SeqCst);
         assert_eq!((after_write, after_flush), expected, "{bits:#x} {field}");
+        if bits & feature::WRITE_ZEROES != 0 {
+            let segment = bench.segment(5u8, 1, 0);
+            bench.ask(kind::WRITE_ZEROES, 0u8, &[segment]);
+            assert_eq!(counted.1.load(Ordering::SeqCst), after_flush + after_write);
+        }
     }
 }
 
