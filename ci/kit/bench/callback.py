@@ -22,7 +22,7 @@ from .statistics import Verdict
 from .worker import Worker
 
 _HERE = Path(__file__).resolve().parent
-_BATCH, _BATCH_SECONDS, _PIECE = 20_000, 0.5, 1000
+_BATCH, _BATCH_SECONDS, _PIECE = 20_000, 2.0, 1000
 _LEAST, _CAP = 20, 120
 _ALLOWANCE = 1.0  # microseconds of read-extra
 _SUBJECT = {
