@@ -24,12 +24,15 @@ __all__ = [
     "attach_pci",
     "attach_rng",
     "attach_virtio",
+    "attach_vsock",
     "build_initramfs",
     "choose_engine",
+    "connect_vsock",
     "drain",
     "host_findings",
     "kvm_probe",
     "linux_cmdline",
+    "listen_vsock",
     "log_level",
     "take_logs",
     "wait_for_logs",
@@ -249,3 +252,8 @@ def attach_net(
     vhost: bool | None,
 ) -> int: ...
 def attach_rng(machine: Machine, port: int | None) -> int: ...
+def attach_vsock(
+    machine: Machine, port: int | None, *, cid: int, path: str | PathLike[str] | None
+) -> int: ...
+def connect_vsock(machine: Machine) -> int: ...
+def listen_vsock(machine: Machine, port: int) -> int: ...

@@ -33,6 +33,7 @@ from typing import Any, Self, TypeVar
 
 import vmlet
 from vmlet._core import Machine
+from vmlet.aio_sockets import Sockets
 from vmlet.errors import StateError, TimeoutError
 from vmlet.events import Event, event_of
 from vmlet.exits import Exits
@@ -242,6 +243,8 @@ class VM:
         self._waits = _Waits(self._vm._machine)
         #: The guest's console.
         self.console = Console(self._vm.console, self._waits)
+        #: Streams between the guest and this process; needs a `vmlet.Vsock`.
+        self.vsock = Sockets(self._vm.vsock)
         return self
 
     @property

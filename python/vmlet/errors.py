@@ -20,6 +20,7 @@ __all__ = [
     "HostError",
     "KernelError",
     "ReentryError",
+    "RefusedError",
     "StateError",
     "TimeoutError",
     "UnsupportedError",
@@ -98,6 +99,10 @@ class GuestError(Error):
 
 class TimeoutError(Error, builtins.TimeoutError):
     """The time given has passed."""
+
+
+class RefusedError(Error, builtins.ConnectionRefusedError):
+    """The guest does not take a connection."""
 
 
 class StateError(Error):

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from vmlet.exits import Exits
     from vmlet.inspection import Walk
     from vmlet.regions import Unclaimed
+    from vmlet.sockets import Sockets
 
     _Image = str | PathLike[str] | bytes
 
@@ -229,6 +230,13 @@ class VM:
         self.memory = Memory(self._machine)
         #: The vCPUs.
         self.vcpus = tuple(Vcpu(self._machine, index) for index in range(self._machine.cpus))
+
+    @property
+    def vsock(self) -> Sockets:
+        """Streams between the guest and this process; needs a `vmlet.Vsock`."""
+        from vmlet.sockets import Sockets
+
+        return Sockets(self._machine)
 
     def _save(self) -> bytes:
         """The whole paused VM: processors, memory, board. The public snapshot comes later."""

@@ -13,7 +13,7 @@ from types import ModuleType
 from .. import build, place
 from ..paths import LOGS, REPOSITORY
 from ..process import CommandError, Words, progress
-from . import block, boot_kvm, boot_soft, callback, create, density, exit, mips, native, net
+from . import block, boot_kvm, boot_soft, callback, create, density, exit, mips, native, net, vsock
 from .host import describe
 from .result import Result, to_json, to_table
 
@@ -28,6 +28,7 @@ BENCHES = {
     "mips": mips,
     "native": native,
     "net": net,
+    "vsock": vsock,
 }
 
 _LAB_SECONDS = 1800

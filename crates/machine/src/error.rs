@@ -3,7 +3,10 @@
 use thiserror::Error;
 use vmlet_boot::{BootError, initramfs};
 use vmlet_bus::DmaFault;
-use vmlet_devices::backend::{block::BlockError, net::NetError};
+use vmlet_devices::{
+    backend::{block::BlockError, net::NetError},
+    virtio::vsock::VsockError,
+};
 use vmlet_memory::MemoryError;
 use vmlet_pci::PciError;
 use vmlet_reactor::ReactorError;
@@ -164,6 +167,9 @@ pub enum MachineError {
     /// What stands behind a network device.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// A socket device, or a stream of it.
+    #[error(transparent)]
+    Vsock(#[from] VsockError),
     /// An event loop.
     #[error("the devices' event loop cannot be had: {0}")]
     Reactor(#[from] ReactorError),
@@ -237,6 +243,11 @@ impl MachineError {
             MachineError::Disk(_) => ErrorKind::Config,
             MachineError::Net(error) if net_errno(error).is_some() => ErrorKind::Host,
             MachineError::Net(_) => ErrorKind::Config,
+            MachineError::Vsock(VsockError::PortTaken { .. } | VsockError::Closed) => {
+                ErrorKind::State
+            }
+            MachineError::Vsock(error) if error.errno().is_some() => ErrorKind::Host,
+            MachineError::Vsock(_) => ErrorKind::Config,
             MachineError::Device(error) => device_kind(error),
             MachineError::Dma(_) => ErrorKind::Guest,
             MachineError::State { .. }
@@ -262,6 +273,7 @@ impl MachineError {
             MachineError::Engine(error) => error.errno(),
             MachineError::Disk(error) => error.errno(),
             MachineError::Net(error) => net_errno(error),
+            MachineError::Vsock(error) => error.errno(),
             MachineError::Reactor(error) => error.errno(),
             MachineError::Source { source } => source.raw_os_error(),
             MachineError::Memory(

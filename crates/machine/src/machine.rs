@@ -31,6 +31,7 @@ mod counted;
 mod devices;
 mod making;
 mod saving;
+mod sockets;
 
 pub(crate) use making::VcpuMaker;
 
@@ -83,6 +84,7 @@ struct Parts {
     // Before the memory: a VM that is gone need not be told of each page that goes.
     vm: Arc<dyn Vm>,
     space: Arc<AddressSpace>,
+    sockets: sockets::Sockets,
     /// Dirty pages are noted in rings.
     dirty_rings: bool,
     physical_bits: u8,

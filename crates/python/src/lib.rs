@@ -2,7 +2,7 @@
 //!
 //! * `machine.rs`: the class `Machine`, a thin handle on [`vmlet_machine::Machine`].
 //! * `devices/`: devices written in Python.
-//! * `attach.rs`, `attach_net.rs`: devices that the core makes.
+//! * `attach.rs`, `attach_net.rs`, `attach_vsock.rs`: devices that the core makes.
 //! * `view.rs`: the class `View`, guest memory by the buffer protocol.
 //! * `inspect.rs`: walks, page sizes and statistics as dictionaries.
 //! * `registers.rs`: registers to and from dictionaries.
@@ -17,6 +17,7 @@ use pyo3::prelude::*;
 
 mod attach;
 mod attach_net;
+mod attach_vsock;
 mod devices;
 mod errors;
 mod finalization;
@@ -48,6 +49,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<devices::Chain>()?;
     module.add_function(wrap_pyfunction!(devices::attach_pci, module)?)?;
     module.add_function(wrap_pyfunction!(devices::attach_virtio, module)?)?;
+    module.add_function(wrap_pyfunction!(attach_vsock::attach_vsock, module)?)?;
+    module.add_function(wrap_pyfunction!(attach_vsock::connect_vsock, module)?)?;
+    module.add_function(wrap_pyfunction!(attach_vsock::listen_vsock, module)?)?;
     module.add_function(wrap_pyfunction!(host::host_findings, module)?)?;
     module.add_function(wrap_pyfunction!(host::kvm_probe, module)?)?;
     module.add_function(wrap_pyfunction!(host::choose_engine, module)?)?;

@@ -13,6 +13,7 @@ from vmlet.devices.pci import Bar, Capability, Dma, PciDevice, Vector
 from vmlet.devices.registers import MmioDevice, PioDevice
 from vmlet.devices.rng import Rng
 from vmlet.devices.virtio import VirtioDevice
+from vmlet.devices.vsock import Vsock
 
 __all__ = [
     "Bar",
@@ -33,5 +34,6 @@ __all__ = [
     "Rng",
     "Vector",
     "VirtioDevice",
+    "Vsock",
     "link",
 ]

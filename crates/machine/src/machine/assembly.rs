@@ -9,7 +9,7 @@ use vmlet_memory::{
 };
 use vmlet_vcpu::{Hypervisor, Inputs, Limits, Vcpu, VcpuThread};
 
-use super::{Inner, Machine, Parts, ThreadStarter, VcpuMaker, making::Making};
+use super::{Inner, Machine, Parts, ThreadStarter, VcpuMaker, making::Making, sockets::Sockets};
 use crate::{
     Attached, Config, Console, MachineError, attached,
     board::Board,
@@ -102,6 +102,7 @@ impl Machine {
             vcpus,
             board,
             space,
+            sockets: Sockets::default(),
             vm,
             dirty_rings: config.dirty_ring.is_some(),
             physical_bits: cpuid.physical_address_bits(),

@@ -195,6 +195,10 @@ impl VirtioDevice for Vsock {
         drop(ended);
     }
 
+    fn unplug(&self) {
+        self.close();
+    }
+
     fn pause(&self) {
         let ended = self.shared.lock().pause();
         drop(ended);
