@@ -19,6 +19,7 @@ import pytest
 import vmlet
 import vmlet.aio
 from conftest import Engine, Holdings, initramfs, kernels, limit
+from vmlet.aio_sockets import Sockets
 
 pytestmark = pytest.mark.linux
 
@@ -122,7 +123,7 @@ def test_an_asyncio_server_serves_many_connections_of_a_guest(make: Make) -> Non
         writer.close()
 
     async def main() -> None:
-        sockets = vmlet.aio.Sockets(vm.vsock)
+        sockets = Sockets(vm.vsock)
         async with await sockets.start_server(serve, 53):
             vm.console.write("vsock many 53 100\n")
             said = functools.partial(vm.console.expect, "100 right", timeout=limit(60))
@@ -136,7 +137,7 @@ def test_asyncio_streams_to_a_guest_run_at_once(make: Make) -> None:
     vm = booted(make)
     echoing(vm)
 
-    async def talk(sockets: vmlet.aio.Sockets, number: int) -> bool:
+    async def talk(sockets: Sockets, number: int) -> bool:
         reader, writer = await sockets.open_connection(7, timeout=limit(30))
         sent = bytes([number]) * 100_000
         writer.write(sent)
@@ -144,10 +145,10 @@ def test_asyncio_streams_to_a_guest_run_at_once(make: Make) -> None:
         got = await reader.read(-1)
         writer.close()
         await writer.wait_closed()
-        return got == sent
+        return bytes(got) == sent
 
     async def main() -> list[bool]:
-        sockets = vmlet.aio.Sockets(vm.vsock)
+        sockets = Sockets(vm.vsock)
         return await asyncio.gather(*(talk(sockets, number) for number in range(32)))
 
     assert all(asyncio.run(main()))
@@ -174,6 +175,19 @@ def test_host_programs_use_unix_sockets(make: Make, tmp_path: Path) -> None:
         vmlet.VM(kernel=kernels()[KERNEL], devices=[vmlet.Vsock(path=path)])
     vm.close()
     assert not path.exists()
+
+
+def test_a_guest_without_a_driver_refuses_and_the_asyncio_twin_says_so(make: Make) -> None:
+    async def main() -> None:
+        files = {"kernel": kernels()[KERNEL], "engine": "soft"}
+        async with vmlet.aio.VM(devices=[vmlet.Vsock()], **files) as vm:
+            with pytest.raises(vmlet.RefusedError):
+                await vm.vsock.open_connection(7, timeout=limit(10))
+            async with await vm.vsock.start_server(lambda *_: None, 8) as server:
+                assert server.is_serving()
+            assert not server.is_serving()
+
+    asyncio.run(main())
 
 
 def test_ports_without_a_listener_refuse_both_ways(make: Make) -> None:
