@@ -27,12 +27,14 @@ __all__ = [
     "attach_vsock",
     "build_initramfs",
     "choose_engine",
+    "detach",
     "connect_vsock",
     "drain",
     "host_findings",
     "kvm_probe",
     "linux_cmdline",
     "listen_vsock",
+    "plugged",
     "log_level",
     "take_logs",
     "wait_for_logs",
@@ -257,3 +259,5 @@ def attach_vsock(
 ) -> int: ...
 def connect_vsock(machine: Machine) -> int: ...
 def listen_vsock(machine: Machine, port: int) -> int: ...
+def detach(machine: Machine, port: int, pull: bool, timeout: float | None) -> bool: ...
+def plugged(machine: Machine) -> list[tuple[int, str]]: ...

@@ -34,6 +34,7 @@ from typing import Any, Self, TypeVar
 import vmlet
 from vmlet._core import Machine
 from vmlet.aio_sockets import Sockets
+from vmlet.devices import Model
 from vmlet.errors import StateError, TimeoutError
 from vmlet.events import Event, event_of
 from vmlet.exits import Exits
@@ -243,8 +244,6 @@ class VM:
         self._waits = _Waits(self._vm._machine)
         #: The guest's console.
         self.console = Console(self._vm.console, self._waits)
-        #: Streams between the guest and this process; needs a `vmlet.Vsock`.
-        self.vsock = Sockets(self._vm.vsock)
         return self
 
     @property
@@ -283,6 +282,24 @@ class VM:
     def vcpus(self) -> tuple[Vcpu, ...]:
         """The vCPUs."""
         return self.sync.vcpus
+
+    @property
+    def vsock(self) -> Sockets:
+        """Streams between the guest and this process; needs a `vmlet.Vsock`."""
+        return Sockets(self.sync.vsock)
+
+    @property
+    def devices(self) -> dict[int, str]:
+        """The devices in PCIe root ports: port and name."""
+        return self.sync.devices
+
+    async def attach(self, device: Model, *, port: int | None = None) -> int:
+        """See `vmlet.VM.attach`."""
+        return await _finish(lambda: self.sync.attach(device, port=port))
+
+    async def detach(self, port: int, *, timeout: float | None = 30, pull: bool = False) -> None:
+        """See `vmlet.VM.detach`."""
+        await _finish(lambda: self.sync.detach(port, timeout=timeout, pull=pull))
 
     def translate(self, address: int, vcpu: int = 0) -> int:
         """As `vmlet.VM.translate`."""
@@ -380,10 +397,10 @@ class VM:
             return found
         return () if self.state in ("ended", "closed") else None
 
-    async def close(self, *, wait: bool = False) -> None:
+    async def close(self, *, wait: bool = False, timeout: float | None = None) -> None:
         """Ends everything. Closing twice, or what was never made, does nothing."""
         if (vm := self._vm) is not None:
-            await _finish(lambda: vm.close(wait=wait))
+            await _finish(lambda: vm.close(wait=wait, timeout=timeout))
 
     async def __aenter__(self) -> Self:
         return await self._open()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import weakref
 
 from vmlet import logs
-from vmlet.errors import ConfigError
+from vmlet._core import detach
+from vmlet.errors import ConfigError, TimeoutError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,3 +79,38 @@ class Fittings:
             if isinstance(error, ValueError) and not isinstance(error, ConfigError):
                 raise ConfigError(str(error)) from None
             raise
+
+
+def plug_later(machine: Machine, device: Model, port: int | None) -> int:
+    """Puts a device into a root port of a VM that is there; says which."""
+    from vmlet.devices import Device, Model
+
+    if isinstance(device, Device):
+        raise ConfigError(
+            f"{device!r} is written in Python and cannot come later",
+            remedy="Give it to vmlet.VM(devices=[...]).",
+        )
+    if not isinstance(device, Model):
+        raise ConfigError(f"{device!r} is no device", remedy="Give one such as vmlet.Disk.")
+    logs.follow(devices=True)
+    try:
+        return device._plug(machine, None if port is None else _slot(port))
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(str(error)) from None
+
+
+def unplug(machine: Machine, port: int, timeout: float | None, *, pull: bool) -> None:
+    """Takes the device out of a root port."""
+    if not detach(machine, _slot(port), pull, timeout):
+        raise TimeoutError(
+            f"the guest has not let go of the device in port {port} after {timeout} s",
+            remedy="Give it more time (Linux takes five seconds), or pull the device.",
+        )
+
+
+def _slot(port: object) -> int:
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 256:
+        raise ConfigError(f"port cannot be {port!r}", remedy="Give a number from 1 on.")
+    return port

@@ -9,7 +9,7 @@ import warnings
 import weakref
 
 from vmlet import logs
-from vmlet._core import Machine
+from vmlet._core import Machine, plugged
 from vmlet.console import Console
 from vmlet.engines import default_cmdline, resolve
 from vmlet.errors import (
@@ -19,7 +19,7 @@ from vmlet.errors import (
     KernelError,
     TimeoutError,
 )
-from vmlet.fittings import Fittings
+from vmlet.fittings import Fittings, plug_later, unplug
 from vmlet.initramfs import build_initramfs
 from vmlet.memory import Memory
 from vmlet.records import Images, identity_of
@@ -237,6 +237,30 @@ class VM:
         from vmlet.sockets import Sockets
 
         return Sockets(self._machine)
+
+    @property
+    def devices(self) -> dict[int, str]:
+        """The devices in PCIe root ports: port and name."""
+        return dict(plugged(self._machine))
+
+    def attach(self, device: Model, *, port: int | None = None) -> int:
+        """Puts a device into a root port, the first that is free or ``port``; says which.
+
+        A guest that runs is told by native PCIe hot-plug. ``pci_ports`` says how many ports a VM
+        has. Devices written in Python have to be there from the start.
+
+        >>> port = vm.attach(vmlet.Disk("data.img"))  # doctest: +SKIP
+        >>> vm.detach(port)  # doctest: +SKIP
+        """
+        return plug_later(self._machine, device, port)
+
+    def detach(self, port: int, *, timeout: float | None = 30, pull: bool = False) -> None:
+        """Asks the guest for the device in ``port`` and waits until it has gone.
+
+        `TimeoutError` after ``timeout`` seconds (None: never): Linux waits for five before it lets
+        go. With ``pull`` the device goes at once, as if it was torn out.
+        """
+        unplug(self._machine, port, timeout, pull=pull)
 
     def _save(self) -> bytes:
         """The whole paused VM: processors, memory, board. The public snapshot comes later."""

@@ -1,7 +1,7 @@
 //! The Python module `vmlet._core`: conversion, the interpreter's lock and errors, nothing else.
 //!
 //! * `machine.rs`: the class `Machine`, a thin handle on [`vmlet_machine::Machine`].
-//! * `devices/`: devices written in Python.
+//! * `devices/`: devices written in Python; `slots.rs`: devices that come and go.
 //! * `attach.rs`, `attach_net.rs`, `attach_vsock.rs`: devices that the core makes.
 //! * `view.rs`: the class `View`, guest memory by the buffer protocol.
 //! * `inspect.rs`: walks, page sizes and statistics as dictionaries.
@@ -28,6 +28,7 @@ mod interpreter;
 mod logging;
 mod machine;
 mod registers;
+mod slots;
 mod view;
 
 /// The module's content.
@@ -52,6 +53,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(attach_vsock::attach_vsock, module)?)?;
     module.add_function(wrap_pyfunction!(attach_vsock::connect_vsock, module)?)?;
     module.add_function(wrap_pyfunction!(attach_vsock::listen_vsock, module)?)?;
+    module.add_function(wrap_pyfunction!(slots::detach, module)?)?;
+    module.add_function(wrap_pyfunction!(slots::plugged, module)?)?;
     module.add_function(wrap_pyfunction!(host::host_findings, module)?)?;
     module.add_function(wrap_pyfunction!(host::kvm_probe, module)?)?;
     module.add_function(wrap_pyfunction!(host::choose_engine, module)?)?;

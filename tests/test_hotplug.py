@@ -1,0 +1,96 @@
+"""Devices that come and go while Debian runs, by native PCIe hot-plug."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import vmlet
+import vmlet.aio
+from conftest import Engine, kernels, limit
+from disks import blank, command, with_disks
+
+pytestmark = pytest.mark.linux
+
+KERNEL = "linux-6.12-cloud"
+Make = Callable[..., vmlet.VM]
+#: Lists the disks there are, once there are as many as it says.
+DISKS = "for i in $(seq 100); do [ $(ls /sys/block | grep -c ^vd) = {} ] && break; sleep 0.1; done"
+
+
+def booted(make: Make, **settings: object) -> vmlet.VM:
+    cmdline = f"{vmlet.default_cmdline('soft')} quiet loglevel=1"
+    vm = make(kernel=kernels()[KERNEL], initramfs=with_disks(KERNEL), cmdline=cmdline, **settings)
+    vm.start()
+    vm.console.expect("# ", timeout=limit(60))
+    return vm
+
+
+def disks(vm: vmlet.VM, count: int) -> str:
+    return command(vm, f"{DISKS.format(count)}; ls /sys/block | grep ^vd | tr '\\n' ' '")
+
+
+@pytest.mark.engines
+def test_a_disk_comes_is_used_goes_and_comes_again(
+    make: Make, tmp_path: Path, engine: Engine
+) -> None:
+    vm = booted(make, pci_ports=2)
+    image = blank(tmp_path / "disk.img")
+    assert (vm.devices, disks(vm, 0)) == ({}, "")
+    for text in ("first", "second"):
+        port = vm.attach(vmlet.Disk(image))
+        assert (port, vm.devices, disks(vm, 1)) == (1, {1: "virtio-blk"}, "vda")
+        command(vm, f"echo {text} | dd of=/dev/vda conv=fsync 2>/dev/null")
+        vm.pause()
+        vm.resume()
+        vm.detach(port, timeout=limit(40))
+        assert (vm.devices, disks(vm, 0)) == ({}, "")
+        assert image.read_bytes().startswith(text.encode())
+
+
+def test_a_disk_that_is_pulled_is_gone_and_the_guest_goes_on(make: Make, tmp_path: Path) -> None:
+    vm = booted(make, devices=[vmlet.Disk(blank(tmp_path / "disk.img"))])
+    assert disks(vm, 1) == "vda"
+    vm.detach(1, pull=True)
+    assert (vm.devices, disks(vm, 0)) == ({}, "")
+
+
+def test_ports_that_are_full_or_not_there_are_named(make: Make, tmp_path: Path) -> None:
+    vm = make(kernel=kernels()[KERNEL], devices=[vmlet.Rng()])
+    with pytest.raises(vmlet.Error, match="port"):
+        vm.attach(vmlet.Rng())
+    with pytest.raises(vmlet.Error):
+        vm.attach(vmlet.Rng(), port=1)
+    with pytest.raises(vmlet.Error):
+        vm.detach(7)
+    with pytest.raises(vmlet.ConfigError, match="written in Python"):
+        vm.attach(vmlet.PioDevice(at=0x700, size=4))  # type: ignore[arg-type]
+    vm.detach(1)
+    assert vm.attach(vmlet.Rng()) == 1
+
+
+def test_a_guest_that_does_not_let_go_is_a_timeout_with_a_remedy(make: Make) -> None:
+    cmdline = f"{vmlet.default_cmdline('soft')} pcie_ports=compat"
+    vm = make(kernel=kernels()[KERNEL], cmdline=cmdline, devices=[vmlet.Rng()])
+    vm.start()
+    vm.console.expect("Linux version", timeout=limit(30))
+    with pytest.raises(vmlet.TimeoutError, match="port 1") as failed:
+        vm.detach(1, timeout=0.2)
+    assert "pull" in str(failed.value.remedy)
+    assert vm.devices == {1: "virtio-rng"}
+
+
+def test_the_asyncio_twin_attaches_and_detaches(tmp_path: Path) -> None:
+    async def come_and_go() -> list[dict[int, str]]:
+        seen = []
+        async with vmlet.aio.VM(kernel=kernels()[KERNEL], pci_ports=1, engine="soft") as vm:
+            port = await vm.attach(vmlet.Disk(blank(tmp_path / "disk.img")))
+            seen.append(vm.devices)
+            await vm.detach(port)
+            seen.append(vm.devices)
+        return seen
+
+    assert asyncio.run(come_and_go()) == [{1: "virtio-blk"}, {}]
