@@ -64,14 +64,14 @@ impl SignalKicker {
         self.thread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the kick that ended a run of the calling thread.
+    /// Takes the kick that ended a run of the calling thread, if one did.
     ///
     /// A kick between the two steps sends nothing and needs to send nothing: this run has ended,
     /// and the exchange makes what the kicker published before visible to who reads it next. A
     /// kick after the exchange sends a new signal.
-    pub(crate) fn consume(&self) {
+    pub(crate) fn consume(&self) -> bool {
         drain();
-        self.waits.swap(false, Ordering::SeqCst);
+        self.waits.swap(false, Ordering::SeqCst)
     }
 
     /// Kicks go to the calling thread from now on.
@@ -204,7 +204,7 @@ mod tests {
         let kicker = SignalKicker::default();
         let bound = kicker.bind();
         kicker.kick();
-        kicker.consume();
+        assert!(kicker.consume() && !kicker.consume());
         assert_eq!(pending(), 0);
         kicker.kick();
         assert_eq!(pending(), 1);

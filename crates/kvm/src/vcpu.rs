@@ -319,17 +319,19 @@ impl Vcpu for KvmVcpu {
 
     fn run(&mut self, bus: &mut dyn GuestBus) -> Result<RunEnd, EngineError> {
         let (id, stepping) = (self.id, self.stepping);
-        match self.parts_mut()?.run(id, stepping, bus)? {
-            Pause::End(end) => Ok(end),
-            Pause::Access => self.complete_step(bus),
-            Pause::Stop(reason) => {
-                self.complete(bus)?;
-                Ok(RunEnd::Stopped(reason))
-            }
-            Pause::Signal => {
-                self.kicker.consume();
-                Ok(RunEnd::Kicked)
-            }
+        loop {
+            return match self.parts_mut()?.run(id, stepping, bus)? {
+                Pause::End(end) => Ok(end),
+                Pause::Access => self.complete_step(bus),
+                Pause::Stop(reason) => {
+                    self.complete(bus)?;
+                    Ok(RunEnd::Stopped(reason))
+                }
+                // The kernel also interrupts threads for work of its own, such as the end of an
+                // io_uring that the thread had made.
+                Pause::Signal if !self.kicker.consume() => continue,
+                Pause::Signal => Ok(RunEnd::Kicked),
+            };
         }
     }
 

@@ -255,7 +255,7 @@ fn a_line_interrupts_once_each_time_that_the_function_raises_and_lowers_it() {
             "mov dword ptr [rcx + 0xc], 1",
             "3: cmp r9, 2",
             "jb 3b",
-            "mov eax, 2000",
+            "mov eax, 20000",
             "4: dec eax",
             "jnz 4b",
             "movzx edx, word ptr [rsi + 6]",
