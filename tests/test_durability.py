@@ -24,7 +24,7 @@ from log_writes import Entry, apply, entries
 
 SIZE = 16 << 20
 BLOCK = 4096
-WRITERS, RECORDS = 3, 20
+WRITERS, RECORDS = 3, 12
 SEED = int(os.environ.get("VMLET_SEED", "1"))
 
 #: Each writer has its own records, so that none is written twice.

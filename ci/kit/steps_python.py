@@ -23,7 +23,7 @@ _HOST_FACTOR = "3"
 def _pytest(log: Path, report: Report, where: str, command: Words, junit: Path) -> None:
     junit.unlink(missing_ok=True)
     options: Words = ["-q", "-ra", "--junitxml", junit, "-p", "no:cacheprovider"]
-    status = run([*command, *options], log, timeout=2500, env={"VMLET_TIME_FACTOR": _HOST_FACTOR})
+    status = run([*command, *options], log, timeout=3700, env={"VMLET_TIME_FACTOR": _HOST_FACTOR})
     if junit.exists():
         report.count(outcome.of_junit(junit), where)
         report.failures += outcome.failures_of_junit(junit)
@@ -61,7 +61,7 @@ def _python_linux(log: Path, report: Report) -> None:
 def _python_in_lab(log: Path, report: Report) -> None:
     out = TARGET / "lab-out"
     out.mkdir(exist_ok=True)
-    lab: Words = [REPOSITORY / "ci" / "lab", place.LAB, "--timeout", "2400", "--out", out]
+    lab: Words = [REPOSITORY / "ci" / "lab", place.LAB, "--timeout", "3600", "--out", out]
     lab = [*lab, "--", "python", "-B", "-m", "pytest", "tests"]
     lab += [f"--ignore=tests/{name}.py" for name in _SAME_EVERYWHERE]
     _pytest(log, report, f"lab {place.LAB}", lab, out / "python.xml")
