@@ -63,53 +63,19 @@ impl SoftVcpu {
 
 impl Cpu {
     pub(crate) fn all_regs(&self) -> Regs {
-        let r = |number| self.reg(number);
+        let mut values = [0; 18];
+        for (number, value) in (0..16).zip(&mut values) {
+            *value = self.reg(number);
+        }
         Regs {
-            rax: r(0),
-            rcx: r(1),
-            rdx: r(2),
-            rbx: r(3),
-            rsp: r(4),
-            rbp: r(5),
-            rsi: r(6),
-            rdi: r(7),
-            r8: r(8),
-            r9: r(9),
-            r10: r(10),
-            r11: r(11),
-            r12: r(12),
-            r13: r(13),
-            r14: r(14),
-            r15: r(15),
             rip: self.rip,
             rflags: self.flags(),
+            ..Regs::from_numbers(values)
         }
     }
 
     pub(crate) fn set_all_regs(&mut self, regs: &Regs) {
-        let Regs {
-            rax,
-            rbx,
-            rcx,
-            rdx,
-            rsi,
-            rdi,
-            rsp,
-            rbp,
-            r8,
-            r9,
-            r10,
-            r11,
-            r12,
-            r13,
-            r14,
-            r15,
-            ..
-        } = *regs;
-        let all = [
-            rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15,
-        ];
-        for (number, value) in (0..).zip(all) {
+        for (number, value) in (0..16).zip(regs.by_number()) {
             self.set_reg(number, value);
         }
         self.rip = regs.rip;

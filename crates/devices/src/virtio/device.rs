@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use vmlet_bus::{Dma, MsiRoute, SavedError, SavedState};
+use vmlet_bus::{Dma, DmaView, MsiRoute, SavedError, SavedState};
 use vmlet_reactor::Reactor;
 
 use super::VirtQueue;
@@ -51,10 +51,26 @@ pub struct Activation {
 }
 
 impl Activation {
+    /// Queue `index` and memory as it is mapped now.
+    pub fn queue(&self, index: u16) -> Option<(Arc<VirtQueue>, DmaView)> {
+        let queue = self.queues.get(usize::from(index))?;
+        Some((Arc::clone(queue), self.dma.view()))
+    }
+
     /// Whether all bits of `mask` were negotiated.
     pub fn has(&self, mask: u64) -> bool {
         self.features & mask == mask
     }
+}
+
+/// Answers a read at `offset` of a configuration that is laid out as `image`; what is behind it reads
+/// as zeros.
+pub(super) fn read_image(image: &[u8], offset: u64, data: &mut [u8]) {
+    let from = usize::try_from(offset).unwrap_or(usize::MAX);
+    data.fill(0);
+    data.iter_mut()
+        .zip(image.iter().skip(from))
+        .for_each(|(to, from)| *to = *from);
 }
 
 /// A virtio device without its transport.

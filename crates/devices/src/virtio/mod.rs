@@ -22,6 +22,7 @@ pub(crate) mod testing;
 mod transport;
 pub mod vsock;
 
+use device::read_image;
 pub use device::{Activation, Place, VirtioDevice, VirtioInterrupt};
 pub use queue::{Buffer, Chain, QueueFault, QueueState, VirtQueue};
 pub use transport::VirtioPci;

@@ -33,56 +33,13 @@ impl bus::AccessContext for Context<'_> {
     }
 
     fn registers(&self) -> Option<[u64; 18]> {
-        let r = self.0.regs();
-        Some([
-            r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11,
-            r.r12, r.r13, r.r14, r.r15, r.rip, r.rflags,
-        ])
+        Some(self.0.regs().by_number())
     }
 }
 
 /// The general registers of the vCPU whose access a device serves.
 pub fn registers_at(cx: &dyn bus::AccessContext) -> Option<Regs> {
-    let [
-        rax,
-        rcx,
-        rdx,
-        rbx,
-        rsp,
-        rbp,
-        rsi,
-        rdi,
-        r8,
-        r9,
-        r10,
-        r11,
-        r12,
-        r13,
-        r14,
-        r15,
-        rip,
-        rflags,
-    ] = cx.registers()?;
-    Some(Regs {
-        rax,
-        rbx,
-        rcx,
-        rdx,
-        rsi,
-        rdi,
-        rsp,
-        rbp,
-        r8,
-        r9,
-        r10,
-        r11,
-        r12,
-        r13,
-        r14,
-        r15,
-        rip,
-        rflags,
-    })
+    cx.registers().map(Regs::from_numbers)
 }
 
 impl Dispatch {

@@ -1,6 +1,6 @@
 //! The device.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use vmlet_bus::{DmaView, SavedError, SavedState};
@@ -11,7 +11,7 @@ use super::{
     pages::{Given, PAGE, give_back, give_back_pages},
     statistics,
 };
-use crate::virtio::{Activation, Chain, QueueFault, VirtQueue, VirtioDevice};
+use crate::virtio::{Activation, Chain, QueueFault, VirtQueue, VirtioDevice, read_image};
 
 const NAME: &str = "virtio-balloon";
 const VERSION: u16 = 1;
@@ -33,9 +33,8 @@ pub(super) const HINTS: u16 = 3;
 pub(super) const REPORTS: u16 = 4;
 const QUEUES: usize = 5;
 
-/// The configuration (section 5.5.4): the target, the size, and the command of free page hints,
-/// which stays at "stop".
-const CONFIG: usize = 12;
+/// Where the size lies in the configuration (section 5.5.4), behind the target. The command of free
+/// page hints behind both stays at "stop", which is zero.
 const ACTUAL: u64 = 4;
 
 /// How the balloon is.
@@ -145,10 +144,8 @@ fn numbers(chain: &Chain, view: &DmaView) -> Result<Vec<u32>, QueueFault> {
 }
 
 impl Inner {
-    fn queue(&self, index: u16) -> Option<(std::sync::Arc<VirtQueue>, DmaView)> {
-        let active = self.active.as_ref()?;
-        let queue = active.queues.get(usize::from(index))?;
-        Some((queue.clone(), active.dma.view()))
+    fn queue(&self, index: u16) -> Option<(Arc<VirtQueue>, DmaView)> {
+        self.active.as_ref()?.queue(index)
     }
 
     fn serve(&mut self, index: u16, chain: &Chain, view: &DmaView) -> Result<(), QueueFault> {
@@ -235,19 +232,8 @@ impl VirtioDevice for Balloon {
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let inner = self.lock();
-        let mut bytes = [0; CONFIG];
-        let fields = [inner.target, inner.actual];
-        for (place, byte) in bytes
-            .iter_mut()
-            .zip(fields.map(u32::to_le_bytes).as_flattened())
-        {
-            *place = *byte;
-        }
-        let from = usize::try_from(offset).unwrap_or(CONFIG).min(CONFIG);
-        data.fill(0);
-        data.iter_mut()
-            .zip(bytes.get(from..).unwrap_or_default())
-            .for_each(|(to, from)| *to = *from);
+        let fields = [inner.target, inner.actual].map(u32::to_le_bytes);
+        read_image(fields.as_flattened(), offset, data);
     }
 
     fn write_config(&self, offset: u64, data: &[u8]) {

@@ -3,7 +3,7 @@
 use super::spec::SECTOR;
 
 /// Bytes of the structure, without what secure erase and zones add.
-pub(super) const LEN: usize = 60;
+const LEN: usize = 60;
 /// Where `writeback` lies: the one field that a driver writes.
 pub(super) const WRITEBACK: u64 = 32;
 

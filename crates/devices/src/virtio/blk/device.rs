@@ -9,14 +9,14 @@ use vmlet_bus::{DmaView, SavedError, SavedState};
 use vmlet_reactor::Spawner;
 
 use super::{
-    config::{Config, LEN, WRITEBACK},
+    config::{Config, WRITEBACK},
     pending::{Pending, UnderWay},
     request::{Limits, Request, Step, parse, room},
     spec::{ID, Status, feature},
 };
 use crate::{
     backend::block::{Client, Done, Image, Job, Operation, Runner},
-    virtio::{Activation, Chain, Place, VirtQueue, VirtioDevice},
+    virtio::{Activation, Chain, Place, VirtQueue, VirtioDevice, read_image},
 };
 
 const NAME: &str = "virtio-blk";
@@ -266,10 +266,7 @@ impl VirtioDevice for Blk {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
-        let image: [u8; LEN] = self.config().image();
-        let from = image.iter().skip(usize::try_from(offset).unwrap_or(LEN));
-        data.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        read_image(&self.config().image(), offset, data);
     }
 
     fn write_config(&self, offset: u64, data: &[u8]) {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use vmlet_bus::{DmaView, SavedError, SavedState};
 
 use crate::{
     serial::{INPUT_LIMIT, SerialOut},
-    virtio::{Activation, Chain, QueueFault, VirtQueue, VirtioDevice},
+    virtio::{Activation, Chain, QueueFault, VirtQueue, VirtioDevice, read_image},
 };
 
 const NAME: &str = "virtio-console";
@@ -27,8 +27,7 @@ pub(super) const EMERG_WRITE: u64 = 1 << 2;
 pub(super) const RECEIVE: u16 = 0;
 pub(super) const TRANSMIT: u16 = 1;
 
-/// The configuration (section 5.3.4): columns, rows, ports, and the register for emergencies.
-const CONFIG: usize = 12;
+/// The register for emergencies in the configuration (section 5.3.4), behind columns, rows and ports.
 pub(super) const EMERGENCY: u64 = 8;
 
 #[derive(Debug)]
@@ -96,10 +95,8 @@ impl VirtioConsole {
 }
 
 impl Inner {
-    fn queue(&self, index: u16) -> Option<(std::sync::Arc<VirtQueue>, DmaView)> {
-        let active = self.active.as_ref()?;
-        let queue = active.queues.get(usize::from(index))?;
-        Some((queue.clone(), active.dma.view()))
+    fn queue(&self, index: u16) -> Option<(Arc<VirtQueue>, DmaView)> {
+        self.active.as_ref()?.queue(index)
     }
 
     /// Moves input into the driver's buffers, as far as there are any.
@@ -190,18 +187,9 @@ impl VirtioDevice for VirtioConsole {
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let [columns, rows] = self.lock().size.map(u16::to_le_bytes);
-        let mut bytes = [0; CONFIG];
-        // One port.
-        let fields = columns.into_iter().chain(rows).chain([1]);
-        bytes
-            .iter_mut()
-            .zip(fields)
-            .for_each(|(to, from)| *to = from);
-        let from = usize::try_from(offset).unwrap_or(CONFIG).min(CONFIG);
-        data.fill(0);
-        data.iter_mut()
-            .zip(bytes.get(from..).unwrap_or_default())
-            .for_each(|(to, from)| *to = *from);
+        // One port; the register for emergencies behind it reads as zeros.
+        let ports = 1u32.to_le_bytes();
+        read_image(&[&columns[..], &rows, &ports].concat(), offset, data);
     }
 
     fn write_config(&self, offset: u64, data: &[u8]) {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     backend::net::{NetBackend, VhostNet},
-    virtio::{Activation, Place, VirtioDevice},
+    virtio::{Activation, Place, VirtioDevice, read_image},
 };
 
 /// Entries of the queues of frames, and of commands.
@@ -157,13 +157,9 @@ impl VirtioDevice for Net {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
         let settings = self.shared.settings();
         let image = config::image(settings.mac, settings.link_up, self.config.mtu);
-        let from = image
-            .iter()
-            .skip(usize::try_from(offset).unwrap_or(usize::MAX));
-        data.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        read_image(&image, offset, data);
     }
 
     fn activate(&self, active: Activation) {

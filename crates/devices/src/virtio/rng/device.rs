@@ -95,11 +95,8 @@ impl VirtioDevice for Rng {
 
     fn queue_ready(&self, index: u16) {
         let active = self.active();
-        let Some(active) = &*active else {
-            return;
-        };
-        if let Some(queue) = active.queues.get(usize::from(index)) {
-            self.serve(queue, &active.dma.view());
+        if let Some((queue, view)) = active.as_ref().and_then(|active| active.queue(index)) {
+            self.serve(&queue, &view);
         }
     }
 

@@ -18,7 +18,7 @@ use super::{
     saved::Saved,
     wait::{Waits, Who},
 };
-use crate::virtio::{Activation, VirtioDevice};
+use crate::virtio::{Activation, VirtioDevice, read_image};
 
 const NAME: &str = "virtio-vsock";
 const VERSION: u16 = 1;
@@ -169,12 +169,7 @@ impl VirtioDevice for Vsock {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let cid = self.cid().to_le_bytes();
-        let from = cid
-            .iter()
-            .skip(usize::try_from(offset).unwrap_or(cid.len()));
-        data.fill(0);
-        data.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        read_image(&self.cid().to_le_bytes(), offset, data);
     }
 
     fn activate(&self, active: Activation) {
