@@ -6,50 +6,12 @@
  * 1 MiB after another with four under way. All with O_DIRECT, by the kernel's native asynchronous I/O.
  */
 #define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
+#include "load.h"
 #include <linux/aio_abi.h>
 #include <linux/fs.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mount.h>
-#include <sys/reboot.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
-#include <glob.h>
 
 enum { MOST = 16 };
-
-static void fail(const char *what)
-{
-	printf("=failed %s: %s\n", what, strerror(errno));
-	fflush(stdout);
-	reboot(RB_POWER_OFF);
-}
-
-static void load_modules(void)
-{
-	glob_t found;
-	if (glob("/modules/*.ko", 0, NULL, &found))
-		return;
-	for (size_t i = 0; i < found.gl_pathc; i++) {
-		int file = open(found.gl_pathv[i], O_RDONLY | O_CLOEXEC);
-		if (file < 0 || (syscall(SYS_finit_module, file, "", 0) && errno != EEXIST))
-			fail(found.gl_pathv[i]);
-		close(file);
-	}
-}
-
-static uint64_t now(void)
-{
-	struct timespec at;
-	clock_gettime(CLOCK_MONOTONIC, &at);
-	return (uint64_t)at.tv_sec * 1000000000u + (uint64_t)at.tv_nsec;
-}
 
 static uint64_t next_random(void)
 {
@@ -113,10 +75,7 @@ int main(void)
 	aio_context_t context = 0;
 	char mode[8];
 
-	setvbuf(stdout, NULL, _IOLBF, 0);
-	mount("dev", "/dev", "devtmpfs", 0, NULL);
-	mount("proc", "/proc", "proc", 0, NULL);
-	load_modules();
+	begin_as_init();
 	for (int tries = 0; (work.disk = open("/dev/vda", O_RDWR | O_DIRECT | O_CLOEXEC)) < 0; tries++) {
 		if (tries == 500)
 			fail("/dev/vda");

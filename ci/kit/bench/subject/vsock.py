@@ -1,126 +1,23 @@
-"""Both sides of the benchmark "vsock": a guest that talks to the host when it is told.
+"""Both sides of the benchmark "vsock": a guest that talks to the host.
 
-`vsock.py vmlet PATH KERNEL INITRD CMDLINE` and `vsock.py qemu PATH KERNEL INITRD CMDLINE -- QEMU
-FLAGS...` read lines of stdin, "MODE COUNT" (`vsockload.c`), and answer each with two numbers:
-nanoseconds by the guest's clock, and nanoseconds of processor time that this side's VMM has taken
-outside its vCPUs.
+`vsock.py vmlet PATH KERNEL INITRD CMDLINE` and `vsock.py qemu PATH KERNEL INITRD CMDLINE --
+QEMU FLAGS...` serve lines of stdin as `asked.py` says; the guest's program is `vsockload.c`.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
 import sys
-from pathlib import Path
-from typing import Protocol
+
+from asked import Ours, Qemu, serve
 
 import vmlet
 
-_LIMIT = 600.0
-
-
-class Guest(Protocol):
-    """A guest that runs `vsockload.c`."""
-
-    def ask(self, line: str, pattern: re.Pattern[bytes]) -> int:
-        """Types ``line`` and gives the number that ``pattern`` finds."""
-
-    def threads(self) -> list[Path]:
-        """The tasks of the VMM that run no guest code."""
-
-    def close(self) -> None:
-        """Ends it."""
-
-
-class Ours:
-    """A VM of this process."""
-
-    def __init__(self, path: str, files: list[str]) -> None:
-        """Boot it."""
-        kernel, initrd, cmdline = files
-        self.vm = vmlet.VM(
-            kernel=kernel,
-            initramfs=initrd,
-            cmdline=cmdline,
-            memory="256M",
-            engine="kvm",
-            devices=[vmlet.Vsock(path=path)],
-        )
-        self.vm.start()
-        self.vm.console.expect("=ready", timeout=_LIMIT)
-
-    def ask(self, line: str, pattern: re.Pattern[bytes]) -> int:
-        self.vm.console.write(line)
-        return int(self.vm.console.expect(pattern, timeout=_LIMIT)[1])
-
-    def threads(self) -> list[Path]:
-        return _tasks(os.getpid(), "vcpu")
-
-    def close(self) -> None:
-        self.vm.close()
-
-
-class Qemu:
-    """A guest of QEMU."""
-
-    def __init__(self, command: list[str]) -> None:
-        """Boot it."""
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.text = b""
-        self._expect(re.compile(rb"(=ready)"))
-
-    def _expect(self, pattern: re.Pattern[bytes]) -> bytes:
-        assert self.process.stdout is not None
-        while not (found := pattern.search(self.text)):
-            piece = os.read(self.process.stdout.fileno(), 1 << 16)
-            if not piece:
-                raise SystemExit(f"QEMU ended: {self.text[-500:]!r}")
-            self.text += piece
-        self.text = self.text[found.end() :]
-        return found[1]
-
-    def ask(self, line: str, pattern: re.Pattern[bytes]) -> int:
-        assert self.process.stdin is not None
-        self.process.stdin.write(line.encode())
-        self.process.stdin.flush()
-        return int(self._expect(pattern))
-
-    def threads(self) -> list[Path]:
-        return _tasks(self.process.pid, "CPU ")
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
-def _tasks(process: int, vcpu: str) -> list[Path]:
-    tasks = list(Path(f"/proc/{process}/task").iterdir())
-    return [task for task in tasks if vcpu not in (task / "comm").read_text()]
-
-
-def _taken(tasks: list[Path]) -> int:
-    """Nanoseconds of processor time of the tasks."""
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
-
 
 def main() -> None:
-    """Serve the lines of stdin."""
+    """Serve one side."""
     side, path, *files = sys.argv[1:]
-    guest: Guest
-    if side == "vmlet":
-        guest = Ours(path, files)
-    else:
-        at = files.index("--")
-        kernel, initrd, cmdline = files[:at]
-        given = ["-kernel", kernel, "-initrd", initrd, "-append", cmdline]
-        guest = Qemu([*files[at + 1 :], *given])
-    for line in sys.stdin:
-        mode = line.split()[0]
-        before = _taken(guest.threads())
-        took = guest.ask(line, re.compile(rf"={mode} (\d+)\r?\n".encode()))
-        print(took, _taken(guest.threads()) - before, flush=True)
-    guest.close()
+    images, command = files[:3], files[4:]
+    serve(Ours(images, vmlet.Vsock(path=path)) if side == "vmlet" else Qemu(command, images))
 
 
 if __name__ == "__main__":

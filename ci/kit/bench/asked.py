@@ -1,0 +1,128 @@
+"""What the benchmarks of devices share: one guest a side, told what to do, under KVM in the lab.
+
+Both sides boot the same kernel with the same program (`subject/NAMEload.c`), QEMU's as a microvm
+without what it need not emulate. A row is a mode of the program; its cost is the guest's own time
+an operation.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from labkit import packages
+
+from ..paths import LOGS, TARGET
+from ..process import Words, must
+from ..tools import tool
+from . import guests
+from .rounds import Samples
+from .statistics import low
+from .worker import Worker
+
+_SUBJECT = Path(__file__).resolve().parent / "subject"
+_RELEASE = "6.1"
+CMDLINE = (
+    "console=ttyS0 quiet panic=-1 reboot=t i8042.noaux i8042.nokbd tsc=reliable "
+    "cryptomgr.notests=1 mitigations=off no_timer_check"
+)
+_QEMU = (
+    *("-M", "microvm,pcie=on,pit=off,pic=off,rtc=on,kernel-irqchip=split,auto-kernel-cmdline=off"),
+    *("-accel", "kvm", "-cpu", "host", "-smp", "1", "-m", "256"),
+    *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"),
+)
+LEAST, CAP = 10, 40
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A row: a mode of the program, how many of its operations in a batch, the highest ratio."""
+
+    row: str
+    mode: str
+    count: int
+    limit: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A program, the kernel modules it takes beside virtio_pci, and QEMU's flags for the device."""
+
+    name: str
+    module: str
+    device: tuple[str, ...]
+    modes: tuple[Mode, ...]
+
+    @property
+    def program(self) -> Path:
+        """The compiled program."""
+        return TARGET / "bench" / f"{self.name}load"
+
+    @property
+    def _initrd(self) -> Path:
+        return TARGET / "bench" / f"{self.name}.cpio"
+
+    @property
+    def qemu(self) -> Words:
+        """QEMU's command without the images."""
+        return [packages.QEMU, *_QEMU, *self.device]
+
+    def prepare(self) -> None:
+        """Have QEMU and the kernel, compile and pack the program."""
+        guests.index()
+        source = _SUBJECT / f"{self.name}load.c"
+        compiler: Words = ["gcc", "-O2", "-Wall", "-Wextra", "-static", "-o", self.program, source]
+        must(compiler, "compiling init", LOGS / f"bench-{self.name}load.log")
+        modules: Words = [guests.modules(_RELEASE), "virtio_pci", self.module]
+        pack: Words = [tool("python"), "-B", _SUBJECT / "initramfs.py", self._initrd, self.program]
+        must([*pack, *modules], "packing the initramfs", LOGS / "bench-initramfs.log")
+
+    def needed(self) -> list[Path]:
+        """What `prepare` makes."""
+        return [self.program, self._initrd, *guests.needed()[2:]]
+
+    def ours(self, *words: str | Path, cmdline: str = CMDLINE) -> Words:
+        """The command of the side with vmlet; ``words`` are the subject's own."""
+        return self._command("vmlet", words, cmdline)
+
+    def theirs(self, *words: str | Path, cmdline: str = CMDLINE, more: Words = ()) -> Words:
+        """The command of the side with QEMU and ``more`` of its flags."""
+        return [*self._command("qemu", words, cmdline), "--", *self.qemu, *more]
+
+    def _command(self, side: str, words: Sequence[str | Path], cmdline: str) -> Words:
+        program: Words = [tool("python"), "-B", _SUBJECT / f"{self.name}.py", side, *words]
+        return [*program, guests.kernel(_RELEASE), self._initrd, cmdline]
+
+
+@dataclass
+class Side:
+    """One guest that has paid what is paid once, and what its VMM takes beside it."""
+
+    worker: Worker
+    modes: Sequence[Mode]
+    prefix: str = ""
+    beside: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        """Warm up."""
+        self.batch()
+        self.beside.clear()
+
+    def batch(self) -> Samples:
+        """One batch of each mode: microseconds an operation."""
+        samples = {}
+        for mode in self.modes:
+            ((took, beside),) = self.worker.ask(f"{mode.mode} {mode.count}", 1)
+            samples[self.prefix + mode.row] = [took / mode.count / 1e3]
+            self.beside[self.prefix + mode.row].append(beside / mode.count / 1e3)
+        return samples
+
+
+def tell(sides: Mapping[str, Sequence[Side]], told: Callable[[str], None]) -> None:
+    """Say what each VMM took beside its vCPUs."""
+    for name, group in sides.items():
+        for side in group:
+            for row, times in side.beside.items():
+                told(f"{row}: {low(times):.1f} us of processor an operation in {name} beside vCPUs")
