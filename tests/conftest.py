@@ -22,6 +22,7 @@ import functools
 import gc
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -204,6 +205,13 @@ exec setsid cttyhack sh
 def short(cmdline: str) -> str:
     """``cmdline`` with what kernels leave out here."""
     return f"{cmdline} {_GUEST_CMDLINE}".rstrip()
+
+
+def command(vm: vmlet.VM, line: str, timeout: float = 20) -> str:
+    """What ``line`` prints in the shell of ``vm``."""
+    vm.console.write(f"echo begin-$((1+1)); {line}; echo end-$((1+1))\n")
+    said = re.compile(rb"begin-2\r\n(.*?)end-2\r\n", re.DOTALL)
+    return vm.console.expect(said, timeout=limit(timeout))[1].decode().replace("\r", "").strip()
 
 
 @pytest.fixture

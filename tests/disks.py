@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
+import functools
 import shutil
 import subprocess
 from pathlib import Path
 
-import vmlet
+import conftest
 from conftest import initramfs, lacks, limit
 
 #: What a Debian cloud kernel needs for an ext4 file system on a disk.
@@ -37,8 +37,5 @@ def with_disks(kernel: str, script: str = "") -> bytes:
     return initramfs(script, modules=MODULES, kernel=kernel)
 
 
-def command(vm: vmlet.VM, line: str, timeout: float = 30) -> str:
-    """What ``line`` prints in the shell of ``vm``."""
-    vm.console.write(f"echo begin-$((1+1)); {line}; echo end-$((1+1))\n")
-    said = re.compile(rb"begin-2\r\n(.*?)end-2\r\n", re.DOTALL)
-    return vm.console.expect(said, timeout=limit(timeout))[1].decode().replace("\r", "").strip()
+#: What a line prints in the shell of a VM.
+command = functools.partial(conftest.command, timeout=30)

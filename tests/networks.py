@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import conftest
 import vmlet
 from conftest import initramfs, kernels, lacks, limit
 
@@ -90,11 +91,8 @@ def guest(make: Callable[..., vmlet.VM], net: vmlet.Net, address: str, **more: o
     return vm
 
 
-def command(vm: vmlet.VM, line: str, timeout: float = 60) -> str:
-    """What ``line`` prints in the shell of ``vm``."""
-    vm.console.write(f"echo begin-$((1+1)); {line}; echo end-$((1+1))\n")
-    said = re.compile(rb"begin-2\r\n(.*?)end-2\r\n", re.DOTALL)
-    return vm.console.expect(said, timeout=limit(timeout))[1].decode().replace("\r", "").strip()
+#: What a line prints in the shell of a VM.
+command = functools.partial(conftest.command, timeout=60)
 
 
 def pings(vm: vmlet.VM, address: str) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+import conftest
 import vmlet
 from conftest import default_engine, initramfs, kernels, limit, short
 
@@ -41,11 +42,9 @@ def shell(vm: vmlet.VM) -> None:
 
 def command(vm: vmlet.VM, line: str) -> str:
     """What ``line`` prints in the shell of ``vm``."""
-    vm.console.write(f"echo begin-$((1+1)); {line}; echo end-$((1+1))\n")
-    said = re.compile(rb"begin-2\r\n(.*?)end-2\r\n", re.DOTALL)
-    match = vm.console.expect(said, timeout=limit(10))
+    said = conftest.command(vm, line, timeout=10)
     vm.console.expect(PROMPT, timeout=limit(5))
-    return match[1].decode().replace("\r", "").strip()
+    return said
 
 
 def test_pairwise_cases_hold_every_pair_of_values() -> None:

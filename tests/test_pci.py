@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 
 import pytest
 
 import vmlet
-from conftest import Engine, initramfs, kernels, limit
+from conftest import Engine, command, initramfs, kernels, limit
 
 Make = Callable[..., vmlet.VM]
 
 pytestmark = pytest.mark.linux
 
 KERNELS = ("linux-6.1-cloud", "linux-6.12-cloud")
-
-
-def command(vm: vmlet.VM, line: str, timeout: float = 20) -> str:
-    """What ``line`` prints in the shell of ``vm``."""
-    vm.console.write(f"echo begin-$((1+1)); {line}; echo end-$((1+1))\n")
-    said = re.compile(rb"begin-2\r\n(.*?)end-2\r\n", re.DOTALL)
-    return vm.console.expect(said, timeout=limit(timeout))[1].decode().replace("\r", "").strip()
 
 
 def boot(make: Make, kernel: str = KERNELS[0], **settings: object) -> vmlet.VM:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 import vmlet
-from conftest import initramfs, kernels, limit
+from conftest import command, initramfs, kernels, limit
 
 pytestmark = pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab")
 
@@ -47,13 +47,6 @@ for cpu in 0 1 2 3; do taskset -c $cpu sh /loop $cpu > /tmp/out$cpu 2>&1 & done
 wait
 cat /tmp/out?
 """
-
-
-def command(vm: vmlet.VM, line: str, timeout: float = 20) -> str:
-    """What ``line`` prints in the shell of ``vm``."""
-    vm.console.write(f"echo begin-$((1+1)); {line}; echo end-$((1+1))\n")
-    said = re.compile(rb"begin-2\r\n(.*?)end-2\r\n", re.DOTALL)
-    return vm.console.expect(said, timeout=limit(timeout))[1].decode().replace("\r", "").strip()
 
 
 def test_pairwise_cases_hold_every_pair_of_values() -> None:
