@@ -5,6 +5,7 @@
 //! however that happens, it reads the end of the stream and ends too.
 
 use std::{
+    fs,
     io::{self, Read},
     os::{
         fd::OwnedFd,
@@ -22,8 +23,10 @@ use vmlet_reactor::Source;
 use super::{FrameStream, NetBackend, NetError, Piece};
 
 const PROGRAM: &str = "passt";
-/// It says within this time that it cannot work.
-const SETTLE: Duration = Duration::from_millis(100);
+/// It says within this time that it cannot work, or works.
+const SETTLE: Duration = Duration::from_secs(5);
+/// It says so within this one where the kernel does not tell how many filters it has.
+const SETTLE_UNSEEN: Duration = Duration::from_millis(100);
 const STEP: Duration = Duration::from_millis(5);
 /// The most that is kept of what it says.
 const SAID: u64 = 16 << 10;
@@ -78,8 +81,9 @@ impl Passt {
             },
             source,
         })?;
+        let id = child.id();
         let process = Process(Mutex::new(child));
-        settle(&process)?;
+        settle(&process, id)?;
         Ok(Passt {
             stream: FrameStream::new(ours.into()),
             child: ParentOnly::new(process),
@@ -93,10 +97,20 @@ impl Passt {
     }
 }
 
-/// Waits until it is through its beginnings, where it ends if it cannot work.
-fn settle(process: &Process) -> Result<(), NetError> {
-    let until = Instant::now() + SETTLE;
-    while Instant::now() < until {
+/// The filters of system calls that a process has (Linux 5.9); `None`: not told.
+fn filters(process: &str) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let count = |line: &str| line.strip_prefix("Seccomp_filters:")?.trim().parse().ok();
+    status.lines().find_map(count)
+}
+
+/// Waits until it is through its beginnings, where it ends if it cannot work. What it does last is to
+/// filter its own system calls.
+fn settle(process: &Process, id: u32) -> Result<(), NetError> {
+    let (begun, inherited) = (Instant::now(), filters("self"));
+    let limit = inherited.map_or(SETTLE_UNSEEN, |_| SETTLE);
+    while begun.elapsed() < limit {
+        let settled = filters(&id.to_string()) > inherited;
         let mut child = process.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Ok(Some(_)) = child.try_wait() {
             let mut said = String::new();
@@ -107,6 +121,9 @@ fn settle(process: &Process) -> Result<(), NetError> {
             return Err(NetError::PasstEnded { said });
         }
         drop(child);
+        if settled {
+            break;
+        }
         thread::sleep(STEP);
     }
     let mut child = process.0.lock().unwrap_or_else(PoisonError::into_inner);
