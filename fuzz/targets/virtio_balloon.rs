@@ -3,14 +3,14 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vmlet_devices::virtio::balloon::Balloon;
+use vmlet_devices::virtio::balloon::{Balloon, BalloonOptions};
 use vmlet_fuzz::{Input, MemoryCap, seeds, virtio};
 
 #[global_allocator]
 static MEMORY: MemoryCap = MemoryCap::mebibytes(256);
 
 fuzz_target!(init: seeds::plant("virtio_balloon"), |data: &[u8]| {
-    let balloon = Balloon::new();
+    let balloon = Balloon::new(BalloonOptions::default());
     virtio::drive(&balloon, &mut Input::new(data), |kind, bytes| match kind % 3 {
         0 => balloon.set_target(u64::from(kind) << 10),
         1 => {

@@ -12,7 +12,7 @@ A VM is made with :class:`VM`, started, talked to and closed like any other obje
 """
 
 from vmlet._core import __version__
-from vmlet.console import Console
+from vmlet.console import Console, Terminal
 from vmlet.engines import DEFAULT_CMDLINE, default_cmdline
 from vmlet.errors import (
     ClosedError,
@@ -38,6 +38,7 @@ from vmlet.vm import VM
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmlet.devices import (
+        Balloon,
         Bar,
         Batch,
         Capability,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         Queue,
         Rng,
         Vector,
+        VirtioConsole,
         VirtioDevice,
         Vsock,
         link,
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
 _LATER = {
     **dict.fromkeys(
         (
+            "Balloon",
             "Bar",
             "Batch",
             "Capability",
@@ -86,6 +89,7 @@ _LATER = {
             "Queue",
             "Rng",
             "Vector",
+            "VirtioConsole",
             "VirtioDevice",
             "Vsock",
             "link",
@@ -121,6 +125,7 @@ __all__ = [
     "DEFAULT_CMDLINE",
     "VM",
     "Access",
+    "Balloon",
     "Bar",
     "Batch",
     "Capability",
@@ -161,11 +166,13 @@ __all__ = [
     "Sregs",
     "StateError",
     "Table",
+    "Terminal",
     "TimeoutError",
     "Unclaimed",
     "UnsupportedError",
     "Vcpu",
     "Vector",
+    "VirtioConsole",
     "VirtioDevice",
     "Vsock",
     "Walk",

@@ -32,6 +32,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import vmlet
+import vmlet.balloon
 from vmlet._core import Machine
 from vmlet.aio_sockets import Sockets
 from vmlet.devices import Model
@@ -212,15 +213,39 @@ class Console:
         return self.lines()
 
     def _is_drained(self) -> bool:
-        return self._console._machine.console_is_drained()
+        return self._console._port.console_is_drained()
 
     def _some(self, limit: int | None) -> bytes | None:
         data = self._console.read(limit, 0)
         return data if data or self._is_drained() else None
 
     def _more(self) -> bytes | None:
-        data = self._console._machine.console_read(None, 0)
+        data = self._console._port.console_read(None, 0)
         return data if data or self._is_drained() else None
+
+
+class Terminal(Console):
+    """`vmlet.Terminal`, awaited."""
+
+    def __init__(self, console: vmlet.Terminal, waits: _Waits) -> None:
+        super().__init__(console, waits)
+        self._window = console
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Tells the guest how large the window is; zeros: not known."""
+        self._window.resize(columns, rows)
+
+
+class Ballooning:
+    """`vmlet.VM.balloon`, awaited."""
+
+    def __init__(self, balloon: vmlet.balloon.Ballooning) -> None:
+        #: Its figures, which need no waiting, and its target, which can be set.
+        self.sync = balloon
+
+    async def statistics(self, timeout: float | None = 10) -> dict[str, int]:
+        """The guest's own figures, see `vmlet.balloon.Ballooning.statistics`."""
+        return await _finish(lambda: self.sync.statistics(timeout))
 
 
 class VM:
@@ -282,6 +307,16 @@ class VM:
     def vcpus(self) -> tuple[Vcpu, ...]:
         """The vCPUs."""
         return self.sync.vcpus
+
+    @property
+    def terminal(self) -> Terminal:
+        """What the guest prints and reads on /dev/hvc0; needs a `vmlet.VirtioConsole`."""
+        return Terminal(self.sync.terminal, self._waits)
+
+    @property
+    def balloon(self) -> Ballooning:
+        """The memory that the guest gives back; needs a `vmlet.Balloon`."""
+        return Ballooning(self.sync.balloon)
 
     @property
     def vsock(self) -> Sockets:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from vmlet._core import Machine
-from vmlet.errors import ClosedError, GuestError, TimeoutError
+from vmlet._core import Terminal as _Port
+from vmlet.errors import ClosedError, ConfigError, GuestError, TimeoutError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,8 +29,10 @@ class Console:
     b'login:'
     """
 
-    def __init__(self, machine: Machine, limit: int) -> None:
+    def __init__(self, machine: Machine, limit: int, port: _Port | None = None) -> None:
         self._machine = machine
+        #: Where the bytes come from; the machine stands for its serial port.
+        self._port = machine if port is None else port
         self._limit = limit
         self._unread = b""
         self._lost = 0
@@ -37,11 +40,11 @@ class Console:
     @property
     def dropped(self) -> int:
         """Bytes lost because nobody read them in time."""
-        return self._machine.console_dropped + self._lost
+        return self._port.console_dropped + self._lost
 
     def write(self, data: bytes | str) -> int:
         """Types ``data``; how many bytes were taken (all, unless the guest reads nothing)."""
-        return self._machine.console_write(data.encode() if isinstance(data, str) else bytes(data))
+        return self._port.console_write(data.encode() if isinstance(data, str) else bytes(data))
 
     def read(self, limit: int | None = None, timeout: float | None = 0) -> bytes:
         """What came since the last read, at most ``limit`` bytes; empty when nothing came.
@@ -89,7 +92,7 @@ class Console:
                 return
             start = 0 if tail is None else max(0, len(self._unread) - tail)
             data = yield repr(search.pattern)
-            if not data and self._machine.console_is_drained():
+            if not data and self._port.console_is_drained():
                 raise self._ended(f"{search.pattern!r} was printed")
             start = max(0, start - self._keep(data))
 
@@ -106,10 +109,10 @@ class Console:
             if line is not None:
                 yield line
                 continue
-            data = self._machine.console_read(None, timeout)
+            data = self._port.console_read(None, timeout)
             if data:
                 self._keep(data)
-            elif self._machine.console_is_drained():
+            elif self._port.console_is_drained():
                 yield from self._last_line()
                 return
             else:
@@ -131,7 +134,7 @@ class Console:
         return self.lines()
 
     def _receive(self, limit: int | None, timeout: float | None) -> bytes:
-        data = self._machine.console_read(limit, timeout)
+        data = self._port.console_read(limit, timeout)
         if not data and not self._unread and self._machine.state == "closed":
             raise ClosedError(
                 "the VM is closed and its console has been read", remedy="Make a new VM."
@@ -160,6 +163,26 @@ class Console:
 
     def _tail(self) -> str:
         return f"the last output is {self._unread[-_SHOWN:]!r}"
+
+
+class Terminal(Console):
+    """What the guest prints and reads on its virtio console, /dev/hvc0; see `vmlet.VirtioConsole`."""
+
+    def __init__(self, machine: Machine, limit: int) -> None:
+        self._window = _Port(machine)
+        super().__init__(machine, limit, self._window)
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Tells the guest how large the window is; zeros: not known."""
+        check_window(columns, rows)
+        self._window.resize(columns, rows)
+
+
+def check_window(columns: object, rows: object) -> None:
+    """Refuses a window's size that cannot be."""
+    for what, number in (("columns", columns), ("rows", rows)):
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= 0xFFFF:
+            raise ConfigError(f"{what} cannot be {number!r}", remedy="Give 0 to 65535.")
 
 
 def _compiled(

@@ -10,7 +10,7 @@ import weakref
 
 from vmlet import logs
 from vmlet._core import Machine, plugged
-from vmlet.console import Console
+from vmlet.console import Console, Terminal
 from vmlet.engines import default_cmdline, resolve
 from vmlet.errors import (
     ConfigError,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Literal, NoReturn, Self
 
+    from vmlet.balloon import Ballooning
     from vmlet.devices import Device, Model
     from vmlet.events import Event
     from vmlet.exits import Exits
@@ -226,10 +227,26 @@ class VM:
         self.cmdline = self._machine.cmdline
         #: What the guest prints and reads.
         self.console = Console(self._machine, console_limit)
+        self._terminal: Terminal | None = None
+        self._console_limit = console_limit
         #: The guest's memory.
         self.memory = Memory(self._machine)
         #: The vCPUs.
         self.vcpus = tuple(Vcpu(self._machine, index) for index in range(self._machine.cpus))
+
+    @property
+    def terminal(self) -> Terminal:
+        """What the guest prints and reads on /dev/hvc0; needs a `vmlet.VirtioConsole`."""
+        if self._terminal is None:
+            self._terminal = Terminal(self._machine, self._console_limit)
+        return self._terminal
+
+    @property
+    def balloon(self) -> Ballooning:
+        """The memory that the guest gives back; needs a `vmlet.Balloon`."""
+        from vmlet.balloon import Ballooning
+
+        return Ballooning(self._machine)
 
     @property
     def vsock(self) -> Sockets:

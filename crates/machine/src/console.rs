@@ -51,6 +51,11 @@ pub struct Console {
 impl Console {
     /// A console that keeps `limit` bytes.
     pub fn new(limit: usize) -> Arc<Console> {
+        Console::with_rope(limit, BellRope::default())
+    }
+
+    /// A console whose output pulls `rope`.
+    pub(crate) fn with_rope(limit: usize, rope: BellRope) -> Arc<Console> {
         let output = Output {
             limit,
             ..Output::default()
@@ -58,7 +63,7 @@ impl Console {
         Arc::new(Console {
             output: Mutex::new(output),
             changed: Condvar::new(),
-            rope: BellRope::default(),
+            rope,
         })
     }
 

@@ -8,7 +8,8 @@
 //! * `launch.rs`: from a boot plan to memory and registers.
 //! * `machine.rs`, `lifecycle.rs`: [`Machine`], its states and its events; `machine/assembly.rs` puts it together,
 //!   `machine/saving.rs` saves and restores it, `machine/counted.rs` counts its instructions, `machine/devices.rs` attaches and
-//!   detaches devices, `machine/sockets.rs` has the guest's sockets.
+//!   detaches devices, `machine/sockets.rs`, `machine/balloon.rs` and `machine/terminal.rs` have devices that the user
+//!   speaks to, which `machine/reach.rs` leads to.
 //! * `virtio.rs`: virtio devices that the user brings.
 //! * `saved.rs`: the bytes of a saved machine.
 //! * `inspect.rs`: how an address is translated, in which pages memory is mapped.
@@ -58,7 +59,10 @@ pub use saved::SavedMachineError;
 pub use vmlet_boot::{ProtocolChoice, initramfs};
 pub use vmlet_devices::{
     backend::block::{DiskFormat, DiskOptions},
-    virtio::vsock::VsockConfig,
+    virtio::{
+        balloon::{BalloonOptions, BalloonState},
+        vsock::VsockConfig,
+    },
 };
 pub use vmlet_memory::{Iova, Lease, PAGE_SIZES, PagePlan};
 pub use vmlet_pci::{self as pci, PciError};

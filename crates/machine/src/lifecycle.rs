@@ -65,6 +65,8 @@ pub(crate) struct Life {
     status: Mutex<Status>,
     changed: Condvar,
     pub(crate) console: Arc<Console>,
+    /// The output of the virtio console, once there is one.
+    terminal: OnceLock<Arc<Console>>,
     pub(crate) vcpus: Mutex<Vec<Arc<VcpuThread>>>,
     /// The inputs of a counted run.
     pub(crate) journal: OnceLock<Arc<Journal>>,
@@ -83,6 +85,7 @@ impl Life {
             status: Mutex::new(status),
             changed: Condvar::new(),
             console,
+            terminal: OnceLock::new(),
             vcpus: Mutex::default(),
             journal: OnceLock::new(),
         })
@@ -137,7 +140,7 @@ impl Life {
         status.note(event);
         drop(status);
         self.changed.notify_all();
-        self.console.set_ended(true);
+        self.end_consoles();
         true
     }
 
@@ -165,6 +168,30 @@ impl Life {
         }
     }
 
+    /// The output of the virtio console, which keeps `limit` bytes.
+    pub(crate) fn terminal(&self, limit: usize) -> Arc<Console> {
+        let made = || Console::with_rope(limit, self.console.rope.clone());
+        let terminal = self.terminal.get_or_init(made);
+        if self.is_over() {
+            terminal.set_ended(true);
+        }
+        Arc::clone(terminal)
+    }
+
+    /// No more output comes.
+    fn end_consoles(&self) {
+        self.console.set_ended(true);
+        if let Some(terminal) = self.terminal.get() {
+            terminal.set_ended(true);
+        }
+    }
+
+    /// What the guest's kernel said on one of its consoles when it gave up.
+    fn panic(&self) -> Option<String> {
+        let terminal = || self.terminal.get()?.panic();
+        self.console.panic().or_else(terminal)
+    }
+
     /// Waits until no guest code runs; `false` when `timeout` passes before.
     pub(crate) fn wait_still(&self, timeout: Duration) -> bool {
         let still = |status: &mut Status| (status.state != State::Running).then_some(());
@@ -176,7 +203,7 @@ impl Life {
         let before = std::mem::replace(&mut self.lock().state, State::Closed);
         // Whoever waits for a run that is over has been told.
         if !matches!(before, State::Ended | State::Closed) {
-            self.console.set_ended(true);
+            self.end_consoles();
             self.changed.notify_all();
         }
         before
@@ -294,7 +321,7 @@ impl Life {
                 self.or_panic(event(EventKind::Reset, source, none))
             }
             RunEnd::Stopped(StopReason::Panic { source, detail }) => {
-                let said = self.console.panic().unwrap_or(detail);
+                let said = self.panic().unwrap_or(detail);
                 event(EventKind::Panic, source, said)
             }
             RunEnd::Stopped(StopReason::Fault { detail }) => {
@@ -311,7 +338,7 @@ impl Life {
     /// A kernel that panics reboots at once when its command line says so: then the console is the
     /// only witness.
     fn or_panic(&self, event: Event) -> Event {
-        match self.console.panic() {
+        match self.panic() {
             Some(detail) => Event {
                 kind: EventKind::Panic,
                 source: "console",

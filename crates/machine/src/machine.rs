@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
+use reach::Reach;
 use vmlet_bus::Unclaimed;
+use vmlet_devices::virtio::{balloon::Balloon, console::VirtioConsole, vsock::Vsock};
 use vmlet_kvm::reaper;
 use vmlet_memory::{
     AddressSpace, Extent, Gpa, Lease, LeaseKind, PAGE_SIZE, RegionKind,
@@ -27,11 +29,14 @@ use crate::{
 };
 
 mod assembly;
+mod balloon;
 mod counted;
 mod devices;
 mod making;
+mod reach;
 mod saving;
 mod sockets;
+mod terminal;
 
 pub(crate) use making::VcpuMaker;
 
@@ -60,6 +65,7 @@ pub struct Machine {
     cmdline: String,
     debug_port: bool,
     pci_ports: u8,
+    console_limit: usize,
 }
 
 /// What only the process that made the machine may touch.
@@ -84,7 +90,9 @@ struct Parts {
     // Before the memory: a VM that is gone need not be told of each page that goes.
     vm: Arc<dyn Vm>,
     space: Arc<AddressSpace>,
-    sockets: sockets::Sockets,
+    sockets: Reach<Vsock>,
+    terminal: Reach<VirtioConsole>,
+    balloon: Reach<Balloon>,
     /// Dirty pages are noted in rings.
     dirty_rings: bool,
     physical_bits: u8,

@@ -2,7 +2,8 @@
 //!
 //! * `machine.rs`: the class `Machine`, a thin handle on [`vmlet_machine::Machine`].
 //! * `devices/`: devices written in Python; `slots.rs`: devices that come and go.
-//! * `attach.rs`, `attach_net.rs`, `attach_vsock.rs`: devices that the core makes.
+//! * `attach.rs`, `attach_net.rs`, `attach_vsock.rs`, `attach_balloon.rs`: devices that the core makes.
+//! * `console.rs`, `terminal.rs`: what the guest prints, and the class `Terminal`, a virtio console.
 //! * `view.rs`: the class `View`, guest memory by the buffer protocol.
 //! * `inspect.rs`: walks, page sizes and statistics as dictionaries.
 //! * `registers.rs`: registers to and from dictionaries.
@@ -16,8 +17,10 @@
 use pyo3::prelude::*;
 
 mod attach;
+mod attach_balloon;
 mod attach_net;
 mod attach_vsock;
+mod console;
 mod devices;
 mod errors;
 mod finalization;
@@ -29,6 +32,7 @@ mod logging;
 mod machine;
 mod registers;
 mod slots;
+mod terminal;
 mod view;
 
 /// The module's content.
@@ -46,6 +50,16 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(attach::attach_disk, module)?)?;
     module.add_function(wrap_pyfunction!(attach::attach_rng, module)?)?;
     module.add_function(wrap_pyfunction!(attach_net::attach_net, module)?)?;
+    module.add_function(wrap_pyfunction!(attach_balloon::attach_balloon, module)?)?;
+    module.add_function(wrap_pyfunction!(attach_balloon::balloon_state, module)?)?;
+    module.add_function(wrap_pyfunction!(attach_balloon::inflate_balloon, module)?)?;
+    module.add_function(wrap_pyfunction!(attach_balloon::ask_balloon, module)?)?;
+    module.add_function(wrap_pyfunction!(
+        attach_balloon::balloon_statistics,
+        module
+    )?)?;
+    module.add_function(wrap_pyfunction!(terminal::attach_console, module)?)?;
+    module.add_class::<terminal::Terminal>()?;
     module.add_class::<devices::Queue>()?;
     module.add_class::<devices::Chain>()?;
     module.add_function(wrap_pyfunction!(devices::attach_pci, module)?)?;

@@ -12,7 +12,9 @@ use vmlet_machine::{
     State, ThreadStarter,
 };
 
-use crate::{devices::DeviceSet, errors, finalization, gateway, inspect, registers, view::View};
+use crate::{
+    console, devices::DeviceSet, errors, finalization, gateway, inspect, registers, view::View,
+};
 
 /// Kind, vCPU, source, detail.
 /// Where an instruction was, its bytes, and its name.
@@ -407,16 +409,8 @@ impl Machine {
         limit: Option<usize>,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        if timeout != Some(0.0) {
-            self.devices.refuse_inside(py, "waiting for the console")?;
-        }
         let console = errors::raise(py, self.machine.console())?;
-        let limit = limit.unwrap_or(usize::MAX);
-        let found = gateway::wait(py, timeout, |slice| {
-            let bytes = console.read(limit, slice);
-            Ok((!bytes.is_empty() || console.is_drained()).then_some(bytes))
-        })?;
-        Ok(PyBytes::new(py, &found.unwrap_or_default()))
+        console::read(py, self, &console, limit, timeout)
     }
 
     /// Whether all console output has been read and none will come.

@@ -5,6 +5,8 @@ docs/python-devices.md says what those may do and what they cost.
 """
 
 from vmlet._core import Batch, Chain, Irq, Queue
+from vmlet.devices.balloon import Balloon
+from vmlet.devices.console import VirtioConsole
 from vmlet.devices.device import Device
 from vmlet.devices.disk import Disk
 from vmlet.devices.model import Model
@@ -16,6 +18,7 @@ from vmlet.devices.virtio import VirtioDevice
 from vmlet.devices.vsock import Vsock
 
 __all__ = [
+    "Balloon",
     "Bar",
     "Batch",
     "Capability",
@@ -33,6 +36,7 @@ __all__ = [
     "Queue",
     "Rng",
     "Vector",
+    "VirtioConsole",
     "VirtioDevice",
     "Vsock",
     "link",

@@ -20,7 +20,7 @@ use std::{
 use vmlet_devices::serial::{INPUT_LIMIT, SerialPort};
 use vmlet_vcpu::{Entered, Inputs, MsiMessage, Position, Vm};
 
-pub(crate) use devices::TakesInput;
+pub(crate) use devices::{DeviceInputs, TakesInput};
 pub use error::RecordError;
 use format::{Identity, Input};
 

@@ -7,9 +7,9 @@ use vmlet_memory::{
     AddressSpace, MapListener,
     fork::{Origin, ParentOnly},
 };
-use vmlet_vcpu::{Hypervisor, Inputs, Limits, Vcpu, VcpuThread};
+use vmlet_vcpu::{Hypervisor, Inputs, Limits, Vcpu, VcpuThread, x86_64::VcpuState};
 
-use super::{Inner, Machine, Parts, ThreadStarter, VcpuMaker, making::Making, sockets::Sockets};
+use super::{Inner, Machine, Parts, ThreadStarter, VcpuMaker, making::Making, reach::Reach};
 use crate::{
     Attached, Config, Console, MachineError, attached,
     board::Board,
@@ -20,8 +20,15 @@ use crate::{
     lifecycle::Life,
 };
 
-/// Fills the memory of a VM.
-pub(super) type Loader<'a> = dyn Fn() -> Result<AddressSpace, MachineError> + 'a;
+/// What a machine begins with.
+pub(super) struct Contents<'a> {
+    /// Fills its memory.
+    pub(super) load: &'a dyn Fn() -> Result<AddressSpace, MachineError>,
+    /// Makes its vCPUs.
+    pub(super) make: VcpuMaker,
+    /// What the vCPUs go on from; none: from where they were made.
+    pub(super) states: &'a [VcpuState],
+}
 
 /// Refuses more vCPUs than the engine takes.
 pub(super) fn check_cpus(config: &Config, limits: Limits) -> Result<(), MachineError> {
@@ -55,21 +62,24 @@ impl Machine {
         let sources = launch::Sources::of(config);
         let image = launch::plan(config, &sources)?;
         let make = launch::maker(config, &image);
-        let load = || launch::load(config, &image, &*engine);
-        Machine::assemble(config, devices, Arc::clone(&engine), &load, make, spawn)
+        let contents = Contents {
+            load: &|| launch::load(config, &image, &*engine),
+            make,
+            states: &[],
+        };
+        Machine::assemble(config, devices, Arc::clone(&engine), contents, spawn)
     }
 
-    /// Makes a machine of the memory that `load` gives and the vCPUs that `make` gives.
+    /// Makes a machine of its contents.
     pub(super) fn assemble(
         config: &Config,
         devices: &[Attached],
         engine: Arc<dyn Hypervisor>,
-        load: &Loader<'_>,
-        make: VcpuMaker,
+        contents: Contents<'_>,
         spawn: &ThreadStarter,
     ) -> Result<Machine, MachineError> {
-        let making = Making::start(Arc::clone(&engine), make, spawn)?;
-        let space = load()?;
+        let making = Making::start(Arc::clone(&engine), contents.make, spawn)?;
+        let space = (contents.load)()?;
         let vm = making.vm()?;
         let slots: Arc<dyn MapListener> = Arc::new(Slots {
             vm: Arc::clone(&vm),
@@ -83,7 +93,12 @@ impl Machine {
         let pci = layout.as_ref().map(|layout| (layout, Arc::clone(&space)));
         let board = Board::new(Arc::clone(&vm), config.memory, feed(), debug, pci)
             .map_err(|error| MachineError::Board(error.to_string()))?;
-        let vcpus = making.vcpus()?;
+        let mut vcpus = making.vcpus()?;
+        // All are there when the first local APIC is restored, as interrupts may be on their way; and
+        // so is memory, which KVM's own registers (its end of interrupt, its clock) point into.
+        for (vcpu, state) in vcpus.iter_mut().zip(contents.states) {
+            vcpu.restore(state)?;
+        }
         let life = Life::new(&config.name, console, vcpus.len());
         if vm.position().is_some() {
             let journal = Journal::new(Arc::downgrade(&vm), Arc::downgrade(&board.serial));
@@ -102,7 +117,9 @@ impl Machine {
             vcpus,
             board,
             space,
-            sockets: Sockets::default(),
+            sockets: Reach::default(),
+            terminal: Reach::default(),
+            balloon: Reach::default(),
             vm,
             dirty_rings: config.dirty_ring.is_some(),
             physical_bits: cpuid.physical_address_bits(),
@@ -131,6 +148,7 @@ impl Machine {
             cmdline: config.cmdline.clone(),
             debug_port: config.debug_port,
             pci_ports: config.pci_ports,
+            console_limit: config.console_limit,
         })
     }
 }

@@ -12,12 +12,15 @@
 
 use vmlet_memory::{AddressSpace, Gpa};
 use vmlet_vcpu::{
-    EngineError, Vcpu, Vm,
-    cpuid::missing_features,
+    EngineError,
+    cpuid::{CpuidTable, missing_features},
     x86_64::{PORTABLE_MSRS, VcpuState},
 };
 
-use super::{Machine, ThreadStarter, VcpuMaker, assembly::check_cpus};
+use super::{
+    Machine, ThreadStarter,
+    assembly::{Contents, check_cpus},
+};
 use crate::{
     Attached, Config, CpuChoice, MachineError, SavedMachineError, State, attached, engine, launch,
     saved::{Head, Saved, Writer},
@@ -94,18 +97,22 @@ impl Machine {
             launch::check_masks(&*engine)?;
         }
         let slots = engine.limits().slots;
-        let load = || {
-            let space = launch::map_memory(&config, slots)?;
-            fill(&space, &saved)?;
-            Ok(space)
-        };
-        let states = saved.head.vcpus.clone();
+        let tables: Vec<CpuidTable> = saved.head.vcpus.iter().map(|v| v.cpuid.clone()).collect();
         let cpu = config.cpu;
-        let make: VcpuMaker = Box::new(move |_, vm| {
-            launch::restrict(vm, cpu)?;
-            create_vcpus(vm, &states)
-        });
-        let machine = Machine::assemble(&config, devices, engine, &load, make, spawn)?;
+        let contents = Contents {
+            load: &|| {
+                let space = launch::map_memory(&config, slots)?;
+                fill(&space, &saved)?;
+                Ok(space)
+            },
+            make: Box::new(move |_, vm| {
+                launch::restrict(vm, cpu)?;
+                let make = |(id, cpuid)| vm.create_vcpu(id, cpuid);
+                Ok((0..).zip(&tables).map(make).collect::<Result<_, _>>()?)
+            }),
+            states: &saved.head.vcpus,
+        };
+        let machine = Machine::assemble(&config, devices, engine, contents, spawn)?;
         let parts = machine.open()?;
         let dispatch = &parts.board.dispatch;
         if let Some(bus) = &parts.board.pci {
@@ -147,16 +154,4 @@ fn fill(space: &AddressSpace, saved: &Saved<'_>) -> Result<(), MachineError> {
         space.load(Gpa(gpa), page)?;
     }
     Ok(())
-}
-
-fn create_vcpus(vm: &dyn Vm, states: &[VcpuState]) -> Result<Vec<Box<dyn Vcpu>>, MachineError> {
-    let mut vcpus = Vec::new();
-    for (id, state) in (0..).zip(states) {
-        vcpus.push(vm.create_vcpu(id, &state.cpuid)?);
-    }
-    // All are there when the first local APIC is restored: interrupts may be on their way.
-    for (vcpu, state) in vcpus.iter_mut().zip(states) {
-        vcpu.restore(state)?;
-    }
-    Ok(vcpus)
 }

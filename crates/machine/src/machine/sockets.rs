@@ -1,31 +1,17 @@
 //! The socket device: streams between the guest and this process.
 
-use std::{
-    os::fd::OwnedFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-};
+use std::{os::fd::OwnedFd, sync::Arc};
 
 use vmlet_devices::virtio::{
     Place, VirtioPci,
     vsock::{Vsock, VsockConfig},
 };
 
-use super::{Machine, Parts};
+use super::{
+    Machine, Parts,
+    reach::{missing, only_one},
+};
 use crate::{MachineError, ThreadStarter, devices::shared_reactor};
-
-/// The socket device, while it is attached.
-#[derive(Debug, Default)]
-pub(super) struct Sockets(Mutex<Weak<Vsock>>);
-
-impl Sockets {
-    fn lock(&self) -> MutexGuard<'_, Weak<Vsock>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn device(&self) -> Option<Arc<Vsock>> {
-        self.lock().upgrade()
-    }
-}
 
 impl Machine {
     /// Makes a socket device and puts it into root port `port`, or into the first that is free;
@@ -36,26 +22,21 @@ impl Machine {
         port: Option<u8>,
         spawn: &Arc<ThreadStarter>,
     ) -> Result<u8, MachineError> {
-        let refuse = |detail: &str, remedy| MachineError::Config {
-            what: "devices",
-            detail: detail.to_owned(),
-            remedy,
-        };
         if self.is_counted()? {
-            let remedy = "Leave it out, or the clock.";
-            return Err(refuse("Vsock with clock=\"icount\"", remedy));
+            return Err(MachineError::Config {
+                what: "devices",
+                detail: "Vsock with clock=\"icount\"".to_owned(),
+                remedy: "Leave it out, or the clock.",
+            });
         }
         let parts = self.open()?;
-        if parts.sockets.device().is_some() {
-            let remedy = "A guest has one; it serves any number of streams.";
-            return Err(refuse("a second Vsock", remedy));
-        }
+        only_one(&parts.sockets, "Vsock")?;
         let reactor = shared_reactor(&**spawn)?;
         let device = Vsock::new(config, Some(Arc::clone(&reactor)))?;
         let made = Arc::clone(&device);
         let function = VirtioPci::new(made, Place::Reactor(reactor));
         let port = self.attach(function, port)?;
-        *parts.sockets.lock() = Arc::downgrade(&device);
+        parts.sockets.set(&device, None);
         Ok(port)
     }
 
@@ -74,10 +55,6 @@ impl Machine {
 impl Parts {
     fn vsock(&self) -> Result<Arc<Vsock>, MachineError> {
         let device = self.sockets.device();
-        device.ok_or_else(|| MachineError::Config {
-            what: "vsock",
-            detail: "used without a device".to_owned(),
-            remedy: "Make the VM with devices=[vmlet.Vsock()].",
-        })
+        device.ok_or_else(|| missing("vsock", "Make the VM with devices=[vmlet.Vsock()]."))
     }
 }

@@ -1,6 +1,9 @@
 //! The device.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use vmlet_bus::{DmaView, SavedError, SavedState};
@@ -37,6 +40,27 @@ const QUEUES: usize = 5;
 /// page hints behind both stays at "stop", which is zero.
 const ACTUAL: u64 = 4;
 
+/// What a balloon is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BalloonOptions {
+    /// Bytes that the guest is asked to give up.
+    pub target: u64,
+    /// The guest may take pages back before it kills a program for want of memory.
+    pub deflate_on_oom: bool,
+    /// The guest tells which pages it does not use.
+    pub reporting: bool,
+}
+
+impl Default for BalloonOptions {
+    fn default() -> BalloonOptions {
+        BalloonOptions {
+            target: 0,
+            deflate_on_oom: true,
+            reporting: true,
+        }
+    }
+}
+
 /// How the balloon is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BalloonState {
@@ -72,15 +96,29 @@ struct Fields {
 }
 
 /// A memory balloon.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Balloon {
+    features: u64,
     inner: Mutex<Inner>,
+    answered: Condvar,
 }
 
 impl Balloon {
     /// An empty balloon.
-    pub fn new() -> Balloon {
-        Balloon::default()
+    pub fn new(options: BalloonOptions) -> Balloon {
+        let features = [
+            (true, STATS_VQ),
+            (options.deflate_on_oom, DEFLATE_ON_OOM),
+            (options.reporting, FREE_PAGE_HINT | PAGE_REPORTING),
+        ];
+        let offered = features.iter().filter(|(offered, _)| *offered);
+        let balloon = Balloon {
+            features: offered.fold(0, |all, (_, bits)| all | bits),
+            inner: Mutex::default(),
+            answered: Condvar::new(),
+        };
+        balloon.set_target(options.target);
+        balloon
     }
 
     /// Asks the guest to have given up `bytes` in all, rounded down to 4 KiB.
@@ -107,6 +145,16 @@ impl Balloon {
     /// The guest's figures as it last gave them.
     pub fn statistics(&self) -> Statistics {
         self.lock().statistics.clone()
+    }
+
+    /// Figures that are newer than the `number`th, waiting for them up to `limit`.
+    pub fn wait_statistics(&self, number: u64, limit: Duration) -> Option<Statistics> {
+        let old = |inner: &mut Inner| inner.statistics.number <= number;
+        let waited = self
+            .answered
+            .wait_timeout_while(self.lock(), limit, old)
+            .unwrap_or_else(PoisonError::into_inner);
+        (!waited.1.timed_out()).then(|| waited.0.statistics.clone())
     }
 
     /// Asks the guest for new figures. `false`: no driver that gives any is there, or the last
@@ -223,7 +271,7 @@ impl VirtioDevice for Balloon {
     }
 
     fn features(&self) -> u64 {
-        STATS_VQ | DEFLATE_ON_OOM | FREE_PAGE_HINT | PAGE_REPORTING
+        self.features
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
@@ -254,7 +302,8 @@ impl VirtioDevice for Balloon {
         };
         let meaning = inner.meaning(index);
         if meaning == STATS {
-            return inner.take_figures(&queue, &view);
+            inner.take_figures(&queue, &view);
+            return self.answered.notify_all();
         }
         queue.drain(&view, |chain| {
             match inner.serve(meaning, &chain, &view) {
@@ -266,10 +315,13 @@ impl VirtioDevice for Balloon {
         queue.notify(&view);
     }
 
-    /// A new target, in bytes, as eight of them.
+    /// A new target, in bytes, as eight of them; nothing: a question for figures.
     fn input(&self, bytes: &[u8]) {
-        if let Some(target) = bytes.first_chunk() {
-            self.set_target(u64::from_le_bytes(*target));
+        match bytes.first_chunk() {
+            Some(target) => self.set_target(u64::from_le_bytes(*target)),
+            None => {
+                self.ask_statistics();
+            }
         }
     }
 

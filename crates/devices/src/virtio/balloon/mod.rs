@@ -16,5 +16,5 @@ mod statistics;
 #[cfg(test)]
 mod tests;
 
-pub use device::{Balloon, BalloonState};
+pub use device::{Balloon, BalloonOptions, BalloonState};
 pub use statistics::{Statistic, Statistics};

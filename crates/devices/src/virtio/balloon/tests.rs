@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use vmlet_memory::PAGE_SIZE;
 
 use super::{
-    Balloon, Statistic,
+    Balloon, BalloonOptions, Statistic,
     device::{DEFLATE, FREE_PAGE_HINT, HINTS, INFLATE, PAGE_REPORTING, REPORTS, STATS, STATS_VQ},
 };
 use crate::virtio::{
@@ -26,7 +26,7 @@ impl Bench {
         let queues: Vec<_> = (0..5)
             .map(|queue| Driver::new(&dma, 0x1000 + queue * 0x1_0000, 16))
             .collect();
-        let balloon = Balloon::new();
+        let balloon = Balloon::new(BalloonOptions::default());
         balloon.activate(Activation {
             features: bits | features::VERSION_1,
             queues: queues.iter().map(|driver| driver.queue(&heard)).collect(),

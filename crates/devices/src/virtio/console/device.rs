@@ -80,10 +80,10 @@ impl VirtioConsole {
         self.lock().input.len()
     }
 
-    /// Tells the guest how large the window is; zeros: not known.
-    pub fn resize(&self, columns: u16, rows: u16) {
+    /// Tells the guest how large the window is, in columns and rows; zeros: not known.
+    pub fn resize(&self, size: [u16; 2]) {
         let mut inner = self.lock();
-        inner.size = [columns, rows];
+        inner.size = size;
         if let Some(active) = inner.active.as_ref().filter(|active| active.has(SIZE)) {
             active.interrupt.config();
         }

@@ -96,7 +96,7 @@ fn virtio_5_3_6_2_1_output_in_a_writable_buffer_breaks_the_queue() {
 fn virtio_5_3_4_a_new_size_is_told_only_to_drivers_that_know_it() {
     for (bits, told) in [(SIZE, 1), (0, 0)] {
         let bench = bench(bits);
-        bench.console.resize(80, 25);
+        bench.console.resize([80, 25]);
         assert_eq!(bench.heard.config.load(Ordering::SeqCst), told);
         let mut config = [0; 16];
         bench.console.read_config(0, &mut config);
@@ -124,7 +124,7 @@ fn more_input_than_the_limit_is_not_taken() {
 fn waiting_input_is_saved_and_survives_a_reset() {
     let old = bench(0);
     old.console.push_input(b"typed");
-    old.console.resize(80, 25);
+    old.console.resize([80, 25]);
     let new = bench(0);
     new.console.restore(&old.console.save().unwrap()).unwrap();
     new.console.reset();
