@@ -41,7 +41,7 @@ class Ballooning:
 
     @property
     def given_back(self) -> int:
-        """What went back to the host since the VM was made: by the balloon, and as reported free."""
+        """What went back to the host since the VM was made, by the balloon or as free pages."""
         return balloon_state(self._machine)[2]
 
     @property

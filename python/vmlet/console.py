@@ -166,7 +166,7 @@ class Console:
 
 
 class Terminal(Console):
-    """What the guest prints and reads on its virtio console, /dev/hvc0; see `vmlet.VirtioConsole`."""
+    """What the guest prints and reads on /dev/hvc0, its `vmlet.VirtioConsole`."""
 
     def __init__(self, machine: Machine, limit: int) -> None:
         self._window = _Port(machine)
