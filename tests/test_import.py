@@ -10,7 +10,10 @@ import pytest
 import vmlet
 
 #: Modules of the standard library that take longer to import than all of vmlet.
-LARGE = ("dataclasses", "hashlib", "inspect", "json", "logging", "pathlib", "re", "typing")
+LARGE = (
+    *("collections", "contextlib", "dataclasses", "functools", "hashlib", "inspect", "json"),
+    *("logging", "pathlib", "re", "threading", "typing"),
+)
 
 
 def in_a_new_process(code: str) -> str:

@@ -1,7 +1,8 @@
 //! Requests to boot an image, and what a plan must keep to.
 
 use vmlet_boot::{
-    BootError, BootPlan, BootRequest, Load, MemoryKind, MemoryRange, Mode, ProtocolChoice, plan,
+    BootError, BootPlan, BootRequest, Load, MemoryKind, MemoryRange, Mode, ProtocolChoice, packed, plan,
+    unpack,
 };
 
 use crate::Input;
@@ -30,8 +31,14 @@ pub fn boot(input: &[u8]) {
     let extras = input.byte();
     let modules = vec![&MODULE[..]; usize::from(extras >> 2)];
     let cmdline = COMMAND_LINE.repeat(usize::from(input.byte()) % 64);
+    let kernel = input.rest();
+    let unpacked = match packed(kernel, protocol).and_then(|found| found.map(unpack).transpose()) {
+        Ok(unpacked) => unpacked,
+        Err(error) => return check_error(&error),
+    };
     let request = BootRequest {
-        kernel: input.rest(),
+        kernel,
+        vmlinux: unpacked.as_deref(),
         initramfs: (extras & 1 != 0).then_some(&MODULE[..]),
         modules: if extras & 2 != 0 { &modules } else { &[] },
         cmdline: &cmdline,

@@ -24,7 +24,7 @@ fuzz_target!(init: seeds::plant("virtio_console"), |data: &[u8]| {
     let mut typed = 0;
     virtio::drive(&console, &mut Input::new(data), |kind, bytes| {
         if kind % 4 == 0 {
-            console.resize(u16::from(kind), 25);
+            console.resize([u16::from(kind), 25]);
         } else {
             typed += console.push_input(bytes);
         }

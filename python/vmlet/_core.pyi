@@ -111,6 +111,7 @@ class Machine:
         *,
         name: str,
         kernel: bytes,
+        kernel_cache: str | None,
         initramfs: bytes | None,
         modules: list[bytes],
         cmdline: str,

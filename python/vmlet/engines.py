@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 from vmlet import _core
 from vmlet.errors import ConfigError
 
@@ -13,7 +11,8 @@ DEFAULT_CMDLINE = "console=ttyS0 panic=-1 reboot=t i8042.noaux i8042.nokbd tsc=r
 
 _NAMES = ("auto", "kvm", "soft")
 
-_told = threading.Lock()
+#: Emptied by the first who says it.
+_untold = ["that VMs run on the software CPU"]
 
 
 def default_cmdline(engine: str = "auto") -> str:
@@ -47,13 +46,16 @@ def resolve(engine: str, clock: str = "realtime") -> str:
 
 def _tell(reason: str, remedy: str | None) -> None:
     """Says once in this process that VMs run on the software CPU, why, and what would help."""
-    if _told.acquire(blocking=False):
-        import logging
+    try:
+        _untold.pop()
+    except IndexError:
+        return
+    import logging
 
-        advice = f" {remedy}" if remedy else ""
-        logging.getLogger("vmlet").warning(
-            "VMs run on the software CPU, which is slower than KVM: %s.%s "
-            'To have it without this message, ask for engine="soft".',
-            reason,
-            advice,
-        )
+    advice = f" {remedy}" if remedy else ""
+    logging.getLogger("vmlet").warning(
+        "VMs run on the software CPU, which is slower than KVM: %s.%s "
+        'To have it without this message, ask for engine="soft".',
+        reason,
+        advice,
+    )

@@ -11,15 +11,19 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-import threading
-from collections.abc import Sequence
+from _thread import allocate_lock
 
 from vmlet import _core
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 #: `logging.CRITICAL`: the module is imported where it is needed only, since it takes long.
 _CRITICAL = 50
-_start = threading.Lock()
-_telling = threading.Lock()
+# Not by `threading`, which takes long to import and is needed by who listens only.
+_start = allocate_lock()
+_telling = allocate_lock()
 _begun = False
 #: Some VM of this process has devices, or had.
 _devices = False
@@ -28,7 +32,7 @@ _devices = False
 def _forked() -> None:
     """A child has no thread; its parent's may have held a lock."""
     global _start, _telling, _begun
-    _start, _telling, _begun = threading.Lock(), threading.Lock(), False
+    _start, _telling, _begun = allocate_lock(), allocate_lock(), False
 
 
 os.register_at_fork(after_in_child=_forked)
@@ -62,6 +66,8 @@ def _begin() -> None:
         if _begun:
             return
         _begun = True
+        import threading
+
         threading.Thread(target=_relay, name="vmlet-log", daemon=True).start()
 
 

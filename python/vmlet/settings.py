@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+import os
+
 from vmlet.errors import ConfigError
 from vmlet.sizes import parse_size
+
+
+def kernel_cache() -> str | None:
+    """The folder in which unpacked kernels are kept; None: they are not.
+
+    VMLET_KERNEL_CACHE names another one, or none where it is empty.
+    """
+    given = os.environ.get("VMLET_KERNEL_CACHE")
+    if given is not None:
+        return given or None
+    # Not by `pathlib`, which takes long to import.
+    caches, home = os.environ.get("XDG_CACHE_HOME"), os.environ.get("HOME")
+    if not caches and home:
+        caches = f"{home}/.cache"
+    return f"{caches}/vmlet/kernels" if caches else None
 
 
 def rate(khz: int | None) -> int | None:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import os
 import warnings
-import weakref
 
-from vmlet import logs
+from vmlet import endings, logs
 from vmlet._core import Machine, plugged
 from vmlet.console import Console, Terminal
 from vmlet.engines import default_cmdline, resolve
 from vmlet.errors import (
     ConfigError,
-    ForkedProcessError,
     HostError,
     KernelError,
     TimeoutError,
@@ -23,7 +19,7 @@ from vmlet.fittings import Fittings, plug_later, unplug
 from vmlet.initramfs import build_initramfs
 from vmlet.memory import Memory
 from vmlet.records import Images, identity_of
-from vmlet.settings import backing_of, rate, ring_entries
+from vmlet.settings import backing_of, kernel_cache, rate, ring_entries
 from vmlet.sizes import parse_size
 from vmlet.vcpu import Vcpu
 
@@ -45,29 +41,6 @@ if TYPE_CHECKING:
     _Image = str | PathLike[str] | bytes
 
 _MOST = (1 << 63) - 1
-#: Seconds that a callback of a device may take where nobody is left to wait for it.
-_CALLBACK_AT_END = 0.5
-
-#: Machines to be closed before the interpreter goes: their threads must not outlive it.
-_alive: weakref.WeakSet[Machine] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_all() -> None:
-    for machine in list(_alive):
-        # A forked child has its parent's machines in the set, and nothing to close.
-        with contextlib.suppress(ForkedProcessError):
-            _close_at_end(machine)
-
-
-def _close_at_end(machine: Machine) -> None:
-    try:
-        machine.close(False, _CALLBACK_AT_END)
-    except TimeoutError:
-        # A callback in a loop gets an exception; one that waits in C goes down with the process.
-        machine.interrupt_callbacks()
-        with contextlib.suppress(TimeoutError):
-            machine.close(False, _CALLBACK_AT_END)
 
 
 class VM:
@@ -82,7 +55,10 @@ class VM:
     runs on until the VM is stopped or closed.
 
     Args:
-        kernel: path or bytes of a bzImage (vmlinuz), an ELF vmlinux or a PVH ELF.
+        kernel: path or bytes of a bzImage (vmlinuz), an ELF vmlinux or a PVH ELF. What a bzImage
+            packs is unpacked once and kept for the next VMs, in the folder ``vmlet/kernels`` of the
+            user's cache (XDG_CACHE_HOME, else ~/.cache), or in that which the environment variable
+            VMLET_KERNEL_CACHE names; nowhere where that is empty.
         initramfs: path or bytes of an image, or the path of a directory, which is packed.
         modules: PVH modules, path or bytes each.
         cmdline: the kernel's command line, given to it as it is; None for `default_cmdline` of
@@ -185,6 +161,7 @@ class VM:
             self._machine = Machine(
                 name=self.name,
                 kernel=images.kernel,
+                kernel_cache=kernel_cache(),
                 initramfs=images.initramfs,
                 modules=images.modules,
                 cmdline=given,
@@ -221,7 +198,7 @@ class VM:
 
     def _furnish(self, console_limit: int) -> None:
         """What stands around the core's object."""
-        _alive.add(self._machine)
+        endings.alive.add(self._machine)
         self._pid = os.getpid()
         #: The kernel's command line.
         self.cmdline = self._machine.cmdline
@@ -553,7 +530,7 @@ class VM:
             return
         if machine.state != "closed":
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            machine.close(False, _CALLBACK_AT_END)
+            machine.close(False, endings.CALLBACK_AT_END)
 
     def __repr__(self) -> str:
         if not hasattr(self, "vcpus"):

@@ -132,7 +132,7 @@ impl Elf {
     ///
     /// Segments share no bytes of the file in any kernel. Many that all name the same bytes would
     /// make a small file large.
-    pub(crate) fn load<'a>(&self, image: &Cow<'a, [u8]>) -> Result<Vec<Load<'a>>, BootError> {
+    pub(crate) fn load<'a>(&self, image: &'a [u8]) -> Result<Vec<Load<'a>>, BootError> {
         let sizes = self.loads().map(|segment| segment.file_size);
         let total = sizes.fold(0, u64::saturating_add);
         if total > image.len() as u64 {
@@ -154,7 +154,7 @@ impl Elf {
             let zeros = segment.memory_size - segment.file_size;
             Ok(Load {
                 gpa: segment.paddr,
-                bytes,
+                bytes: Cow::Borrowed(bytes),
                 zeros,
             })
         });
@@ -173,13 +173,13 @@ impl Elf {
     }
 }
 
-/// A range of the image, borrowed if the image is.
+/// A range of the image.
 fn slice<'a>(
-    image: &Cow<'a, [u8]>,
+    image: &'a [u8],
     offset: u64,
     len: u64,
     what: &'static str,
-) -> Result<Cow<'a, [u8]>, BootError> {
+) -> Result<&'a [u8], BootError> {
     let truncated = || BootError::Truncated {
         what,
         needed: offset.saturating_add(len),
@@ -190,10 +190,7 @@ fn slice<'a>(
         .checked_add(len)
         .and_then(|end| usize::try_from(end).ok());
     let range = start..end.ok_or_else(truncated)?;
-    Ok(match image {
-        Cow::Borrowed(bytes) => Cow::Borrowed(bytes.get(range).ok_or_else(truncated)?),
-        Cow::Owned(bytes) => Cow::Owned(bytes.get(range).ok_or_else(truncated)?.to_vec()),
-    })
+    image.get(range).ok_or_else(truncated)
 }
 
 /// Notes are a name size, a content size, a type, the name and the content, each padded to four

@@ -9,6 +9,9 @@ pub enum BootError {
     /// No bytes.
     #[error("the kernel image is empty. Give a bzImage (vmlinuz) or an ELF file")]
     Empty,
+    /// A bzImage whose kernel has not been unpacked.
+    #[error("the bzImage's kernel is packed. Unpack it first")]
+    Packed,
     /// Neither an ELF file nor a bzImage.
     #[error(
         "the kernel image is neither an ELF file nor a bzImage (it starts with {start:02x?}). \

@@ -26,9 +26,10 @@ mod pvh;
 mod xz;
 
 pub use error::BootError;
+pub use payload::unpack;
 pub use plan::{
     BootPlan, BootRequest, Entry, Load, MemoryKind, MemoryRange, Mode, Protocol, ProtocolChoice,
-    plan,
+    packed, plan,
 };
 
 #[cfg(test)]

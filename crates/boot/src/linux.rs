@@ -28,7 +28,7 @@ const ENTRY_64: u64 = 0x200;
 pub(crate) fn plan_elf<'a>(
     request: &BootRequest<'a>,
     elf: &Elf,
-    image: &Cow<'a, [u8]>,
+    image: &'a [u8],
     header: Option<&Header>,
 ) -> Result<BootPlan<'a>, BootError> {
     let mut loads = elf.load(image)?;

@@ -14,8 +14,8 @@ const LZ4_BLOCK: usize = 8 << 20;
 /// More than what kernels are packed to.
 const LZ4_RATIO: usize = 8;
 
-/// Unpacks a payload by what it starts with.
-pub(crate) fn unpack(payload: &[u8]) -> Result<Vec<u8>, BootError> {
+/// Unpacks a payload by what it starts with: gzip, xz, zstd or legacy lz4, to 1 GiB at most.
+pub fn unpack(payload: &[u8]) -> Result<Vec<u8>, BootError> {
     match payload {
         [0x1f, 0x8b, ..] => read_all("gzip", flate2::read::GzDecoder::new(payload)),
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {

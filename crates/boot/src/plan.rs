@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::{BootError, bzimage, elf, elf::Elf, linux, payload, pvh};
+use crate::{BootError, bzimage, elf, elf::Elf, linux, pvh};
 
 /// What a range of guest-physical addresses is (the e820 types).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub enum Protocol {
 pub struct BootRequest<'a> {
     /// The kernel image.
     pub kernel: &'a [u8],
+    /// What [`crate::unpack`] made of the payload that [`packed`] found in the image.
+    pub vmlinux: Option<&'a [u8]>,
     /// The initramfs.
     pub initramfs: Option<&'a [u8]>,
     /// Further PVH modules.
@@ -137,6 +139,19 @@ pub struct BootPlan<'a> {
 /// What an arm64 Image has at offset 56 (Linux, Documentation/arch/arm64/booting.rst, section 4).
 const ARM64_MAGIC: &[u8] = b"ARM\x64";
 
+/// The compressed kernel in `kernel`, a bzImage, if that is what is booted: [`crate::unpack`] it and give the
+/// result with the request.
+pub fn packed(kernel: &[u8], protocol: ProtocolChoice) -> Result<Option<&[u8]>, BootError> {
+    if kernel.starts_with(&elf::MAGIC) || !bzimage::is_bzimage(kernel) {
+        return Ok(None);
+    }
+    let header = bzimage::Header::parse(kernel)?;
+    if protocol == ProtocolChoice::BzImage || !header.has_linux64_payload() {
+        return Ok(None);
+    }
+    header.payload(kernel).map(Some)
+}
+
 /// Plans a boot.
 pub fn plan<'a>(request: &BootRequest<'a>) -> Result<BootPlan<'a>, BootError> {
     check_command_line(request.cmdline)?;
@@ -145,7 +160,7 @@ pub fn plan<'a>(request: &BootRequest<'a>) -> Result<BootPlan<'a>, BootError> {
         return Err(BootError::Empty);
     }
     if kernel.starts_with(&elf::MAGIC) {
-        return plan_elf(request, Cow::Borrowed(kernel), None);
+        return plan_elf(request, kernel, None);
     }
     if !bzimage::is_bzimage(kernel) {
         if kernel.get(56..60) == Some(ARM64_MAGIC) {
@@ -158,8 +173,8 @@ pub fn plan<'a>(request: &BootRequest<'a>) -> Result<BootPlan<'a>, BootError> {
     if request.protocol == ProtocolChoice::BzImage || !header.has_linux64_payload() {
         return plan_bzimage(request, &header);
     }
-    let vmlinux = payload::unpack(header.payload(kernel)?)?;
-    plan_elf(request, Cow::Owned(vmlinux), Some(&header))
+    let vmlinux = request.vmlinux.ok_or(BootError::Packed)?;
+    plan_elf(request, vmlinux, Some(&header))
 }
 
 fn plan_bzimage<'a>(
@@ -182,10 +197,10 @@ fn plan_bzimage<'a>(
 
 fn plan_elf<'a>(
     request: &BootRequest<'a>,
-    image: Cow<'a, [u8]>,
+    image: &'a [u8],
     header: Option<&bzimage::Header>,
 ) -> Result<BootPlan<'a>, BootError> {
-    let elf = Elf::parse(&image)?;
+    let elf = Elf::parse(image)?;
     let linux = elf.is_64bit() && (header.is_some() || elf.looks_like_linux());
     match request.protocol {
         ProtocolChoice::BzImage => {
@@ -202,11 +217,11 @@ fn plan_elf<'a>(
                 reason,
             })
         }
-        ProtocolChoice::Auto if !linux => pvh::plan(request, &elf, &image),
-        ProtocolChoice::Pvh => pvh::plan(request, &elf, &image),
+        ProtocolChoice::Auto if !linux => pvh::plan(request, &elf, image),
+        ProtocolChoice::Pvh => pvh::plan(request, &elf, image),
         ProtocolChoice::Auto | ProtocolChoice::Linux64 => {
             no_modules(request)?;
-            linux::plan_elf(request, &elf, &image, header)
+            linux::plan_elf(request, &elf, image, header)
         }
     }
 }

@@ -21,6 +21,7 @@ const RAM: [MemoryRange; 2] = [
 fn request(kernel: &[u8]) -> BootRequest<'_> {
     BootRequest {
         kernel,
+        vmlinux: None,
         initramfs: None,
         modules: &[],
         cmdline: "console=ttyS0",

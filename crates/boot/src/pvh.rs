@@ -25,7 +25,7 @@ const MODULE_LIMIT: u64 = 0x1_0000_0000;
 pub(crate) fn plan<'a>(
     request: &BootRequest<'a>,
     elf: &Elf,
-    image: &Cow<'a, [u8]>,
+    image: &'a [u8],
 ) -> Result<BootPlan<'a>, BootError> {
     let rip = entry_point(elf, image)?;
     let mut loads = elf.load(image)?;

@@ -2,6 +2,7 @@
 
 use std::{
     ops::RangeInclusive,
+    path::PathBuf,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -10,7 +11,7 @@ use vmlet_host::{HostMemory, HostRoot};
 use vmlet_pci::Root;
 use vmlet_vcpu::cpuid::{CpuModel, MODELS};
 
-use crate::{MachineError, board::layout};
+use crate::{Image, MachineError, board::layout};
 
 /// Memory comes in pages.
 const GRANULE: u64 = 4096;
@@ -119,11 +120,13 @@ pub struct Config {
     /// What records call the VM.
     pub name: String,
     /// The kernel image.
-    pub kernel: Vec<u8>,
+    pub kernel: Image,
+    /// A folder of the user's in which unpacked kernels are kept; none: they are not.
+    pub kernel_cache: Option<PathBuf>,
     /// The initramfs.
-    pub initramfs: Option<Vec<u8>>,
+    pub initramfs: Option<Image>,
     /// PVH modules.
-    pub modules: Vec<Vec<u8>>,
+    pub modules: Vec<Image>,
     /// The kernel's command line.
     pub cmdline: String,
     /// Bytes of memory, a multiple of 4 KiB.

@@ -19,6 +19,7 @@ use crate::{
         layout::{self, PciLayout},
     },
     engine,
+    kernels::{self, Unpacked},
     machine::VcpuMaker,
 };
 
@@ -111,16 +112,20 @@ pub(crate) struct Image<'a> {
 /// What a plan refers to.
 pub(crate) struct Sources<'a> {
     modules: Vec<&'a [u8]>,
+    vmlinux: Option<Unpacked>,
     memory: Vec<MemoryRange>,
 }
 
 impl<'a> Sources<'a> {
     /// Those of `config`.
-    pub(crate) fn of(config: &'a Config) -> Sources<'a> {
-        Sources {
-            modules: config.modules.iter().map(Vec::as_slice).collect(),
+    pub(crate) fn of(config: &'a Config) -> Result<Sources<'a>, MachineError> {
+        let packed = vmlet_boot::packed(&config.kernel, config.protocol)?;
+        let unpack = |packed| kernels::unpack(packed, config.kernel_cache.as_deref());
+        Ok(Sources {
+            modules: config.modules.iter().map(|module| &**module).collect(),
+            vmlinux: packed.map(unpack).transpose()?,
             memory: layout::memory_map(config.memory, config.pci_ports > 0),
-        }
+        })
     }
 }
 
@@ -131,6 +136,7 @@ pub(crate) fn plan<'a>(
 ) -> Result<Image<'a>, MachineError> {
     let boot = vmlet_boot::plan(&BootRequest {
         kernel: &config.kernel,
+        vmlinux: sources.vmlinux.as_deref(),
         initramfs: config.initramfs.as_deref(),
         modules: &sources.modules,
         cmdline: &config.cmdline,

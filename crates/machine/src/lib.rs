@@ -5,6 +5,7 @@
 //! * `attached.rs`: devices that the user brings to a board.
 //! * `devices.rs`, `network.rs`: [`DeviceConfig`], [`NetDevice`], virtio devices that a user names.
 //! * `board/`: address map, ACPI tables, devices, and the way from a vCPU's access to a device.
+//! * `kernels.rs`: unpacked kernels, kept on disk.
 //! * `launch.rs`: from a boot plan to memory and registers.
 //! * `machine.rs`, `lifecycle.rs`: [`Machine`], its states and its events; `machine/assembly.rs` puts it together,
 //!   `machine/saving.rs` saves and restores it, `machine/counted.rs` counts its instructions, `machine/devices.rs` attaches and
@@ -12,6 +13,7 @@
 //!   speaks to, which `machine/reach.rs` leads to.
 //! * `virtio.rs`: virtio devices that the user brings.
 //! * `saved.rs`: the bytes of a saved machine.
+//! * `image.rs`: [`Image`], bytes of a kernel and the like.
 //! * `inspect.rs`: how an address is translated, in which pages memory is mapped.
 //! * `console.rs`: what the guest prints and reads.
 //! * `bell.rs`: how an event loop learns of either.
@@ -31,8 +33,10 @@ mod devices;
 mod engine;
 mod error;
 mod event;
+mod image;
 mod inspect;
 pub mod journal;
+mod kernels;
 mod launch;
 mod lifecycle;
 mod machine;
@@ -49,6 +53,7 @@ pub use devices::{DeviceConfig, DiskConfig};
 pub use engine::{Choice, EngineReport, ModelReport, choose, linux_cmdline, models, report};
 pub use error::{ErrorKind, MachineError};
 pub use event::{Event, EventKind, LackingInstruction};
+pub use image::Image;
 pub use inspect::{PageReport, SecondStage, WalkEnd, WalkReport, WalkStep};
 pub use journal::{RecordError, format::Identity};
 pub use lifecycle::State;

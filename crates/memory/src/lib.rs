@@ -11,6 +11,7 @@
 //! * `dirty.rs`: which pages were written, by the guest, by us or behind everybody's back.
 //! * `foreign.rs`: this process's own writes, for who caches what memory holds.
 //! * `guest_memory.rs`: the map as devices see it, with vm-memory's traits.
+//! * `file_map.rs`: [`FileMap`], a file's content as bytes.
 //! * `fork.rs`: what a forked child finds: zeros, no descriptors, and a generation that differs.
 //! * `paging/`: page tables: the guest's own formats, EPT and NPT, their walkers and a builder.
 //!
@@ -19,6 +20,7 @@
 mod address;
 mod dirty;
 mod error;
+mod file_map;
 mod foreign;
 pub mod fork;
 mod guest_memory;
@@ -34,6 +36,7 @@ mod space;
 pub use address::{Gpa, Hpa, Hva, Iova, PAGE_SIZE};
 pub use dirty::{Extent, PageBitmap};
 pub use error::MemoryError;
+pub use file_map::FileMap;
 pub use foreign::{ForeignNews, ForeignWrites};
 pub use guest_memory::{MemoryView, Slices, Written, WrittenPages};
 pub use hugetlb::{HugePool, size_name};

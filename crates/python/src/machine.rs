@@ -5,11 +5,12 @@ use std::{os::fd::AsRawFd, path::PathBuf, sync::Arc, thread, time::Duration};
 use pyo3::{
     exceptions::{PyTypeError, PyValueError},
     prelude::*,
+    pybacked::PyBackedBytes,
     types::{PyBytes, PyDict},
 };
 use vmlet_machine::{
-    ClockChoice, Config, CpuChoice, EngineChoice, Event, Identity, ProtocolChoice, RamBacking,
-    State, ThreadStarter,
+    ClockChoice, Config, CpuChoice, EngineChoice, Event, Identity, Image, ProtocolChoice,
+    RamBacking, State, ThreadStarter,
 };
 
 use crate::{
@@ -156,7 +157,7 @@ pub(crate) fn start_thread(name: String, body: Box<dyn FnOnce() + Send>) -> std:
 #[pymethods]
 impl Machine {
     #[new]
-    #[pyo3(signature = (*, name, kernel, initramfs, modules, cmdline, memory, cpus, engine, protocol, ram, huge_page, prefault, console_limit, debug_port, clock, cpu, tsc_khz, dirty_ring, pci_ports, devices, calls_python))]
+    #[pyo3(signature = (*, name, kernel, kernel_cache, initramfs, modules, cmdline, memory, cpus, engine, protocol, ram, huge_page, prefault, console_limit, debug_port, clock, cpu, tsc_khz, dirty_ring, pci_ports, devices, calls_python))]
     #[expect(
         clippy::too_many_arguments,
         reason = "one argument a setting, all by name"
@@ -164,9 +165,10 @@ impl Machine {
     fn new(
         py: Python<'_>,
         name: String,
-        kernel: Vec<u8>,
-        initramfs: Option<Vec<u8>>,
-        modules: Vec<Vec<u8>>,
+        kernel: PyBackedBytes,
+        kernel_cache: Option<PathBuf>,
+        initramfs: Option<PyBackedBytes>,
+        modules: Vec<PyBackedBytes>,
         cmdline: String,
         memory: u64,
         cpus: u32,
@@ -206,9 +208,10 @@ impl Machine {
         let models: Vec<_> = CpuChoice::all().map(|cpu| (cpu.name(), cpu)).collect();
         let config = Config {
             name,
-            kernel,
-            initramfs,
-            modules,
+            kernel: Image::new(kernel),
+            kernel_cache,
+            initramfs: initramfs.map(Image::new),
+            modules: modules.into_iter().map(Image::new).collect(),
             cmdline,
             memory,
             cpus,

@@ -3,8 +3,8 @@
 `boot.py KERNEL INITRD CMDLINE -- QEMU FLAGS...` reads lines of stdin and answers each with three
 numbers: nanoseconds of CLOCK_MONOTONIC to the marker, those from the start of guest code to it (0:
 not known), and those that the guest's kernel says it has been running. "process" starts a Python
-process that makes a VM, "vm" makes one here, and "qemu" starts QEMU. `boot.py --once KERNEL INITRD
-CMDLINE` is that Python process.
+process that makes a VM (`once.py`), "vm" makes one here, "first" one whose kernel nobody has
+unpacked before, and "qemu" starts QEMU.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import vmlet
 
@@ -53,33 +54,24 @@ def of_a_process(command: list[str]) -> tuple[int, int, int]:
     return marked - begun, 0, int(found[1])
 
 
-def once(kernel: str, initrd: str, cmdline: str) -> None:
-    """Boot a VM and print what it prints."""
-    vm = vmlet.VM(kernel=kernel, initramfs=initrd, cmdline=cmdline, memory="256M", engine="kvm")
-    vm.start()
-    while piece := vm.console.read(timeout=None):
-        sys.stdout.buffer.write(piece)
-        sys.stdout.buffer.flush()
-
-
 def main() -> None:
     """Serve the lines of stdin."""
     at = sys.argv.index("--")
     images, qemu = sys.argv[1:at], sys.argv[at + 1 :]
     kernel, initrd, cmdline = images
     qemu += ["-kernel", kernel, "-initrd", initrd, "-append", cmdline]
-    itself = [sys.executable, "-B", __file__, "--once", *images]
+    once = [sys.executable, "-B", str(Path(__file__).with_name("once.py")), *images]
     for line in sys.stdin:
         side = line.strip()
-        if side == "vm":
+        if side in ("vm", "first"):
+            os.environ.pop("VMLET_KERNEL_CACHE", None)
+            if side == "first":
+                os.environ["VMLET_KERNEL_CACHE"] = ""
             numbers = in_this_process(kernel, initrd, cmdline)
         else:
-            numbers = of_a_process(itself if side == "process" else qemu)
+            numbers = of_a_process(once if side == "process" else qemu)
         print(*numbers, flush=True)
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--once":
-        once(*sys.argv[2:])
-    else:
-        main()
+    main()

@@ -59,7 +59,7 @@ impl Machine {
         let engine = engine::open(config.engine, config.clock)?;
         let limits = engine.limits();
         check_cpus(config, limits)?;
-        let sources = launch::Sources::of(config);
+        let sources = launch::Sources::of(config)?;
         let image = launch::plan(config, &sources)?;
         let make = launch::maker(config, &image);
         let contents = Contents {

@@ -72,7 +72,7 @@ fn kernel() -> Vec<u8> {
 
 fn config(pci_ports: u8) -> Config {
     Config {
-        kernel: kernel(),
+        kernel: kernel().into(),
         memory: 2 << 20,
         cpus: 1,
         engine: EngineChoice::Soft,
