@@ -207,11 +207,16 @@ def short(cmdline: str) -> str:
     return f"{cmdline} {_GUEST_CMDLINE}".rstrip()
 
 
-def command(vm: vmlet.VM, line: str, timeout: float = 20) -> str:
-    """What ``line`` prints in the shell of ``vm``."""
+def command(
+    vm: vmlet.VM, line: str, timeout: float = 20, meanwhile: Callable[[], None] | None = None
+) -> str:
+    """What ``line`` prints in the shell of ``vm``; ``meanwhile`` is called while it runs."""
     vm.console.write(f"echo begin-$((1+1)); {line}; echo end-$((1+1))\n")
-    said = re.compile(rb"begin-2\r\n(.*?)end-2\r\n", re.DOTALL)
-    return vm.console.expect(said, timeout=limit(timeout))[1].decode().replace("\r", "").strip()
+    vm.console.expect("begin-2\r\n", timeout=limit(timeout))
+    if meanwhile is not None:
+        meanwhile()
+    said = vm.console.expect(re.compile(rb"(.*?)end-2\r\n", re.DOTALL), timeout=limit(timeout))
+    return said[1].decode().replace("\r", "").strip()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -29,6 +30,23 @@ def blank(path: Path, size: int = 16 << 20) -> Path:
     """An image of zeros."""
     with path.open("wb") as file:
         file.truncate(size)
+    return path
+
+
+def qcow2(path: Path, size: int = 16 << 20) -> Path:
+    """A qcow2 image without any data: a header, counts of references, a table."""
+    cluster = 1 << 16
+    counts, block, table = cluster, 2 * cluster, 3 * cluster
+    head = struct.pack(
+        ">4sIQIIQIIQQIIQ", b"QFI\xfb", 2, 0, 0, 16, size, 0, 1, table, counts, 1, 0, 0
+    )
+    with path.open("wb") as file:
+        file.write(head)
+        file.seek(counts)
+        file.write(struct.pack(">Q", block))
+        file.seek(block)
+        file.write(struct.pack(">4H", 1, 1, 1, 1))
+        file.truncate(4 * cluster)
     return path
 
 

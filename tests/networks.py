@@ -103,3 +103,38 @@ def pings(vm: vmlet.VM, address: str) -> bool:
 def digest(pieces: list[bytes]) -> str:
     """The sum of what a guest is sent."""
     return hashlib.md5(b"".join(pieces), usedforsecurity=False).hexdigest()
+
+
+def answer(frame: bytes) -> bytes | None:
+    """What 10.9.1.2 says to an ARP request or a ping."""
+    own, guest, rest = bytes([2, 0, 0, 0, 0, 2]), frame[6:12], frame[12:]
+    if rest[:2] == b"\x08\x06" and frame[38:42] == bytes([10, 9, 1, 2]):
+        reply = frame[14:20] + b"\x00\x02" + own + frame[38:42] + frame[22:32]
+        return guest + own + rest[:2] + reply
+    if rest[:2] == b"\x08\x00" and frame[23] == 1 and frame[34] == 8:
+        # The type becomes that of an answer, and the sum more by the difference.
+        total = int.from_bytes(frame[36:38], "big") + 0x800
+        total = (total & 0xFFFF) + (total >> 16)
+        body = b"\x00\x00" + total.to_bytes(2, "big") + frame[38:]
+        return guest + own + frame[12:26] + frame[30:34] + frame[26:30] + body
+    return None
+
+
+def respond(end: socket.socket) -> None:
+    """Answers until the other side is gone."""
+    with end:
+        while frame := end.recv(2048):
+            if said := answer(frame):
+                end.send(said)
+
+
+@contextmanager
+def responder() -> Iterator[vmlet.LinkEnd]:
+    """An end of a link behind which 10.9.1.2 answers pings until the VM that has it is gone, or the
+    device."""
+    ours, theirs = vmlet.link()
+    thread = threading.Thread(target=respond, args=[theirs._take()], daemon=True)
+    thread.start()
+    yield ours
+    thread.join(limit(30))
+    assert not thread.is_alive()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import networks
 import vmlet
 import vmlet.aio
-from conftest import Engine, kernels, limit
+from conftest import Engine, initramfs, kernels, limit
 from disks import blank, command, with_disks
 
 pytestmark = pytest.mark.linux
@@ -23,7 +25,8 @@ DISKS = "for i in $(seq 100); do [ $(ls /sys/block | grep -c ^vd) = {} ] && brea
 
 def booted(make: Make, **settings: object) -> vmlet.VM:
     cmdline = f"{vmlet.default_cmdline('soft')} quiet loglevel=1"
-    vm = make(kernel=kernels()[KERNEL], initramfs=with_disks(KERNEL), cmdline=cmdline, **settings)
+    settings = {"initramfs": with_disks(KERNEL), **settings}
+    vm = make(kernel=kernels()[KERNEL], cmdline=cmdline, **settings)
     vm.start()
     vm.console.expect("# ", timeout=limit(60))
     return vm
@@ -49,6 +52,37 @@ def test_a_disk_comes_is_used_goes_and_comes_again(
         vm.detach(port, timeout=limit(40))
         assert (vm.devices, disks(vm, 0)) == ({}, "")
         assert image.read_bytes().startswith(text.encode())
+
+
+@pytest.mark.engines
+def test_a_nic_comes_is_used_goes_and_comes_again(make: Make, engine: Engine) -> None:
+    files = initramfs(modules=networks.MODULES, kernel=KERNEL)
+    vm = booted(make, initramfs=files, pci_ports=1)
+    ready = (
+        "until [ -e /sys/class/net/eth0 ]; do sleep 0.1; done; "
+        "ip link set eth0 up; ip addr add 10.9.1.1/24 dev eth0"
+    )
+
+    def pause() -> None:
+        for _ in range(10):
+            vm.pause()
+            time.sleep(0.02)
+            vm.resume()
+
+    with networks.responder() as peer:
+        port = vm.attach(vmlet.Net(peer=peer))
+        command(vm, ready)
+        assert networks.pings(vm, "10.9.1.2")
+        said = command(vm, "ping -c 10 -i 0.1 10.9.1.2", meanwhile=pause)
+        assert "10 packets received" in said
+        vm.detach(port, timeout=limit(40))
+        gone = "while [ -e /sys/class/net/eth0 ]; do sleep 0.1; done; ls /sys/class/net"
+        assert (vm.devices, command(vm, gone)) == ({}, "lo")
+    with networks.responder() as peer:
+        assert vm.attach(vmlet.Net(peer=peer)) == port
+        command(vm, ready)
+        assert networks.pings(vm, "10.9.1.2")
+        vm.close()
 
 
 def test_a_disk_that_is_pulled_is_gone_and_the_guest_goes_on(make: Make, tmp_path: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +12,19 @@ import pytest
 
 import vmlet
 from conftest import Engine, initramfs, kernels, lacks, limit
-from networks import KERNEL, MODULES, command, digest, guest, ip, namespace, pings, serve, tap
+from networks import (
+    KERNEL,
+    MODULES,
+    command,
+    digest,
+    guest,
+    ip,
+    namespace,
+    pings,
+    responder,
+    serve,
+    tap,
+)
 
 pytestmark = pytest.mark.linux
 
@@ -138,29 +148,6 @@ def ending(vm: vmlet.VM) -> tuple[str, int, str, bytes]:
     return event.kind, vm.instructions, vm.state_hash(), vm.console.read()
 
 
-def answer(frame: bytes) -> bytes | None:
-    """What 10.9.1.2 says to an ARP request or a ping."""
-    own, guest, rest = bytes([2, 0, 0, 0, 0, 2]), frame[6:12], frame[12:]
-    if rest[:2] == b"\x08\x06" and frame[38:42] == bytes([10, 9, 1, 2]):
-        reply = frame[14:20] + b"\x00\x02" + own + frame[38:42] + frame[22:32]
-        return guest + own + rest[:2] + reply
-    if rest[:2] == b"\x08\x00" and frame[23] == 1 and frame[34] == 8:
-        # The type becomes that of an answer, and the sum more by the difference.
-        total = int.from_bytes(frame[36:38], "big") + 0x800
-        total = (total & 0xFFFF) + (total >> 16)
-        body = b"\x00\x00" + total.to_bytes(2, "big") + frame[38:]
-        return guest + own + frame[12:26] + frame[30:34] + frame[26:30] + body
-    return None
-
-
-def respond(end: socket.socket) -> None:
-    """Answers until the other side is gone."""
-    with end:
-        while frame := end.recv(2048):
-            if said := answer(frame):
-                end.send(said)
-
-
 @pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab")
 def test_a_counted_boot_with_a_network_is_the_same_run_after_run(make: Make) -> None:
     endings = []
@@ -178,15 +165,12 @@ def test_a_counted_boot_with_a_network_is_the_same_run_after_run(make: Make) -> 
 @pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab")
 def test_a_recorded_run_that_heard_from_its_network_replays(make: Make, tmp_path: Path) -> None:
     path = tmp_path / "net.rec"
-    ours, theirs = vmlet.link()
-    thread = threading.Thread(target=respond, args=[theirs._take()], daemon=True)
-    thread.start()
-    vm = make(**asking(ours, HEARS))
-    vm.record(path)
-    vm.start()
-    recorded = ending(vm)
-    vm.close()
-    thread.join(limit(10))
+    with responder() as ours:
+        vm = make(**asking(ours, HEARS))
+        vm.record(path)
+        vm.start()
+        recorded = ending(vm)
+        vm.close()
     assert b"3 packets transmitted, 3 packets received" in recorded[3]
     silent, _other = vmlet.link()
     settings = {key: value for key, value in asking(silent, HEARS).items() if key != "clock"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vmlet._core import ask_balloon, balloon_state, balloon_statistics, inflate_balloon
+from vmlet.devices.balloon import target_of
 from vmlet.errors import TimeoutError
-from vmlet.sizes import parse_size
 
 if TYPE_CHECKING:
     from vmlet._core import Machine
@@ -32,7 +32,7 @@ class Ballooning:
 
     @target.setter
     def target(self, size: int | str) -> None:
-        inflate_balloon(self._machine, parse_size(size))
+        inflate_balloon(self._machine, target_of(size))
 
     @property
     def size(self) -> int:

@@ -178,6 +178,11 @@ impl Life {
         Arc::clone(terminal)
     }
 
+    /// That output, if there ever was such a console.
+    pub(crate) fn terminal_if_any(&self) -> Option<Arc<Console>> {
+        self.terminal.get().cloned()
+    }
+
     /// No more output comes.
     fn end_consoles(&self) {
         self.console.set_ended(true);

@@ -33,7 +33,7 @@ class Balloon(Model):
     reporting: bool = True
 
     def __post_init__(self) -> None:
-        parse_size(self.target)
+        target_of(self.target)
         for name in ("deflate_on_oom", "reporting"):
             value = getattr(self, name)
             if not isinstance(value, bool):
@@ -43,7 +43,15 @@ class Balloon(Model):
         return attach_balloon(
             machine,
             port,
-            target=parse_size(self.target),
+            target=target_of(self.target),
             deflate_on_oom=self.deflate_on_oom,
             reporting=self.reporting,
         )
+
+
+def target_of(size: int | str) -> int:
+    """Bytes of a target that a VM could have."""
+    target = parse_size(size)
+    if target >= 1 << 63:
+        raise ConfigError(f"target cannot be {size!r}", remedy="Give at most the VM's memory.")
+    return target

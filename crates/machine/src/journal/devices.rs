@@ -8,7 +8,7 @@ use std::{
 
 use vmlet_devices::virtio::{VirtioPci, net::FrameSink};
 
-use super::{Journal, Mode, format::Input};
+use super::{Journal, Mode, RecordError, format::Input};
 
 /// The most bytes that wait for the guest's thread; what comes beyond is lost.
 const MOST: usize = 4 << 20;
@@ -97,27 +97,32 @@ pub(crate) struct DeviceInputs {
 
 impl DeviceInputs {
     /// Lets `bytes` enter when the guest's thread next asks. False: they are lost, for want of room
-    /// or because a replay takes nothing from outside.
-    pub(crate) fn offer(&self, bytes: &[u8]) -> bool {
+    /// or because the run is over; an error in a replay, which takes nothing from outside.
+    pub(crate) fn offer(&self, bytes: &[u8]) -> Result<bool, RecordError> {
         let Some(journal) = self.journal.upgrade() else {
-            return false;
+            return Ok(false);
         };
         let mut state = journal.lock();
-        let live = matches!(state.mode, Mode::Live | Mode::Recording(_));
-        if !live || !state.arrived.add(self.port, bytes) {
-            return false;
+        match state.mode {
+            Mode::Live | Mode::Recording(_) => {}
+            Mode::Replaying(_) => return Err(RecordError::Replaying),
+            Mode::Over => return Ok(false),
+        }
+        if !state.arrived.add(self.port, bytes) {
+            return Ok(false);
         }
         drop(state);
         if let Some(vm) = journal.vm.upgrade() {
             vm.input_waits();
         }
-        true
+        Ok(true)
     }
 }
 
 impl FrameSink for DeviceInputs {
     fn push(&self, frame: &[u8]) {
-        self.offer(frame);
+        // A frame that finds no room, or a replay, is lost as on any network.
+        let _ = self.offer(frame);
     }
 }
 

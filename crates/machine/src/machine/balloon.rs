@@ -23,9 +23,9 @@ impl Machine {
     ) -> Result<u8, MachineError> {
         self.check_target(options.target)?;
         let parts = self.open()?;
-        only_one(&parts.balloon, NAME)?;
+        only_one(&parts.balloon, parts.board.pci.as_ref(), NAME)?;
         let device = Arc::new(Balloon::new(options));
-        self.attach_reached(&device, &parts.balloon, port, spawn)
+        self.attach_reached(&device, &parts.balloon, self.shared_place(spawn)?, port)
     }
 
     /// How the balloon is.
@@ -71,18 +71,18 @@ impl Machine {
 
 impl Parts {
     fn balloon(&self) -> Result<Arc<Balloon>, MachineError> {
-        let device = self.balloon.device();
+        let device = self.balloon.device(self.board.pci.as_ref());
         device.ok_or_else(|| missing("balloon", "Make the VM with devices=[vmlet.Balloon()]."))
     }
 
     fn enter_balloon(&self, bytes: &[u8]) -> Result<(), MachineError> {
-        if self.balloon.input(&*self.balloon()?, bytes) {
+        if self.balloon.input(&*self.balloon()?, bytes)? {
             return Ok(());
         }
         Err(MachineError::Config {
             what: "balloon",
-            detail: "not to be had now".to_owned(),
-            remedy: "A replayed run takes nothing from outside.",
+            detail: "a run that is over, or that has not taken what was set before".to_owned(),
+            remedy: "Start it, or make another VM.",
         })
     }
 }

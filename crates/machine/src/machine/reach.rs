@@ -1,6 +1,9 @@
 //! The way to a device that the machine's user speaks to.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::{
+    ptr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
 
 use vmlet_devices::virtio::{Place, VirtioDevice, VirtioPci};
 use vmlet_pci::Function;
@@ -8,6 +11,7 @@ use vmlet_pci::Function;
 use super::Machine;
 use crate::{
     MachineError, ThreadStarter,
+    board::PciBus,
     devices::shared_reactor,
     journal::{DeviceInputs, TakesInput},
 };
@@ -19,6 +23,9 @@ pub(super) struct Reach<T>(Mutex<Option<Way<T>>>);
 #[derive(Debug)]
 struct Way<T> {
     device: Weak<T>,
+    /// Where it is plugged.
+    function: Weak<VirtioPci>,
+    port: u8,
     /// In a counted run.
     inputs: Option<DeviceInputs>,
 }
@@ -34,33 +41,39 @@ impl<T> Reach<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn set(&self, device: &Arc<T>, inputs: Option<DeviceInputs>) {
-        let device = Arc::downgrade(device);
-        *self.lock() = Some(Way { device, inputs });
-    }
-
-    pub(super) fn device(&self) -> Option<Arc<T>> {
-        self.lock().as_ref()?.device.upgrade()
+    /// The device, while it is in its slot: a slot that is emptied has its device dropped some time
+    /// later.
+    pub(super) fn device(&self, bus: Option<&PciBus>) -> Option<Arc<T>> {
+        let way = self.lock();
+        let way = way.as_ref()?;
+        let plugged = bus?.root.function(way.port)?;
+        let same = ptr::addr_eq(Arc::as_ptr(&plugged), way.function.as_ptr());
+        way.device.upgrade().filter(|_| same)
     }
 }
 
 impl<T: VirtioDevice> Reach<T> {
     /// Has `bytes` enter the device: at once, or at a point of a counted run that is noted. False:
-    /// they are lost, for want of room or because a replay takes nothing from outside.
-    pub(super) fn input(&self, device: &T, bytes: &[u8]) -> bool {
-        match self.lock().as_ref().and_then(|way| way.inputs.clone()) {
-            Some(inputs) => inputs.offer(bytes),
+    /// they are lost, for want of room or because the run is over.
+    pub(super) fn input(&self, device: &T, bytes: &[u8]) -> Result<bool, MachineError> {
+        let inputs = self.lock().as_ref().and_then(|way| way.inputs.clone());
+        match inputs {
+            Some(inputs) => Ok(inputs.offer(bytes)?),
             None => {
                 device.input(bytes);
-                true
+                Ok(true)
             }
         }
     }
 }
 
 /// Refuses a second device of a kind that a machine has one of.
-pub(super) fn only_one<T>(reach: &Reach<T>, name: &str) -> Result<(), MachineError> {
-    if reach.device().is_none() {
+pub(super) fn only_one<T>(
+    reach: &Reach<T>,
+    bus: Option<&PciBus>,
+    name: &str,
+) -> Result<(), MachineError> {
+    if reach.device(bus).is_none() {
         return Ok(());
     }
     Err(MachineError::Config {
@@ -80,27 +93,36 @@ pub(super) fn missing(what: &'static str, remedy: &'static str) -> MachineError 
 }
 
 impl Machine {
-    /// Puts `device` into root port `port`, or into the first that is free; gives which. What
-    /// `reach` is given enters it from then on.
+    /// Puts `device`, which works in `place`, into root port `port`, or into the first that is free;
+    /// gives which. What `reach` is given enters it from then on.
     pub(super) fn attach_reached<T: VirtioDevice + 'static>(
         &self,
         device: &Arc<T>,
         reach: &Reach<T>,
+        place: Place,
         port: Option<u8>,
-        spawn: &ThreadStarter,
     ) -> Result<u8, MachineError> {
-        let place = if self.is_counted()? {
-            Place::Guest
-        } else {
-            Place::Reactor(shared_reactor(spawn)?)
-        };
         let function = VirtioPci::new(Arc::clone(device) as Arc<dyn VirtioDevice>, place);
         let port = self.attach(Arc::clone(&function) as Arc<dyn Function>, port)?;
+        let function = Arc::downgrade(&function);
         let inputs = self.journal()?.map(|journal| {
-            let inputs: Weak<VirtioPci> = Arc::downgrade(&function);
-            journal.connect(port, inputs as Weak<dyn TakesInput>)
+            let inputs = Weak::clone(&function) as Weak<dyn TakesInput>;
+            journal.connect(port, inputs)
         });
-        reach.set(device, inputs);
+        *reach.lock() = Some(Way {
+            device: Arc::downgrade(device),
+            function,
+            port,
+            inputs,
+        });
         Ok(port)
+    }
+
+    /// Where a device works that does little.
+    pub(super) fn shared_place(&self, spawn: &ThreadStarter) -> Result<Place, MachineError> {
+        if self.is_counted()? {
+            return Ok(Place::Guest);
+        }
+        Ok(Place::Reactor(shared_reactor(spawn)?))
     }
 }

@@ -3,7 +3,7 @@
 use std::{os::fd::OwnedFd, sync::Arc};
 
 use vmlet_devices::virtio::{
-    Place, VirtioPci,
+    Place,
     vsock::{Vsock, VsockConfig},
 };
 
@@ -30,14 +30,10 @@ impl Machine {
             });
         }
         let parts = self.open()?;
-        only_one(&parts.sockets, "Vsock")?;
+        only_one(&parts.sockets, parts.board.pci.as_ref(), "Vsock")?;
         let reactor = shared_reactor(&**spawn)?;
         let device = Vsock::new(config, Some(Arc::clone(&reactor)))?;
-        let made = Arc::clone(&device);
-        let function = VirtioPci::new(made, Place::Reactor(reactor));
-        let port = self.attach(function, port)?;
-        parts.sockets.set(&device, None);
-        Ok(port)
+        self.attach_reached(&device, &parts.sockets, Place::Reactor(reactor), port)
     }
 
     /// A stream to the guest: `CONNECT port\n` is answered by `OK port\n`, or by the stream's end.
@@ -54,7 +50,7 @@ impl Machine {
 
 impl Parts {
     fn vsock(&self) -> Result<Arc<Vsock>, MachineError> {
-        let device = self.sockets.device();
+        let device = self.sockets.device(self.board.pci.as_ref());
         device.ok_or_else(|| missing("vsock", "Make the VM with devices=[vmlet.Vsock()]."))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vmlet_devices::virtio::console::VirtioConsole;
+use vmlet_devices::{serial::INPUT_LIMIT, virtio::console::VirtioConsole};
 
 use super::{
     Machine, Parts,
@@ -20,16 +20,16 @@ impl Machine {
         spawn: &ThreadStarter,
     ) -> Result<u8, MachineError> {
         let parts = self.open()?;
-        only_one(&parts.terminal, "VirtioConsole")?;
+        only_one(&parts.terminal, parts.board.pci.as_ref(), "VirtioConsole")?;
         let output = parts.life.terminal(self.console_limit);
         let device = Arc::new(VirtioConsole::new(Box::new(ConsoleFeed::new(&output))));
         device.resize(size);
-        self.attach_reached(&device, &parts.terminal, port, spawn)
+        self.attach_reached(&device, &parts.terminal, self.shared_place(spawn)?, port)
     }
 
     /// The output of the virtio console. It can be read when the device, or the machine, is gone.
     pub fn terminal(&self) -> Result<Arc<Console>, MachineError> {
-        Ok(self.inner()?.life.terminal(self.console_limit))
+        self.inner()?.life.terminal_if_any().ok_or_else(no_terminal)
     }
 
     /// Types `bytes`; gives how many were taken.
@@ -37,7 +37,9 @@ impl Machine {
         let parts = self.open()?;
         let device = parts.terminal_device()?;
         if self.is_counted()? {
-            let taken = parts.terminal.input(&*device, bytes);
+            let room = INPUT_LIMIT.saturating_sub(device.unread());
+            let bytes = bytes.get(..bytes.len().min(room)).unwrap_or_default();
+            let taken = parts.terminal.input(&*device, bytes)?;
             return Ok(if taken { bytes.len() } else { 0 });
         }
         Ok(device.push_input(bytes))
@@ -53,8 +55,12 @@ impl Machine {
 
 impl Parts {
     fn terminal_device(&self) -> Result<Arc<VirtioConsole>, MachineError> {
-        let remedy = "Make the VM with devices=[vmlet.VirtioConsole()].";
-        let device = self.terminal.device();
-        device.ok_or_else(|| missing("terminal", remedy))
+        let device = self.terminal.device(self.board.pci.as_ref());
+        device.ok_or_else(no_terminal)
     }
+}
+
+fn no_terminal() -> MachineError {
+    let remedy = "Make the VM with devices=[vmlet.VirtioConsole()].";
+    missing("terminal", remedy)
 }

@@ -145,6 +145,44 @@ fn virtio_5_5_6_3_statistics_come_when_asked_for() {
 }
 
 #[test]
+fn virtio_5_5_6_3_2_unknown_figures_are_ignored_and_others_come_in_any_order() {
+    let bench = Bench::new(STATS_VQ);
+    let driver = bench.driver(STATS);
+    let entry = |tag: u16, value: u64| [&tag.to_le_bytes()[..], &value.to_le_bytes()].concat();
+    let bytes = [
+        entry(6, 1),
+        entry(999, 2),
+        entry(0, 3),
+        entry(10, 4),
+        vec![5; 7],
+    ]
+    .concat();
+    driver.write(BUFFERS, &bytes);
+    driver.send(&[readable(BUFFERS, u32::try_from(bytes.len()).unwrap())]);
+    bench.balloon.queue_ready(STATS);
+    assert_eq!(
+        bench.balloon.statistics().figures,
+        vec![(Statistic::AvailableMemory, 1), (Statistic::SwapIn, 3)]
+    );
+}
+
+#[test]
+fn virtio_5_5_6_5_2_pages_that_are_hinted_without_being_asked_for_are_left_alone() {
+    let bench = Bench::new(FREE_PAGE_HINT);
+    bench.fill(600);
+    let driver = bench.driver(HINTS);
+    driver.write(BUFFERS, &7u32.to_le_bytes());
+    driver.send(&[readable(BUFFERS, 4)]);
+    driver.send(&[writable(600 * PAGE_SIZE, 4096)]);
+    bench.balloon.queue_ready(HINTS);
+    assert_eq!((bench.first(600), driver.used_index()), (7, 2));
+    // The command stays at "stop".
+    let mut command = [9; 4];
+    bench.balloon.read_config(8, &mut command);
+    assert_eq!(command, [0; 4]);
+}
+
+#[test]
 fn virtio_5_5_6_7_reported_blocks_are_given_back() {
     let reporting = PAGE_REPORTING | FREE_PAGE_HINT;
     for (bits, queue) in [(reporting, REPORTS), (PAGE_REPORTING, HINTS)] {

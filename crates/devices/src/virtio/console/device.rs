@@ -84,9 +84,7 @@ impl VirtioConsole {
     pub fn resize(&self, size: [u16; 2]) {
         let mut inner = self.lock();
         inner.size = size;
-        if let Some(active) = inner.active.as_ref().filter(|active| active.has(SIZE)) {
-            active.interrupt.config();
-        }
+        inner.tell_size();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -97,6 +95,12 @@ impl VirtioConsole {
 impl Inner {
     fn queue(&self, index: u16) -> Option<(Arc<VirtQueue>, DmaView)> {
         self.active.as_ref()?.queue(index)
+    }
+
+    fn tell_size(&self) {
+        if let Some(active) = self.active.as_ref().filter(|active| active.has(SIZE)) {
+            active.interrupt.config();
+        }
     }
 
     /// Moves input into the driver's buffers, as far as there are any.
@@ -198,8 +202,13 @@ impl VirtioDevice for VirtioConsole {
         }
     }
 
+    /// Linux looks at a size only when it is told of a change.
     fn activate(&self, active: Activation) {
-        self.lock().active = Some(active);
+        let mut inner = self.lock();
+        inner.active = Some(active);
+        if inner.size != [0; 2] {
+            inner.tell_size();
+        }
     }
 
     fn queue_ready(&self, index: u16) {

@@ -85,7 +85,7 @@ fn virtio_5_3_6_input_waits_for_buffers_and_fills_them() {
 }
 
 #[test]
-fn virtio_5_3_6_2_1_output_in_a_writable_buffer_breaks_the_queue() {
+fn virtio_5_3_6_1_output_in_a_writable_buffer_breaks_the_queue() {
     let bench = bench(0);
     bench.queues[1].send(&[writable(BUFFERS, 3)]);
     bench.console.queue_ready(TRANSMIT);
@@ -110,6 +110,40 @@ fn virtio_5_3_4_emergency_output_takes_no_queue() {
     bench.console.write_config(EMERGENCY, &[b'!', 0, 0, 0]);
     bench.console.write_config(4, b"?");
     assert_eq!(*bench.out.0.lock().unwrap(), b"!");
+}
+
+#[test]
+fn virtio_5_3_5_1_emergency_output_is_taken_before_a_driver_is_there() {
+    let out = Out::default();
+    let console = VirtioConsole::new(Box::new(out.clone()));
+    console.write_config(EMERGENCY, &[b'?', 1, 2, 3]);
+    assert_eq!(*out.0.lock().unwrap(), b"?");
+}
+
+#[test]
+fn virtio_5_3_6_1_readable_and_empty_buffers_for_input_break_the_queue() {
+    for buffer in [readable(BUFFERS, 3), writable(BUFFERS, 0)] {
+        let bench = bench(0);
+        bench.queues[0].send(&[buffer]);
+        bench.console.push_input(b"x");
+        assert_eq!(bench.heard.reset.load(Ordering::SeqCst), 1);
+        assert_eq!(bench.console.unread(), 1);
+    }
+}
+
+#[test]
+fn virtio_5_3_6_a_driver_that_starts_is_told_of_a_known_size() {
+    let (old, heard) = (bench(SIZE), Arc::<Heard>::default());
+    old.console.resize([80, 25]);
+    for (bits, told) in [(0, 0), (SIZE, 1)] {
+        old.console.activate(Activation {
+            features: bits | features::VERSION_1,
+            queues: Vec::new(),
+            interrupt: Arc::<Heard>::clone(&heard),
+            dma: dma(),
+        });
+        assert_eq!(heard.config.load(Ordering::SeqCst), told);
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn virtio_5_10_6_6_a_guest_that_sends_no_more_can_still_receive() {
+fn virtio_5_10_6_5_a_guest_that_sends_no_more_can_still_receive() {
     let rig = Rig::new();
     let mut stream = rig.connected();
     rig.write(b"all");
@@ -39,7 +39,7 @@ fn the_end_of_what_a_guest_sends_comes_after_what_it_sent() {
 }
 
 #[test]
-fn virtio_5_10_6_6_a_guest_that_does_both_no_more_is_answered_by_a_reset() {
+fn virtio_5_10_6_5_a_guest_that_does_both_no_more_is_answered_by_a_reset() {
     let rig = Rig::new();
     let mut stream = rig.connected();
     rig.shut(NO_SEND);
