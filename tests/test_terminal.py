@@ -95,6 +95,7 @@ def test_a_console_comes_and_goes(make: Make, engine: Engine) -> None:
             vm.terminal.write("x")
 
 
+@pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab")
 def test_output_that_nobody_reads_is_bounded_and_counted(make: Make) -> None:
     vm = booted(make, vmlet.VirtioConsole(), console_limit="64K")
     vm.terminal.write("yes 0123456789 | head -n 20000; echo all\n")
