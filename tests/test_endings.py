@@ -202,6 +202,34 @@ def test_a_daemon_thread_that_waits_does_not_hold_the_end(tmp_path: Path, wait: 
     assert ending.seconds < limit(1)
 
 
+def test_the_interpreter_does_not_end_while_an_error_is_made(tmp_path: Path) -> None:
+    body = """
+        plain = vmlet.ClosedError.__init__
+        def slow(self, *words, **more):
+            time.sleep(0.1)
+            plain(self, *words, **more)
+            os.write(2, b"made")
+        vmlet.ClosedError.__init__ = slow
+
+        class Late:
+            # The interpreter is ending, and lets other threads have their turn.
+            def __del__(self, sleep=time.sleep):
+                sleep(0.2)
+
+        def work():
+            try:
+                vm.wait()
+            except vmlet.ClosedError:
+                pass
+
+        vm, late = running(), Late()
+        threading.Thread(target=work, daemon=True).start()
+        time.sleep(0.1); done()
+    """
+    ending = run_script(body, tmp_path)
+    assert (ending.status, ending.errors) == (0, "made")
+
+
 FORK = """
     import warnings
     warnings.simplefilter("ignore")

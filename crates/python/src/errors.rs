@@ -7,6 +7,8 @@ use pyo3::{
 };
 use vmlet_machine::{ErrorKind, MachineError};
 
+use crate::finalization;
+
 /// The module `vmlet.errors`.
 static ERRORS: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
 
@@ -47,6 +49,11 @@ fn split(text: &str) -> (&str, Option<&str>) {
     }
 }
 
+/// What `make` makes by calling a class of Python's.
+fn finish(py: Python<'_>, make: impl FnOnce() -> PyResult<PyErr>) -> PyErr {
+    finalization::undisturbed(py, || make().unwrap_or_else(|error| error))
+}
+
 /// The exception for `error`.
 pub(crate) fn to_python(py: Python<'_>, error: &MachineError) -> PyErr {
     let text = error.to_string();
@@ -65,7 +72,7 @@ pub(crate) fn to_python(py: Python<'_>, error: &MachineError) -> PyErr {
         let class = class(py, class_name(error.kind(), closed))?;
         Ok(PyErr::from_value(class.call((message,), Some(&kwargs))?))
     };
-    make().unwrap_or_else(|error| error)
+    finish(py, make)
 }
 
 /// The exception of a VM whose device raised `cause` in `callback`.
@@ -87,7 +94,7 @@ pub(crate) fn of_device(
         let error = class(py, "DeviceError")?.call((message,), Some(&kwargs))?;
         Ok(PyErr::from_value(error))
     };
-    let error = make().unwrap_or_else(|error| error);
+    let error = finish(py, make);
     error.set_cause(py, Some(cause));
     error
 }
@@ -103,7 +110,7 @@ pub(crate) fn reentry(py: Python<'_>, action: &str, callback: &str) -> PyErr {
         let class = class(py, "ReentryError")?;
         Ok(PyErr::from_value(class.call((message,), Some(&kwargs))?))
     };
-    make().unwrap_or_else(|error| error)
+    finish(py, make)
 }
 
 /// The exception for a callback that does not return in time.
@@ -117,7 +124,7 @@ pub(crate) fn hanging(py: Python<'_>, action: &str, timeout: Option<f64>) -> PyE
         let class = class(py, "TimeoutError")?;
         Ok(PyErr::from_value(class.call((message,), Some(&kwargs))?))
     };
-    make().unwrap_or_else(|error| error)
+    finish(py, make)
 }
 
 /// The result of a call into the machine, for Python.

@@ -27,16 +27,24 @@ const PATIENCE: Duration = Duration::from_secs(5);
 struct Passage;
 
 impl Passage {
-    fn enter() -> Passage {
+    /// `None` on other threads once the interpreter is ending.
+    fn find() -> Option<Passage> {
         // Either `shut` sees this count or this thread sees the gate shut.
         ATTACHING.fetch_add(1, Ordering::SeqCst);
-        if ENDING.get().is_some_and(|id| *id != thread::current().id()) {
-            ATTACHING.fetch_sub(1, Ordering::SeqCst);
-            loop {
-                thread::park();
-            }
-        }
-        Passage
+        let passage = Passage;
+        let ending = ENDING.get().is_some_and(|id| *id != thread::current().id());
+        (!ending).then_some(passage)
+    }
+
+    fn enter() -> Passage {
+        Passage::find().unwrap_or_else(|| sleep_on())
+    }
+}
+
+/// What is left for a thread to do until the process ends.
+fn sleep_on() -> ! {
+    loop {
+        thread::park();
     }
 }
 
@@ -72,6 +80,14 @@ pub(crate) fn detach<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -
     });
     drop(passage);
     result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Runs `work`, which runs Python code or may detach, on a thread that is attached: the interpreter
+/// does not end in the middle of it. Does not return once the interpreter is ending, but on the
+/// thread that ends it.
+pub(crate) fn undisturbed<T>(py: Python<'_>, work: impl FnOnce() -> T) -> T {
+    let _passage = Passage::find().unwrap_or_else(|| py.detach(|| sleep_on()));
+    work()
 }
 
 /// Shuts the gate and waits for those within it.
