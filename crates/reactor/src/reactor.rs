@@ -45,6 +45,8 @@ pub struct Interest {
     pub read: bool,
     /// Room to write.
     pub write: bool,
+    /// Tell of what comes once, not as long as it is there.
+    pub edge: bool,
 }
 
 impl Interest {
@@ -52,22 +54,31 @@ impl Interest {
     pub const NONE: Interest = Interest {
         read: false,
         write: false,
+        edge: false,
     };
     /// Bytes to read.
     pub const READ: Interest = Interest {
         read: true,
-        write: false,
+        ..Interest::NONE
     };
     /// Room to write.
     pub const WRITE: Interest = Interest {
-        read: false,
         write: true,
+        ..Interest::NONE
+    };
+    /// An eventfd that is signalled: its handler need not read it, and is called at least once after
+    /// the last signal.
+    pub const SIGNAL: Interest = Interest {
+        read: true,
+        edge: true,
+        ..Interest::NONE
     };
 
     pub(crate) fn events(self) -> EventSet {
         let mut events = EventSet::empty();
         events.set(EventSet::IN, self.read);
         events.set(EventSet::OUT, self.write);
+        events.set(EventSet::EDGE_TRIGGERED, self.edge);
         events
     }
 }
@@ -95,7 +106,8 @@ impl Ready {
 }
 
 /// Called on the reactor's thread while its descriptor is ready: level-triggered, so a handler takes
-/// what made it ready, or is called again. It must not block: others wait for the same thread.
+/// what made it ready, or is called again (but for [`Interest::SIGNAL`]). It must not block: others
+/// wait for the same thread.
 ///
 /// A reactor keeps its handlers alive: one that leads back to the owner of its registration holds a
 /// `Weak`.
@@ -123,6 +135,8 @@ struct Table {
     thread: Option<ThreadId>,
     /// Tasks run now.
     in_tasks: bool,
+    /// Threads that wait for a handler to return.
+    waiting: usize,
 }
 
 /// What the thread and the handles share.
@@ -366,8 +380,12 @@ impl Shared {
         let mut table = self.lock();
         table.running = None;
         let gone = (!whole).then(|| table.handlers.remove(&token));
+        let waited_for = table.waiting > 0;
         drop(table);
-        self.returned.notify_all();
+        // A system call, even where nobody waits.
+        if waited_for {
+            self.returned.notify_all();
+        }
         drop(gone);
     }
 
@@ -377,10 +395,12 @@ impl Shared {
         let mut table = self.lock();
         let handler = table.handlers.remove(&token);
         if table.thread != Some(thread::current().id()) {
+            table.waiting += 1;
             while table.running == Some(token) {
                 let woken = self.returned.wait(table);
                 table = woken.unwrap_or_else(PoisonError::into_inner);
             }
+            table.waiting -= 1;
         }
         drop(table);
         drop(handler);
@@ -428,6 +448,25 @@ mod tests {
         drop(registration.unwrap());
         fd.write(5).unwrap();
         assert!(calls.recv().is_err(), "the handler is gone");
+    }
+
+    #[test]
+    fn a_signal_is_told_once_and_need_not_be_read() {
+        let reactor = Reactor::start("test", &spawn).unwrap();
+        let (fd, (called, calls)) = (bell(), mpsc::channel());
+        let handler = move |ready: Ready| called.send(ready.read).unwrap();
+        let source: Arc<dyn Source> = Arc::<EventFd>::clone(&fd);
+        fd.write(1).unwrap();
+        let registration = reactor.add(source, Interest::SIGNAL, Arc::new(handler));
+        assert_eq!(calls.recv(), Ok(true), "one from before counts");
+        fd.write(1).unwrap();
+        assert_eq!(calls.recv(), Ok(true));
+        let pause = Duration::from_millis(20);
+        assert!(
+            calls.recv_timeout(pause).is_err(),
+            "the eventfd still has its count"
+        );
+        drop(registration.unwrap());
     }
 
     #[test]

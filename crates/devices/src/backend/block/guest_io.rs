@@ -51,7 +51,10 @@ struct Places(Vec<(Arc<Ram>, Vec<Range<u64>>)>);
 impl Places {
     fn add(&mut self, ram: &Arc<Ram>, range: Range<u64>) {
         match self.0.last_mut() {
-            Some((last, ranges)) if Arc::ptr_eq(last, ram) => ranges.push(range),
+            Some((last, ranges)) if Arc::ptr_eq(last, ram) => match ranges.last_mut() {
+                Some(before) if before.end == range.start => before.end = range.end,
+                _ => ranges.push(range),
+            },
             _ => self.0.push((Arc::clone(ram), vec![range])),
         }
     }

@@ -108,7 +108,8 @@ impl Uring {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins what of `jobs` the kernel takes; gives back the others.
+    /// Begins what of `jobs` the kernel takes; gives back the others. What is done at once, as it is
+    /// where the host has it in memory, the client hears of here.
     pub(super) fn submit(&self, jobs: Vec<Job>) -> Vec<Job> {
         let Some(raw) = self.image.raw() else {
             return jobs;
@@ -124,6 +125,7 @@ impl Uring {
         }
         ring.push_waiting(raw);
         drop(ring);
+        self.reap();
         others
     }
 
@@ -266,18 +268,38 @@ fn entry(job: &Job, raw: &RawImage) -> squeue::Entry {
     let fd = types::Fd(raw.file().as_raw_fd());
     let pieces = job.memory.pieces();
     let count = u32::try_from(pieces.len()).unwrap_or(0);
+    // What the kernel need not copy the list of.
+    if let [piece] = pieces
+        && let Ok(len) = u32::try_from(piece.iov_len)
+    {
+        match job.operation {
+            Operation::Read => {
+                let entry = opcode::Read::new(fd, piece.iov_base.cast(), len);
+                return entry.offset(job.offset).build();
+            }
+            Operation::Write { through } => {
+                let entry = opcode::Write::new(fd, piece.iov_base.cast(), len).offset(job.offset);
+                return entry.rw_flags(flags(through)).build();
+            }
+            _ => {}
+        }
+    }
     match job.operation {
         Operation::Read => opcode::Readv::new(fd, pieces.as_ptr(), count)
             .offset(job.offset)
             .build(),
         Operation::Write { through } => opcode::Writev::new(fd, pieces.as_ptr(), count)
             .offset(job.offset)
-            .rw_flags(if through { libc::RWF_DSYNC } else { 0 })
+            .rw_flags(flags(through))
             .build(),
         _ => opcode::Fsync::new(fd)
             .flags(types::FsyncFlags::DATASYNC)
             .build(),
     }
+}
+
+fn flags(through: bool) -> i32 {
+    if through { libc::RWF_DSYNC } else { 0 }
 }
 
 /// How a request ended; `None` if it goes on.

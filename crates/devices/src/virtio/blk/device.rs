@@ -26,6 +26,10 @@ const QUEUE_SIZE: u16 = 512;
 /// The most queues: more than any guest has vCPUs for.
 const MOST_QUEUES: u16 = 64;
 
+/// A batch has no more chains, and begins once it has this many bytes.
+const MOST_CHAINS: usize = 8;
+const MOST_BYTES: u64 = 64 << 10;
+
 /// What a user says of a disk.
 #[derive(Clone, Debug, Default)]
 pub struct BlkOptions {
@@ -103,31 +107,37 @@ impl Blk {
         }
     }
 
-    /// Begins what queue `queue` has, as one batch.
+    /// Begins what queue `queue` has, in batches: the driver gets on with the answers to one while
+    /// the next is read.
     fn serve(&self, active: &Activation, queue: &VirtQueue) {
         let (view, limits) = (active.dma.view(), self.limits(active));
-        let mut jobs = Vec::new();
-        queue.drain(&view, |chain| {
-            match parse(&chain, &view, &limits, &self.id) {
-                Ok(Request::Run { steps, written }) if !steps.is_empty() => {
-                    jobs.extend(self.begin(queue.index(), &chain, steps, written));
+        queue.drain_batches(&view, is_full, |chains| {
+            let (mut jobs, mut answered) = (Vec::with_capacity(chains.len()), false);
+            for chain in &chains {
+                match parse(chain, &view, &limits, &self.id) {
+                    Ok(Request::Run { steps, written }) if !steps.is_empty() => {
+                        jobs.extend(self.begin(queue.index(), chain, steps, written));
+                        continue;
+                    }
+                    Ok(Request::Run { written, .. }) => {
+                        answer(queue, &view, chain, written, Status::Ok);
+                    }
+                    Ok(Request::Answered(written, status)) => {
+                        answer(queue, &view, chain, written, status);
+                    }
+                    Err(fault) => queue.fail(&fault),
                 }
-                Ok(Request::Run { written, .. }) => {
-                    answer(queue, &view, &chain, written, Status::Ok);
-                }
-                Ok(Request::Answered(written, status)) => {
-                    answer(queue, &view, &chain, written, status);
-                }
-                Err(fault) => queue.fail(&fault),
+                answered = true;
             }
-            true
+            if answered {
+                queue.notify(&view);
+            }
+            if !jobs.is_empty()
+                && let Some(runner) = self.runner.get()
+            {
+                runner.submit(jobs);
+            }
         });
-        queue.notify(&view);
-        if !jobs.is_empty()
-            && let Some(runner) = self.runner.get()
-        {
-            runner.submit(jobs);
-        }
     }
 
     fn begin(&self, queue: u16, chain: &Chain, steps: Vec<Step>, written: u32) -> Vec<Job> {
@@ -156,6 +166,12 @@ impl Blk {
             log::error!(target: "vmlet.disk", "a {what} failed, the guest sees an I/O error: {error}");
         }
     }
+}
+
+/// Whether a batch is large enough to begin.
+fn is_full(batch: &[Chain]) -> bool {
+    let bytes = |chain: &Chain| chain.readable_len() + chain.writable_len();
+    batch.len() >= MOST_CHAINS || batch.iter().map(bytes).sum::<u64>() >= MOST_BYTES
 }
 
 fn name(operation: Operation) -> &'static str {
@@ -188,8 +204,7 @@ impl Client for Blk {
     fn completed(&self, done: Vec<Done>) {
         let active = self.active().clone();
         let view = active.as_ref().map(|active| active.dma.view());
-        let mut tokens = Vec::new();
-        let mut touched = Vec::<Arc<VirtQueue>>::new();
+        let mut finished = Vec::with_capacity(done.len());
         for Done { token, result } in done {
             let failed = result.is_err();
             let Some(request) = self.under_way.step_done(token, failed) else {
@@ -198,39 +213,36 @@ impl Client for Blk {
             if let Err(error) = &result {
                 self.complain(request.what, error);
             }
-            tokens.push(token);
-            let queue = active
-                .as_ref()
-                .zip(view.as_ref())
-                .and_then(|(active, view)| {
-                    let queue = active.queues.get(usize::from(request.queue))?;
-                    finish(queue, view, &request);
-                    Some(queue)
-                });
-            if let Some(queue) = queue
-                && !touched.iter().any(|other| Arc::ptr_eq(other, queue))
-            {
-                touched.push(Arc::clone(queue));
+            finished.push((token, request));
+        }
+        if let Some((active, view)) = active.zip(view) {
+            for of_one in finished.chunk_by(|(_, one), (_, other)| one.queue == other.queue) {
+                let number = of_one.first().map_or(0, |(_, request)| request.queue);
+                if let Some(queue) = active.queues.get(usize::from(number)) {
+                    let requests = of_one.iter().map(|(_, request)| request);
+                    finish(queue, &view, requests);
+                }
             }
         }
-        if let Some(view) = &view {
-            touched.iter().for_each(|queue| queue.notify(view));
-        }
-        tokens
-            .into_iter()
-            .for_each(|token| self.under_way.finish(token));
+        self.under_way
+            .finish(finished.iter().map(|(token, _)| *token));
     }
 }
 
 /// The status first: a driver that sees the chain as used reads it (2.7.8.2).
-fn finish(queue: &VirtQueue, view: &DmaView, request: &Pending) {
+fn finish<'a>(queue: &VirtQueue, view: &DmaView, requests: impl Iterator<Item = &'a Pending>) {
     use vm_memory::{Bytes, GuestAddress};
 
-    let status = [request.status as u8];
-    match view.write_slice(&status, GuestAddress(request.status_at)) {
-        Ok(()) => queue.push(view, request.head, request.written + 1),
-        Err(_) => queue.fail(&crate::virtio::QueueFault::Memory),
+    let mut used = Vec::new();
+    for request in requests {
+        let status = [request.status as u8];
+        match view.write_slice(&status, GuestAddress(request.status_at)) {
+            Ok(()) => used.push((request.head, request.written + 1)),
+            Err(_) => queue.fail(&crate::virtio::QueueFault::Memory),
+        }
     }
+    queue.push_together(view, &used);
+    queue.notify(view);
 }
 
 impl VirtioDevice for Blk {

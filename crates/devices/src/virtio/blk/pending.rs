@@ -23,6 +23,8 @@ pub(super) struct Pending {
 struct Table {
     requests: Vec<Option<Pending>>,
     free: Vec<usize>,
+    /// Threads that wait until nothing is under way.
+    waiting: usize,
 }
 
 /// All of them, by number.
@@ -67,13 +69,15 @@ impl UnderWay {
         }
     }
 
-    /// The driver has the answer to request `token`.
-    pub(super) fn finish(&self, token: u64) {
+    /// The driver has the answers to the requests `tokens`.
+    pub(super) fn finish(&self, tokens: impl Iterator<Item = u64>) {
         let mut table = self.lock();
-        table.free.push(usize::try_from(token).unwrap_or(0));
-        let idle = table.free.len() == table.requests.len();
+        let tokens = tokens.map(|token| usize::try_from(token).unwrap_or(0));
+        table.free.extend(tokens);
+        let told = table.waiting > 0 && table.free.len() == table.requests.len();
         drop(table);
-        if idle {
+        // A system call, even where nobody waits.
+        if told {
             self.none.notify_all();
         }
     }
@@ -81,11 +85,13 @@ impl UnderWay {
     /// Waits until nothing is under way.
     pub(super) fn wait(&self) {
         let mut table = self.lock();
+        table.waiting += 1;
         while table.free.len() < table.requests.len() {
             table = self
                 .none
                 .wait(table)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+        table.waiting -= 1;
     }
 }

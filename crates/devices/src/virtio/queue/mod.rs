@@ -218,6 +218,37 @@ impl VirtQueue {
         }
     }
 
+    /// As [`VirtQueue::drain`], several at a time: `each` gets as many as are there, until a batch is
+    /// `full`.
+    pub fn drain_batches(
+        &self,
+        view: &DmaView,
+        full: impl Fn(&[Chain]) -> bool,
+        mut each: impl FnMut(Vec<Chain>),
+    ) {
+        let mut left = usize::from(self.size);
+        self.disable_notifications(view);
+        loop {
+            let mut batch = Vec::new();
+            while !full(&batch)
+                && let Some(chain) = self.pop(view)
+            {
+                batch.push(chain);
+            }
+            if batch.is_empty() {
+                if !self.enable_notifications(view) {
+                    return;
+                }
+                continue;
+            }
+            left = left.saturating_sub(batch.len());
+            each(batch);
+            if left == 0 && self.ring_again() {
+                return;
+            }
+        }
+    }
+
     /// Signals the queue's own doorbell; false where it has none.
     fn ring_again(&self) -> bool {
         let doorbell = self.doorbell.as_ref();

@@ -62,10 +62,10 @@ impl Bells {
     ) -> Result<(), ReactorError> {
         let mut waits = Vec::new();
         for (index, fd) in self.each() {
-            let (core, bell) = (Arc::downgrade(core), Arc::clone(fd));
-            let handler = move |_: Ready| answer(&core, index, &bell);
+            let core = Arc::downgrade(core);
+            let handler = move |_: Ready| answer(&core, index);
             let source: Arc<dyn Source> = Arc::<EventFd>::clone(fd);
-            waits.push(reactor.add(source, Interest::READ, Arc::new(handler))?);
+            waits.push(reactor.add(source, Interest::SIGNAL, Arc::new(handler))?);
         }
         self.waits = waits;
         Ok(())
@@ -105,9 +105,7 @@ fn bell(bar: u64, index: u16) -> Doorbell {
     }
 }
 
-/// The doorbell is silenced first: what rings while the queue is looked at is not lost.
-fn answer(core: &Weak<Core>, index: u16, bell: &EventFd) {
-    let _ = bell.read();
+fn answer(core: &Weak<Core>, index: u16) {
     if let Some(core) = core.upgrade() {
         core.kick(index);
     }

@@ -233,6 +233,7 @@ impl Connection {
         Interest {
             read: self.flows() && !self.waiting && self.credit() > 0,
             write: !self.backlog.is_empty(),
+            ..Interest::NONE
         }
     }
 }
