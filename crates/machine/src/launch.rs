@@ -20,11 +20,10 @@ use crate::{
     },
     engine,
     kernels::{self, Unpacked},
+    loading::Loader,
     machine::VcpuMaker,
 };
 
-/// Zeros copied at a time.
-const ZEROS: [u8; 4096] = [0; 4096];
 /// Bit 1 of RFLAGS is always set.
 const RFLAGS: u64 = 2;
 
@@ -172,30 +171,13 @@ pub(crate) fn load(
     let space = map_memory(config, engine.limits().slots)?;
     let pci = pci_layout(config, engine)?;
     let (rsdp, tables) = acpi::tables(config.cpus, pci.as_ref());
-    space.load(Gpa(rsdp), &tables)?;
+    let mut loader = Loader::new(&space);
+    loader.copy(rsdp, &tables)?;
     for load in &image.boot.loads {
-        space.load(Gpa(load.gpa), &load.bytes)?;
-        clear(&space, load.gpa + load.bytes.len() as u64, load.zeros)?;
+        loader.copy(load.gpa, &load.bytes)?;
+        loader.clear(load.gpa + load.bytes.len() as u64, load.zeros)?;
     }
     Ok(space)
-}
-
-/// Fresh memory is zero: only what earlier loads may have written is cleared.
-fn clear(space: &AddressSpace, gpa: u64, len: u64) -> Result<(), MachineError> {
-    let mut at = 0;
-    while at < len {
-        let count = (len - at).min(ZEROS.len() as u64);
-        let mut old = [0; ZEROS.len()];
-        let piece = usize::try_from(count).unwrap_or(ZEROS.len());
-        if let (Some(old), Some(zeros)) = (old.get_mut(..piece), ZEROS.get(..piece)) {
-            space.read(Gpa(gpa + at), old)?;
-            if old != zeros {
-                space.load(Gpa(gpa + at), zeros)?;
-            }
-        }
-        at += count;
-    }
-    Ok(())
 }
 
 pub(crate) fn map_memory(config: &Config, max_slots: u32) -> Result<AddressSpace, MachineError> {

@@ -6,7 +6,7 @@
 //! * `devices.rs`, `network.rs`: [`DeviceConfig`], [`NetDevice`], virtio devices that a user names.
 //! * `board/`: address map, ACPI tables, devices, and the way from a vCPU's access to a device.
 //! * `kernels.rs`: unpacked kernels, kept on disk.
-//! * `launch.rs`: from a boot plan to memory and registers.
+//! * `launch.rs`: from a boot plan to memory and registers; `loading.rs`: images into memory.
 //! * `machine.rs`, `lifecycle.rs`: [`Machine`], its states and its events; `machine/assembly.rs` puts it together,
 //!   `machine/saving.rs` saves and restores it, `machine/counted.rs` counts its instructions, `machine/devices.rs` attaches and
 //!   detaches devices, `machine/sockets.rs`, `machine/balloon.rs` and `machine/terminal.rs` have devices that the user
@@ -39,6 +39,7 @@ pub mod journal;
 mod kernels;
 mod launch;
 mod lifecycle;
+mod loading;
 mod machine;
 mod network;
 mod saved;
