@@ -16,6 +16,8 @@ use crate::{
 
 /// Frames handed on before others have their turn.
 const BATCH: usize = 256;
+/// Bytes after which the driver hears of them: it gets on with these while more are read.
+const MUCH: usize = 64 << 10;
 /// The Ethernet header, with a VLAN tag.
 const ETHERNET: usize = 18;
 /// Where a header says how its frame is to be cut (section 5.1.6).
@@ -166,7 +168,12 @@ impl Rx {
         for chain in &self.stock {
             room.add(view, chain)?;
         }
+        let mut untold = 0;
         for _ in 0..BATCH {
+            if untold >= MUCH {
+                queue.notify(view);
+                untold = 0;
+            }
             self.fill_up(queue, view, room)?;
             if self.stock.is_empty() && self.is_starved(queue, view, room)? {
                 return Ok(Next::Starved);
@@ -183,7 +190,10 @@ impl Rx {
             }
             let pieces = room.of_frame(self.merges, self.skip);
             match shared.backend.receive(&pieces, &mut self.tail) {
-                Ok(len) => self.received(queue, view, shared, room, (&pieces, len))?,
+                Ok(len) => {
+                    self.received(queue, view, shared, room, (&pieces, len))?;
+                    untold += len;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Next::Wait),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Ok(Next::Ended),
