@@ -85,6 +85,33 @@ def test_a_nic_comes_is_used_goes_and_comes_again(make: Make, engine: Engine) ->
         vm.close()
 
 
+@pytest.mark.engines
+def test_a_device_in_python_comes_is_read_goes_and_comes_again(make: Make, engine: Engine) -> None:
+    class Register(vmlet.PciDevice):
+        vendor_id, device_id = 0x1B36, 0x0077
+        capabilities = (vmlet.Capability(b"\x09\x04\x00\x5a", bytes(4)),)
+        reads = 0
+
+        def read_config(self, offset: int, size: int, value: int) -> int | None:
+            self.reads += 1
+            return None
+
+    vm, device = booted(make, pci_ports=1), Register()
+    function = "$(dirname $(grep -l 0x0077 /sys/bus/pci/devices/*/device))"
+    found = "grep -q 0x0077 /sys/bus/pci/devices/*/device"
+    there = f"for i in $(seq 100); do {found} && break; sleep 0.1; done"
+    for _ in range(2):
+        device.reads = 0
+        port = vm.attach(device)
+        assert command(vm, f"{there}; cat {function}/vendor") == "0x1b36"
+        assert device.vm is vm
+        assert device.reads > 0
+        with pytest.raises(vmlet.ConfigError, match="is on a VM"):
+            vm.attach(device)
+        vm.detach(port, timeout=limit(40))
+        assert vm.devices == {}
+
+
 def test_a_disk_that_is_pulled_is_gone_and_the_guest_goes_on(make: Make, tmp_path: Path) -> None:
     vm = booted(make, devices=[vmlet.Disk(blank(tmp_path / "disk.img"))])
     assert disks(vm, 1) == "vda"
@@ -100,8 +127,8 @@ def test_ports_that_are_full_or_not_there_are_named(make: Make, tmp_path: Path) 
         vm.attach(vmlet.Rng(), port=1)
     with pytest.raises(vmlet.Error):
         vm.detach(7)
-    with pytest.raises(vmlet.ConfigError, match="written in Python"):
-        vm.attach(vmlet.PioDevice(at=0x700, size=4))  # type: ignore[arg-type]
+    with pytest.raises(vmlet.ConfigError, match="cannot come later"):
+        vm.attach(vmlet.PioDevice(at=0x700, size=4))
     vm.detach(1)
     assert vm.attach(vmlet.Rng()) == 1
 

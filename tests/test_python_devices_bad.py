@@ -118,7 +118,16 @@ REENTRIES: dict[str, Callable[[vmlet.VM], object]] = {
     "walk": lambda vm: vm.walk(0),
     "translate": lambda vm: vm.translate(0),
     "dirty": lambda vm: vm.memory.dirty(),
+    "attach": lambda vm: vm.attach(vmlet.Rng()),
+    "attach Python": lambda vm: vm.attach(Late()),
+    "detach": lambda vm: vm.detach(1),
 }
+
+
+class Late(vmlet.PciDevice):
+    """A device that could come later."""
+
+    vendor_id, device_id = 0x1B36, 0x0077
 
 
 @pytest.mark.parametrize("posted", [False, True])
@@ -329,7 +338,7 @@ def test_a_device_belongs_to_one_vm_at_a_time(make: Make) -> None:
     with pytest.raises(vmlet.StateError, match="is on no VM"):
         adder.irq.pulse()
     vm = make(kernel=guest(COUNTS), devices=[adder])
-    with pytest.raises(vmlet.ConfigError, match="is on another VM"):
+    with pytest.raises(vmlet.ConfigError, match="is on a VM"):
         make(kernel=guest(COUNTS), devices=[adder])
     with pytest.raises(vmlet.ConfigError, match="there twice"):
         make(kernel=guest(COUNTS), devices=[twice := Adder(), twice])

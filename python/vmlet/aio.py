@@ -35,7 +35,7 @@ import vmlet
 import vmlet.balloon
 from vmlet._core import Machine
 from vmlet.aio_sockets import Sockets
-from vmlet.devices import Model
+from vmlet.devices import Device, Model
 from vmlet.errors import StateError, TimeoutError
 from vmlet.events import Event, event_of
 from vmlet.exits import Exits
@@ -328,7 +328,7 @@ class VM:
         """The devices in PCIe root ports: port and name."""
         return self.sync.devices
 
-    async def attach(self, device: Model, *, port: int | None = None) -> int:
+    async def attach(self, device: Device | Model, *, port: int | None = None) -> int:
         """See `vmlet.VM.attach`."""
         return await _finish(lambda: self.sync.attach(device, port=port))
 

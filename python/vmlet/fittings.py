@@ -57,10 +57,7 @@ class Fittings:
     def _take(self, device: Device) -> None:
         if any(device is other for other in self.written):
             raise ConfigError(f"{device!r} is there twice", remedy="Make two devices.")
-        if device._link is not None and not device._link.closed:
-            raise ConfigError(
-                f"{device!r} is on another VM", remedy="Close that one, or make another device."
-            )
+        _refuse_taken(device)
         self.written.append(device)
         self.calls_python |= hasattr(device, "_plug")
 
@@ -81,16 +78,27 @@ class Fittings:
             raise
 
 
-def plug_later(machine: Machine, device: Model, port: int | None) -> int:
+def _refuse_taken(device: Device) -> None:
+    if device._link is not None and not device._link.closed:
+        raise ConfigError(
+            f"{device!r} is on a VM", remedy="Detach it or close that VM, or make another device."
+        )
+
+
+def plug_later(vm: VM, machine: Machine, device: Device | Model, port: int | None) -> int:
     """Puts a device into a root port of a VM that is there; says which."""
+    machine.refuse_inside("attach")
     from vmlet.devices import Device, Model
 
     if isinstance(device, Device):
-        raise ConfigError(
-            f"{device!r} is written in Python and cannot come later",
-            remedy="Give it to vmlet.VM(devices=[...]).",
-        )
-    if not isinstance(device, Model):
+        if not hasattr(device, "_plug"):
+            raise ConfigError(
+                f"{device!r} has its place on the board and cannot come later",
+                remedy="Give it to vmlet.VM(devices=[...]), or derive it from vmlet.PciDevice.",
+            )
+        _refuse_taken(device)
+        device._vm = weakref.ref(vm)
+    elif not isinstance(device, Model):
         raise ConfigError(f"{device!r} is no device", remedy="Give one such as vmlet.Disk.")
     logs.follow(devices=True)
     try:
@@ -103,6 +111,7 @@ def plug_later(machine: Machine, device: Model, port: int | None) -> int:
 
 def unplug(machine: Machine, port: int, timeout: float | None, *, pull: bool) -> None:
     """Takes the device out of a root port."""
+    machine.refuse_inside("detach")
     if not detach(machine, _slot(port), pull, timeout):
         raise TimeoutError(
             f"the guest has not let go of the device in port {port} after {timeout} s",

@@ -237,16 +237,16 @@ class VM:
         """The devices in PCIe root ports: port and name."""
         return dict(plugged(self._machine))
 
-    def attach(self, device: Model, *, port: int | None = None) -> int:
+    def attach(self, device: Device | Model, *, port: int | None = None) -> int:
         """Puts a device into a root port, the first that is free or ``port``; says which.
 
         A guest that runs is told by native PCIe hot-plug. ``pci_ports`` says how many ports a VM
-        has. Devices written in Python have to be there from the start.
+        has. Of devices written in Python, `PciDevice` and `VirtioDevice` can come later.
 
         >>> port = vm.attach(vmlet.Disk("data.img"))  # doctest: +SKIP
         >>> vm.detach(port)  # doctest: +SKIP
         """
-        return plug_later(self._machine, device, port)
+        return plug_later(self, self._machine, device, port)
 
     def detach(self, port: int, *, timeout: float | None = 30, pull: bool = False) -> None:
         """Asks the guest for the device in ``port`` and waits until it has gone.

@@ -270,6 +270,11 @@ impl Machine {
         Ok(PyBytes::new(py, &saved))
     }
 
+    /// Raises where this is called in a callback of one of the devices, which `action` would wait for.
+    fn refuse_inside(&self, py: Python<'_>, action: &str) -> PyResult<()> {
+        self.devices.refuse_inside(py, action)
+    }
+
     #[getter]
     fn cmdline(&self) -> &str {
         self.machine.cmdline()

@@ -168,7 +168,10 @@ impl DeviceSet {
         let name = keep_name(object.get_type().name()?.to_string());
         let callee = Arc::new(Callee::new(name, object, &self.failures));
         self.any.store(true, Ordering::Relaxed);
-        self.lock().push(Arc::clone(&callee));
+        let mut callees = self.lock();
+        callees.retain(|callee| !callee.turn.is_closed());
+        callees.push(Arc::clone(&callee));
+        drop(callees);
         Ok(callee)
     }
 
