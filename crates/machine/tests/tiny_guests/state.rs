@@ -174,10 +174,14 @@ fn a_loop_at_cpl3_goes_on_in_a_fresh_vm() {
         let (end, _) = guest.run_for(limit(Duration::from_millis(10)));
         assert_eq!(end, RunEnd::Kicked);
         let mut twin = moved(&mut guest, false);
-        assert_eq!(
-            twin.run_for(limit(Duration::from_millis(10))).0,
-            RunEnd::Kicked
-        );
+        let before = twin.word(DATA);
+        // A busy host may not let it run for a while.
+        let goes_on = (0..500).any(|_| {
+            let (end, _) = twin.run_for(limit(Duration::from_millis(10)));
+            assert_eq!(end, RunEnd::Kicked);
+            twin.word(DATA) > before
+        });
+        assert!(goes_on, "{before}");
         let mut third = moved(&mut twin, false);
         third.write(DATA + 8, &[1]);
         let regs = third.finish();
