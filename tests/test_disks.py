@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import vmlet
-from conftest import Engine, default_engine, initramfs, kernels, lacks, limit, short
+from conftest import Engine, default_engine, initramfs, kernels, limit, short
 from disks import blank, command, ext4, with_disks
 
 pytestmark = pytest.mark.linux
@@ -28,14 +28,6 @@ COPY = (
     "dd if=/dev/vda of=/tmp/b bs=64k count=128 iflag=direct 2>/dev/null; "
     "cmp /tmp/a /tmp/b && echo same"
 )
-#: Runs a program of the root that is on the disk.
-SWITCH = """
-mkdir -p /root /tmp
-mount -t ext4 /dev/vda /root
-mount --move /dev /root/dev
-echo "open('/tmp/x', 'w').write('6'); print(int(open('/tmp/x').read()) * 7)" > /root/tmp/job
-exec switch_root /root /bin/bash -c "python3 /tmp/job; read line"
-"""
 
 
 def quiet() -> str:
@@ -50,26 +42,6 @@ def booted(make: Make, *devices: vmlet.devices.Model, **settings: Any) -> vmlet.
     vm.start()
     vm.console.expect("# ", timeout=limit(60))
     return vm
-
-
-@pytest.mark.engines
-def test_debian_runs_from_an_ext4_root_on_a_disk(
-    make: Make, tmp_path: Path, engine: Engine
-) -> None:
-    root = kernels().get("userland")
-    if root is None:
-        lacks("userland", "no Debian root here: run ci/kernels first")
-    image = ext4(tmp_path / "root.img", Path(root), "512M")
-    vm = make(
-        kernel=kernels()[KERNEL],
-        initramfs=with_disks(KERNEL, SWITCH),
-        cmdline=quiet(),
-        devices=[vmlet.Disk(image, queues=2)],
-        cpus=2,
-        memory="512M",
-    )
-    vm.start()
-    vm.console.expect("42\r\n", timeout=limit(90))
 
 
 @pytest.mark.engines

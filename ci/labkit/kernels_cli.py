@@ -12,14 +12,15 @@ def main(arguments: list[str]) -> int:
     """Fetch the guests' kernels and programs into the cache; print them where asked."""
     parser = argparse.ArgumentParser(
         prog="ci/kernels",
-        description="Fetch what the tests boot and run: kernels, images, a root of programs.",
+        description="Fetch what the tests boot and run: kernels, images, roots of programs.",
     )
     parser.add_argument("--print", action="store_true", help="print lines of name=path")
     parser.add_argument("--refresh", action="store_true", help="look for newer packages")
     options = parser.parse_args(arguments)
     try:
         found = packages.index(refresh=options.refresh)
-        found["userland"] = userland.root(refresh=options.refresh)
+        for name in userland.ROOTS:
+            found[name] = userland.root(name, refresh=options.refresh)
         for name, path in found.items():
             if options.print:
                 print(f"{name}={path}")
