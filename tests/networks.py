@@ -10,8 +10,9 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import conftest
@@ -60,24 +61,51 @@ def tap(name: str, address: str) -> None:
 
 
 @contextmanager
-def serve(address: str, pieces: list[bytes], between: Callable[[], None]) -> Iterator[int]:
-    """A server that sends one guest ``pieces``, with a call before each but the first; its port."""
+def _serving(address: str, talk: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A server that has one guest to ``talk`` to; its port."""
     with socket.create_server((address, 0)) as server:
         server.settimeout(limit(120))
 
         def run() -> None:
             peer, _ = server.accept()
             with peer:
-                for number, piece in enumerate(pieces):
-                    if number:
-                        between()
-                    peer.sendall(piece)
+                talk(peer)
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         yield server.getsockname()[1]
         thread.join(limit(60))
         assert not thread.is_alive()
+
+
+def serve(
+    address: str, pieces: list[bytes], between: Callable[[], None]
+) -> AbstractContextManager[int]:
+    """A server that sends one guest ``pieces``, with a call before each but the first; its port."""
+
+    def talk(peer: socket.socket) -> None:
+        for number, piece in enumerate(pieces):
+            if number:
+                between()
+            peer.sendall(piece)
+
+    return _serving(address, talk)
+
+
+def collect(
+    address: str, got: bytearray, length: int, middle: Callable[[], None]
+) -> AbstractContextManager[int]:
+    """A server that adds ``length`` bytes of one guest's to ``got``, with a call in the middle; its
+    port."""
+
+    def talk(peer: socket.socket) -> None:
+        for half in (length // 2, length):
+            while len(got) < half and (piece := peer.recv(1 << 16)):
+                got.extend(piece)
+            if half < length:
+                middle()
+
+    return _serving(address, talk)
 
 
 def guest(make: Callable[..., vmlet.VM], net: vmlet.Net, address: str, **more: object) -> vmlet.VM:
@@ -96,8 +124,15 @@ command = functools.partial(conftest.command, timeout=60)
 
 
 def pings(vm: vmlet.VM, address: str) -> bool:
-    """Whether ``vm`` hears from ``address`` three times."""
-    return "3 packets received" in command(vm, f"ping -c 3 -i 0.2 {address}")
+    """Whether ``vm`` hears from ``address`` each time, though it is paused meanwhile."""
+
+    def pauses() -> None:
+        for _ in range(5):
+            vm.pause()
+            vm.resume()
+            time.sleep(0.1)
+
+    return "3 packets received" in command(vm, f"ping -c 3 -i 0.2 {address}", meanwhile=pauses)
 
 
 def digest(pieces: list[bytes]) -> str:

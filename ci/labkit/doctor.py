@@ -34,6 +34,7 @@ COMMON = (
     Check("the host's files are not writable", "! touch /etc/lab-was-here 2>/dev/null"),
 )
 _AMD = (
+    Check("a command may make user namespaces", "unshare --user true"),
     Check("nested paging is on", 'test "$(cat /sys/module/kvm_amd/parameters/npt)" = Y'),
     Check("VT-d translates", "dmesg | grep -q 'DMAR: Intel(R) Virtualization Technology'"),
     Check("VT-d remaps interrupts", "dmesg | grep -q 'DMAR-IR: Enabled IRQ remapping'"),

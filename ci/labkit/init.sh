@@ -52,7 +52,7 @@ first=$!
 cat </stderr >"$(port stderr)" &
 second=$!
 cp /run/command /root/run/lab-command
-chroot /root /bin/sh /run/lab-command </dev/null >/stdout 2>/stderr
+run_command </dev/null >/stdout 2>/stderr
 status=$?
 # A process left behind may hold the pipes open: it gets a second.
 tries=0
@@ -61,6 +61,8 @@ while [ $tries -lt 100 ] && { kill -0 $first || kill -0 $second; } 2>/dev/null; 
     tries=$((tries + 1))
 done
 echo $status >/run/status
-umount "/root$LAB_OUT" 2>/dev/null || sync
+# A process left behind keeps its view of the mounts: unmounting alone would write nothing back.
+sync
+umount "/root$LAB_OUT" 2>/dev/null
 umount /run || sync
 finish $status

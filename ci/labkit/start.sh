@@ -44,3 +44,9 @@ open_root() { # /root is what the command sees: /host, with folders that are wri
         mount --bind "/host$path" "/root$path"
     done
 }
+
+run_command() { # the host's command in /root, with its output as it is here
+    # In a namespace of its own whose root that is: what is only in a chroot may not make user
+    # namespaces (unshare(2), EPERM), which passt does.
+    unshare -m /bin/sh -c 'cd /root && mount --move . / && exec chroot . /bin/sh /run/lab-command'
+}
