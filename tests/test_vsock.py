@@ -110,13 +110,20 @@ def test_this_process_talks_to_a_guest_while_the_vm_pauses_and_resumes(
     assert got == sent
 
 
-def test_an_asyncio_server_serves_many_connections_of_a_guest(make: Make) -> None:
+@pytest.mark.engines
+def test_an_asyncio_server_serves_many_connections_of_a_guest_across_a_pause(
+    make: Make, engine: Engine
+) -> None:
     vm = booted(make)
     served = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal served
         served += 1
+        if served == 50:
+            vm.pause()
+            await asyncio.sleep(0.05)
+            vm.resume()
         writer.write(await reader.readexactly(4))
         await writer.drain()
         assert await reader.read() == b""
@@ -133,19 +140,27 @@ def test_an_asyncio_server_serves_many_connections_of_a_guest(make: Make) -> Non
     assert served == 100
 
 
-def test_asyncio_streams_to_a_guest_run_at_once(make: Make) -> None:
+@pytest.mark.engines
+def test_asyncio_streams_to_a_guest_run_at_once_across_a_pause(make: Make, engine: Engine) -> None:
     vm = booted(make)
     echoing(vm)
 
     async def talk(sockets: Sockets, number: int) -> bool:
         reader, writer = await sockets.open_connection(7, timeout=limit(30))
-        sent = bytes([number]) * 100_000
-        writer.write(sent)
+        half = bytes([number]) * 50_000
+        writer.write(half)
+        got = await reader.readexactly(len(half))
+        if number == 0:
+            vm.pause()
+        writer.write(half)
         writer.write_eof()
-        got = await reader.read(-1)
+        if number == 0:
+            await asyncio.sleep(0.05)
+            vm.resume()
+        got += await reader.read(-1)
         writer.close()
         await writer.wait_closed()
-        return bytes(got) == sent
+        return bytes(got) == half + half
 
     async def main() -> list[bool]:
         sockets = Sockets(vm.vsock)
