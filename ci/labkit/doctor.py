@@ -41,11 +41,24 @@ _AMD = (
 )
 
 
+def _present(claim: str, device: str) -> Check:
+    """A PCI device with this number is there."""
+    return Check(claim, f"cat /sys/bus/pci/devices/*/device | grep -q {device}")
+
+
+_VTD = (
+    _present("edu is there", "0x11e8"),
+    _present("the card with virtual functions is there", "0x10c9"),
+    _present("the card with an address cache is there", "0x1041"),
+)
+
+
 def checks(flavour: Flavour) -> tuple[Check, ...]:
     """What must hold inside a flavour."""
     if isinstance(flavour, BochsFlavour):
         return (*COMMON, _vmx(flavour.model.parameters))
-    return (*COMMON, *_AMD)
+    more = _VTD if "edu" in flavour.provides else ()
+    return (*COMMON, *_AMD, *more)
 
 
 def _vmx(parameters: tuple[tuple[str, str], ...]) -> Check:

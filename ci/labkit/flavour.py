@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .bochs.models import HASWELL, Model
 
@@ -29,6 +29,9 @@ class QemuFlavour(Flavour):
 
     qemu: tuple[str, ...]  # arguments that make the machine
     root_ports: int  # empty slots for hot-plug: rp0, rp1, ...
+    state: str  # names the saved state; flavours of one machine share it
+    plugged: tuple[str, ...] = ()  # devices that every run finds in the first slots
+    backends: tuple[str, ...] = ()  # arguments of what those devices need
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,26 @@ AMD = QemuFlavour(
         *("loop", "dm-log-writes"),
     ),
     root_ports=4,
+    state="amd",
     guest_cmdline=_GUEST_CMDLINE,
+)
+
+# `edu` does DMA and interrupts by order of its driver. It has no saved state, so it is plugged in
+# after the machine is resumed, as a card with virtual functions and one with an address cache are.
+VTD = replace(
+    AMD,
+    name="vtd",
+    summary="VT-d, and devices to be passed on: edu, an SR-IOV card, a virtio card with ATS",
+    provides=("vfio", "vtd", "edu", "sriov", "ats"),
+    plugged=(
+        "edu",
+        "igb,netdev=card0",
+        "virtio-net-pci,netdev=card1,disable-legacy=on,iommu_platform=on,ats=on",
+    ),
+    backends=(
+        *("-netdev", "user,id=card0,restrict=on"),
+        *("-netdev", "user,id=card1,restrict=on"),
+    ),
 )
 
 # Parts of L1's kernel that cost many instructions to start and that no test needs.
@@ -100,4 +122,4 @@ def intel(model: Model) -> BochsFlavour:
     )
 
 
-FLAVOURS: dict[str, Flavour] = {flavour.name: flavour for flavour in (AMD, intel(HASWELL))}
+FLAVOURS: dict[str, Flavour] = {flavour.name: flavour for flavour in (AMD, VTD, intel(HASWELL))}

@@ -58,14 +58,15 @@ def run(flavour: QemuFlavour, shape: Shape, command: guest.Command, options: Opt
         initrd=initrd.build(kernels[f"{packages.L1_KERNEL}-modules"], flavour.modules),
         cpus=shape.cpus,
         memory=shape.memory,
-        extra=shape.extra,
+        extra=(*flavour.backends, *shape.extra),
     )
     with run_folder() as folder:
-        plugged = 0 if options.cold else len(options.plug)
+        devices = _placed((*flavour.plugged, *options.plug))
+        plugged = 0 if options.cold else len(devices)
         (folder / "command").write_text(guest.script(command, config.flavour))
         (folder / "settings").write_text(guest.settings(command, plugged))
         if options.cold:
-            plug = tuple(p for device in _placed(options.plug) for p in ("-device", device))
+            plug = tuple(p for device in devices for p in ("-device", device))
             cold = Config(**{**vars(config), "extra": (*config.extra, *plug)})
             with Machine(cold, run=folder, out=command.out, go=True) as machine:
                 return _attend(machine, folder, options)
@@ -73,8 +74,8 @@ def run(flavour: QemuFlavour, shape: Shape, command: guest.Command, options: Opt
             saved_state(config) as state,
             Machine(config, run=folder, out=command.out, go=True, incoming=state) as machine,
         ):
-            if options.plug:
-                _plug(machine, _placed(options.plug))
+            if devices:
+                _plug(machine, devices)
             return _attend(machine, folder, options)
 
 

@@ -26,7 +26,7 @@ def saved_state(config: Config) -> Iterator[Path]:
 
     The file stays for as long as the context is open.
     """
-    state = cache_dir() / "snapshots" / f"{config.flavour.name}-{_key(config)}.state"
+    state = cache_dir() / "snapshots" / f"{config.flavour.state}-{_key(config)}.state"
     lock = state.with_suffix(".lock")
     if not state.exists():
         with locked(lock):

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from labkit.flavour import AMD
+from labkit.flavour import AMD, VTD
 from labkit.machine import Config, reported_status, split_backends
+from labkit.runner import _placed
 
 
 def config(extra: tuple[str, ...] = ()) -> Config:
@@ -31,6 +32,18 @@ def test_a_device_changes_the_shape() -> None:
 
 def test_the_shape_names_no_path_of_this_host() -> None:
     assert not [word for word in config().shape() if word in ("kernel", "initrd")]
+
+
+def test_a_flavour_that_only_plugs_devices_in_shares_the_saved_state() -> None:
+    plugging = Config(VTD, Path("kernel"), Path("initrd"), 2, 1024, VTD.backends)
+    assert (plugging.shape(), VTD.state) == (config().shape(), AMD.state)
+
+
+def test_devices_of_the_flavour_come_before_those_that_are_asked_for() -> None:
+    placed = _placed((*VTD.plugged, "edu"))
+    assert placed[0] == "edu,bus=rp0"
+    assert placed[-1] == f"edu,bus=rp{len(VTD.plugged)}"
+    assert len(placed) <= VTD.root_ports
 
 
 @pytest.mark.parametrize("status", [0, 1, 7, 63])
