@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::{HostRoot, cost, cpu, iommu, kvm, memory};
+use crate::{HostRoot, cost, cpu, iommu, kvm, memory, vfio};
 
 /// How an answer turned out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -88,6 +88,7 @@ pub fn findings(root: &HostRoot) -> Vec<Finding> {
     all.extend(kvm::findings(root));
     all.extend(cost::findings(root));
     all.extend(iommu::findings(root));
+    all.extend(vfio::findings(root));
     all.extend(memory::findings(root));
     all
 }

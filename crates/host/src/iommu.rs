@@ -29,7 +29,7 @@ fn units(root: &HostRoot) -> Finding {
     )
 }
 
-fn kind(name: &str) -> &'static str {
+pub(crate) fn kind(name: &str) -> &'static str {
     if name.starts_with("dmar") {
         "VT-d"
     } else if name.starts_with("ivhd") {

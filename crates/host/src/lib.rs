@@ -10,10 +10,12 @@
 //! | `kvm` | kernel modules, `/dev/kvm`, nested virtualization |
 //! | `cost` | settings that cost speed: large-page splitting, switched-off hardware help |
 //! | `iommu` | DMA remapping units, interrupt remapping |
+//! | `vfio` | VFIO's driver and interfaces, functions that are ready for it |
 //! | `memory` | RAM, limits, transparent and reserved large pages, locked memory |
 //!
-//! Not supported: an inventory of PCI devices, of VFIO and of SR-IOV; limits of version 1 control
-//! groups; any architecture but x86-64.
+//! `pci` is the inventory of PCI functions: [`PciDevice`], with what keeps each from being handed on.
+//!
+//! Not supported: limits of version 1 control groups; any architecture but x86-64.
 #![forbid(unsafe_code)]
 
 mod cost;
@@ -22,10 +24,16 @@ mod finding;
 mod iommu;
 mod kvm;
 mod memory;
+mod pci;
 mod root;
+mod vfio;
 
 pub use cpu::{Cpu, Vendor};
 pub use finding::{Finding, State, findings};
 pub use kvm::{KvmModules, switched_on};
 pub use memory::HostMemory;
+pub use pci::{
+    Features, IommuGroup, Member, NotAnAddress, Obstacle, PciAddress, PciDevice, ReservedRegion,
+    Switch, VirtualFunctions, serves_vfio,
+};
 pub use root::HostRoot;

@@ -42,6 +42,23 @@ impl HostRoot {
         self.read(name).map(|text| text.trim().to_owned())
     }
 
+    /// The beginning of a file as it is; none where it is missing or unreadable.
+    pub(crate) fn bytes(&self, name: impl AsRef<Path>, limit: u64) -> Option<Vec<u8>> {
+        let file = File::open(self.path(name)).ok()?;
+        let mut bytes = Vec::new();
+        // What came before an error is there: sysfs gives a part of config space to some users.
+        match file.take(limit).read_to_end(&mut bytes) {
+            Err(_) if bytes.is_empty() => None,
+            _ => Some(bytes),
+        }
+    }
+
+    /// The last part of what a symbolic link leads to; none where there is no link.
+    pub(crate) fn link(&self, name: impl AsRef<Path>) -> Option<String> {
+        let target = fs::read_link(self.path(name)).ok()?;
+        Some(target.file_name()?.to_string_lossy().into_owned())
+    }
+
     /// Whether there is such a file or directory.
     pub(crate) fn exists(&self, name: impl AsRef<Path>) -> bool {
         self.path(name).exists()
@@ -91,6 +108,18 @@ pub(crate) mod testing {
             let path = self.dir.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
+        }
+
+        pub(crate) fn write_bytes(&self, name: &str, bytes: &[u8]) {
+            self.write(name, "");
+            fs::write(self.dir.path().join(name), bytes).unwrap();
+        }
+
+        /// A symbolic link, whose target need not be there.
+        pub(crate) fn link(&self, name: &str, target: &str) {
+            let path = self.dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::os::unix::fs::symlink(target, path).unwrap();
         }
 
         pub(crate) fn root(&self) -> HostRoot {
