@@ -1,0 +1,257 @@
+//! The ioctls of VFIO (`include/uapi/linux/vfio.h`), and a wait for an eventfd.
+//!
+//! Invariant: every argument is a structure or a buffer of ours that outlives the call, and its
+//! `argsz` says how long it is, so that the kernel writes no further. Only [`map_dma`] has an effect
+//! that outlasts its call: its caller answers for the memory.
+//!
+//! The crate vfio-ioctls wraps most of these, but maps all memory writable and gives no errors of
+//! regions and of resets.
+
+#![expect(unsafe_code, reason = "ioctls")]
+
+use std::{
+    ffi::{CString, c_ulong},
+    fs::File,
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    time::Duration,
+};
+
+use vfio_bindings::bindings::vfio::{
+    VFIO_GROUP_FLAGS_VIABLE, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK,
+    VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE, VFIO_TYPE1v2_IOMMU, vfio_device_info,
+    vfio_group_status, vfio_iommu_type1_dma_map, vfio_iommu_type1_dma_unmap, vfio_irq_info,
+};
+use vmm_sys_util::ioctl::{
+    ioctl, ioctl_with_mut_ptr, ioctl_with_mut_ref, ioctl_with_ptr, ioctl_with_ref, ioctl_with_val,
+};
+
+/// `_IO(';', 100 + number)`.
+const fn call(number: c_ulong) -> c_ulong {
+    0x3b64 + number
+}
+
+const CHECK_EXTENSION: c_ulong = call(1);
+const SET_IOMMU: c_ulong = call(2);
+const GROUP_GET_STATUS: c_ulong = call(3);
+const GROUP_SET_CONTAINER: c_ulong = call(4);
+const GROUP_GET_DEVICE_FD: c_ulong = call(6);
+const DEVICE_GET_INFO: c_ulong = call(7);
+const DEVICE_GET_REGION_INFO: c_ulong = call(8);
+const DEVICE_GET_IRQ_INFO: c_ulong = call(9);
+const DEVICE_SET_IRQS: c_ulong = call(10);
+const DEVICE_RESET: c_ulong = call(11);
+/// The same number as 12 of a device; this one is a container's.
+const IOMMU_GET_INFO: c_ulong = call(12);
+const IOMMU_MAP_DMA: c_ulong = call(13);
+const IOMMU_UNMAP_DMA: c_ulong = call(14);
+
+/// The header of `vfio_irq_set`, in words.
+const IRQ_SET_WORDS: u32 = 5;
+/// A reply that is longer than this is not asked for again.
+const LONGEST_REPLY: usize = 1 << 16;
+
+fn done(result: i32) -> io::Result<i32> {
+    (result >= 0)
+        .then_some(result)
+        .ok_or_else(io::Error::last_os_error)
+}
+
+/// `size_of` in the width that the kernel's structures have.
+fn size<T>() -> u32 {
+    u32::try_from(size_of::<T>()).unwrap_or(u32::MAX)
+}
+
+/// Whether a container can use type1's second version.
+pub(crate) fn has_type1v2(container: &File) -> bool {
+    let kind = c_ulong::from(VFIO_TYPE1v2_IOMMU);
+    // SAFETY: a number is the only argument.
+    unsafe { ioctl_with_val(container, CHECK_EXTENSION, kind) == 1 }
+}
+
+/// Gives a container with a group in it its IOMMU.
+pub(crate) fn use_type1v2(container: &File) -> io::Result<()> {
+    let kind = c_ulong::from(VFIO_TYPE1v2_IOMMU);
+    // SAFETY: a number is the only argument.
+    done(unsafe { ioctl_with_val(container, SET_IOMMU, kind) }).map(drop)
+}
+
+/// Whether no driver of the host does DMA for a member of the group.
+pub(crate) fn is_viable(group: &File) -> io::Result<bool> {
+    let mut status = vfio_group_status {
+        argsz: size::<vfio_group_status>(),
+        flags: 0,
+    };
+    // SAFETY: a structure of the length it says.
+    done(unsafe { ioctl_with_mut_ref(group, GROUP_GET_STATUS, &mut status) })?;
+    Ok(status.flags & VFIO_GROUP_FLAGS_VIABLE != 0)
+}
+
+/// Puts a group into a container.
+pub(crate) fn set_container(group: &File, container: &File) -> io::Result<()> {
+    let fd = container.as_raw_fd();
+    // SAFETY: points to a number.
+    done(unsafe { ioctl_with_ref(group, GROUP_SET_CONTAINER, &fd) }).map(drop)
+}
+
+/// Opens a device of the group by its name in sysfs.
+pub(crate) fn device(group: &File, name: &str) -> io::Result<File> {
+    let name = CString::new(name)?;
+    // SAFETY: points to a C string.
+    let fd = done(unsafe { ioctl_with_ptr(group, GROUP_GET_DEVICE_FD, name.as_ptr()) })?;
+    // SAFETY: a new descriptor, which nobody else has. The kernel makes it close-on-exec.
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// Flags of a device, and how many regions and interrupt indices it has.
+pub(crate) fn device_info(device: &File) -> io::Result<vfio_device_info> {
+    let mut info = vfio_device_info {
+        argsz: size::<vfio_device_info>(),
+        flags: 0,
+        num_regions: 0,
+        num_irqs: 0,
+        cap_offset: 0,
+        pad: 0,
+    };
+    // SAFETY: a structure of the length it says.
+    done(unsafe { ioctl_with_mut_ref(device, DEVICE_GET_INFO, &mut info) })?;
+    Ok(info)
+}
+
+/// How many interrupts an index has, and their flags.
+pub(crate) fn irq_info(device: &File, index: u32) -> io::Result<vfio_irq_info> {
+    let mut info = vfio_irq_info {
+        argsz: size::<vfio_irq_info>(),
+        flags: 0,
+        index,
+        count: 0,
+    };
+    // SAFETY: a structure of the length it says.
+    done(unsafe { ioctl_with_mut_ref(device, DEVICE_GET_IRQ_INFO, &mut info) })?;
+    Ok(info)
+}
+
+/// A reply that ends in capabilities, as the words it has: asked again where it says it is longer.
+fn reply(file: &File, request: c_ulong, start: &[u32]) -> io::Result<Vec<u8>> {
+    let mut len = 512;
+    loop {
+        let mut words = vec![0u64; len / 8];
+        let head = [&[u32::try_from(len).unwrap_or(u32::MAX)], start].concat();
+        for (word, pair) in words.iter_mut().zip(head.chunks(2)) {
+            let high = pair.get(1).copied().unwrap_or(0);
+            *word = u64::from(pair.first().copied().unwrap_or(0)) | u64::from(high) << 32;
+        }
+        // SAFETY: the buffer has `len` bytes, which its first word says.
+        done(unsafe { ioctl_with_mut_ptr(file, request, words.as_mut_ptr()) })?;
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let wanted = words.first().map_or(0, |word| word & 0xffff_ffff);
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        if wanted <= len || wanted > LONGEST_REPLY {
+            return Ok(bytes);
+        }
+        len = wanted.next_multiple_of(8);
+    }
+}
+
+/// `vfio_region_info` with its capabilities.
+pub(crate) fn region_info(device: &File, index: u32) -> io::Result<Vec<u8>> {
+    reply(device, DEVICE_GET_REGION_INFO, &[0, index])
+}
+
+/// `vfio_iommu_type1_info` with its capabilities.
+pub(crate) fn type1_info(container: &File) -> io::Result<Vec<u8>> {
+    reply(container, IOMMU_GET_INFO, &[])
+}
+
+/// Lets the container's devices reach `len` bytes at `vaddr` by `iova`.
+pub(crate) fn map_dma(
+    container: &File,
+    vaddr: u64,
+    iova: u64,
+    len: u64,
+    flags: u32,
+) -> io::Result<()> {
+    let map = vfio_iommu_type1_dma_map {
+        argsz: size::<vfio_iommu_type1_dma_map>(),
+        flags,
+        vaddr,
+        iova,
+        size: len,
+    };
+    // SAFETY: a structure of the length it says. The kernel pins the pages and keeps them until the
+    // map is taken back; the caller holds a lease on them meanwhile.
+    done(unsafe { ioctl_with_ref(container, IOMMU_MAP_DMA, &map) }).map(drop)
+}
+
+/// Takes a map back; how many bytes it had.
+pub(crate) fn unmap_dma(container: &File, iova: u64, len: u64) -> io::Result<u64> {
+    let mut unmap = vfio_iommu_type1_dma_unmap {
+        argsz: size::<vfio_iommu_type1_dma_unmap>(),
+        flags: 0,
+        iova,
+        size: len,
+        ..Default::default()
+    };
+    // SAFETY: a structure of the length it says.
+    done(unsafe { ioctl_with_mut_ref(container, IOMMU_UNMAP_DMA, &mut unmap) })?;
+    Ok(unmap.size)
+}
+
+/// `vfio_irq_set` with what follows it.
+fn set_irqs(device: &File, head: [u32; 4], data: &[u32]) -> io::Result<()> {
+    let [flags, index, start, count] = head;
+    let words = IRQ_SET_WORDS.saturating_add(u32::try_from(data.len()).unwrap_or(u32::MAX));
+    let set: Vec<u32> = [&[words.saturating_mul(4), flags, index, start, count], data].concat();
+    // SAFETY: the buffer has the bytes that its first word says.
+    done(unsafe { ioctl_with_ptr(device, DEVICE_SET_IRQS, set.as_ptr()) }).map(drop)
+}
+
+/// Has the first interrupts of `index` written to these eventfds; none: switches the index off.
+pub(crate) fn set_eventfds(device: &File, index: u32, eventfds: &[i32]) -> io::Result<()> {
+    let action = VFIO_IRQ_SET_ACTION_TRIGGER;
+    let count = u32::try_from(eventfds.len()).unwrap_or(u32::MAX);
+    if eventfds.is_empty() {
+        return set_irqs(device, [VFIO_IRQ_SET_DATA_NONE | action, index, 0, 0], &[]);
+    }
+    let fds: Vec<u32> = eventfds.iter().map(|fd| fd.cast_unsigned()).collect();
+    set_irqs(
+        device,
+        [VFIO_IRQ_SET_DATA_EVENTFD | action, index, 0, count],
+        &fds,
+    )
+}
+
+/// Lets a line that the kernel masked when it came in come again.
+pub(crate) fn unmask(device: &File, index: u32) -> io::Result<()> {
+    let flags = VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_UNMASK;
+    set_irqs(device, [flags, index, 0, 1], &[])
+}
+
+/// Resets the function.
+pub(crate) fn reset(device: &File) -> io::Result<()> {
+    // SAFETY: no argument.
+    done(unsafe { ioctl(device, DEVICE_RESET) }).map(drop)
+}
+
+/// A counter that can be waited for.
+pub(crate) fn eventfd() -> io::Result<File> {
+    // SAFETY: numbers are the only arguments.
+    let fd = done(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) })?;
+    // SAFETY: a new descriptor, which nobody else has.
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// Whether `file` can be read, waiting at most `limit`.
+pub(crate) fn readable(file: &File, limit: Duration) -> io::Result<bool> {
+    let mut wanted = libc::pollfd {
+        fd: file.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let millis = i32::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+    // SAFETY: one entry of ours.
+    match done(unsafe { libc::poll(&raw mut wanted, 1, millis) }) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+        found => Ok(found? > 0),
+    }
+}

@@ -1,0 +1,313 @@
+//! Everything that VFIO, and binding devices to it, refuses or fails at.
+
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+use vmlet_host::{NotAnAddress, Obstacle, PciAddress};
+use vmlet_memory::MemoryError;
+
+use crate::{Access, InterruptKind, IovaRange};
+
+/// What went wrong. Nothing is changed by an operation that fails, unless the variant says so.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum VfioError {
+    /// No address of a PCI function.
+    #[error(transparent)]
+    Address(#[from] NotAnAddress),
+    /// The host is not ready to hand the device on.
+    #[error("{address} cannot be handed on: {obstacle}. {}", obstacle.remedy())]
+    Obstacle {
+        /// The device.
+        address: PciAddress,
+        /// What is in the way.
+        obstacle: Obstacle,
+    },
+    /// This user may not open VFIO's file.
+    #[error(
+        "this user may not use {}. As root: chown USER {0}, or run as root", path.display()
+    )]
+    Denied {
+        /// The file.
+        path: PathBuf,
+        /// The refusal.
+        #[source]
+        source: io::Error,
+    },
+    /// VFIO's file is missing.
+    #[error(
+        "{} is missing. As root: modprobe vfio-pci; in a container, pass it on (--device {0})",
+        path.display()
+    )]
+    NoFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Somebody has the group open.
+    #[error(
+        "{address} is in use: somebody has its IOMMU group {group} open. Close the device there \
+         first, in this process or in another"
+    )]
+    Busy {
+        /// The device.
+        address: PciAddress,
+        /// Its group.
+        group: u32,
+    },
+    /// The kernel finds drivers of the host in the group.
+    #[error(
+        "the kernel does not give IOMMU group {group} away: a driver of the host uses a part of it. \
+         See vmlet vfio list for its members"
+    )]
+    NotViable {
+        /// The group.
+        group: u32,
+    },
+    /// Interrupts of the device would not be remapped.
+    #[error(
+        "interrupts of {address} cannot be confined: this host does not remap them, so the device \
+         could raise any of the host's. Where you trust it and who uses it, as root: echo 1 > \
+         /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
+    )]
+    UnsafeInterrupts {
+        /// The device.
+        address: PciAddress,
+    },
+    /// The kernel's VFIO cannot translate as is needed.
+    #[error("the kernel's VFIO lacks type1 (version 2). As root: modprobe vfio_iommu_type1")]
+    NoType1,
+    /// The limit of locked memory, which counts what devices can reach.
+    #[error(
+        "{len} bytes for DMA are more than this process may lock: {locked} of {limit} bytes are \
+         locked already. Raise the limit to {} KiB (ulimit -l, or prlimit --memlock)",
+        (locked + len).div_ceil(1024)
+    )]
+    LockedMemory {
+        /// Bytes asked for.
+        len: u64,
+        /// Bytes locked.
+        locked: u64,
+        /// Bytes that may be.
+        limit: u64,
+    },
+    /// Too many maps.
+    #[error(
+        "the kernel takes no more DMA maps of this device. Unmap some, use larger ones, or raise \
+         vfio_iommu_type1.dma_entry_limit"
+    )]
+    TooManyMaps,
+    /// A map that is no whole pages.
+    #[error("{iova:#x}+{len:#x} is empty or no multiple of the IOMMU's page of {page:#x} bytes")]
+    NotPages {
+        /// First address.
+        iova: u64,
+        /// Bytes.
+        len: u64,
+        /// The smallest page.
+        page: u64,
+    },
+    /// Addresses that the IOMMU does not translate.
+    #[error(
+        "{iova:#x}+{len:#x} does not lie in the addresses that devices can use here: {}",
+        IovaRange::list(usable)
+    )]
+    NotUsable {
+        /// First address.
+        iova: u64,
+        /// Bytes.
+        len: u64,
+        /// What can be used.
+        usable: Vec<IovaRange>,
+    },
+    /// Addresses that are in use.
+    #[error("{iova:#x}+{len:#x} overlaps the map at {other:#x}. Unmap that first")]
+    Overlap {
+        /// First address.
+        iova: u64,
+        /// Bytes.
+        len: u64,
+        /// First address of the map that is there.
+        other: u64,
+    },
+    /// No addresses are left.
+    #[error("no {len:#x} bytes of device addresses are free. Unmap something")]
+    NoAddresses {
+        /// Bytes asked for.
+        len: u64,
+    },
+    /// A region that the device has not got.
+    #[error("{address} has no region {index}")]
+    NoRegion {
+        /// The device.
+        address: PciAddress,
+        /// The region.
+        index: u32,
+    },
+    /// Bytes outside of a region.
+    #[error("{offset:#x}+{len:#x} does not lie in the {size:#x} bytes of region {index}")]
+    OutsideRegion {
+        /// The region.
+        index: u32,
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+        /// Bytes of the region.
+        size: u64,
+    },
+    /// A part of a region that cannot be mapped.
+    #[error(
+        "{offset:#x}+{len:#x} of region {index} cannot be mapped. Use read() and write(), or one of \
+         the areas that can be: {areas:x?}"
+    )]
+    NotMappable {
+        /// The region.
+        index: u32,
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+        /// Offset and length of what can be mapped.
+        areas: Vec<(u64, u64)>,
+    },
+    /// An access that a region does not allow.
+    #[error("region {index} cannot be {}", if *write { "written" } else { "read" })]
+    NoAccess {
+        /// The region.
+        index: u32,
+        /// A write, or a read.
+        write: bool,
+    },
+    /// Config space that would take a mapped region away, which kills who touches it.
+    #[error("{what} while regions are mapped would end this process at its next access to one")]
+    SwitchesOff {
+        /// What was to be written.
+        what: &'static str,
+    },
+    /// More interrupts than there are.
+    #[error("{address} has {most} {kind} interrupts, not {count}")]
+    NoInterrupt {
+        /// The device.
+        address: PciAddress,
+        /// Which.
+        kind: InterruptKind,
+        /// Asked for.
+        count: u32,
+        /// Those there are.
+        most: u32,
+    },
+    /// Another kind of interrupts is on.
+    #[error("{kind} interrupts of {address} are on. Switch them off first")]
+    InterruptsOn {
+        /// The device.
+        address: PciAddress,
+        /// Those that are on.
+        kind: InterruptKind,
+    },
+    /// No way to reset.
+    #[error("{address} cannot be reset: the kernel knows no way to do it")]
+    NoReset {
+        /// The device.
+        address: PciAddress,
+    },
+    /// Memory for DMA.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// A call that failed.
+    #[error("{call} failed")]
+    Call {
+        /// The call.
+        call: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The driver did not take the device; it has again what it had.
+    #[error(
+        "the driver {driver} did not take {address}: {found} has it now. The kernel's log says why \
+         (dmesg)"
+    )]
+    NotTaken {
+        /// The device.
+        address: PciAddress,
+        /// Who should have it.
+        driver: String,
+        /// Who has it.
+        found: String,
+    },
+    /// Not bound by us.
+    #[error(
+        "{address} was not bound by vmlet, so what it had before is not known. Bind it to the driver \
+         of your choice by /sys/bus/pci/drivers"
+    )]
+    NotOurs {
+        /// The device.
+        address: PciAddress,
+    },
+    /// A file of sysfs, or the note of what a device had before.
+    #[error("{} cannot be {}", path.display(), if *write { "written" } else { "read" })]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// A write, or a read.
+        write: bool,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The device is closed.
+    #[error("the device is closed. Open it again")]
+    Closed,
+    /// The device belongs to the process that opened it.
+    #[error(
+        "this device belongs to the process that opened it. Open it in the child process instead"
+    )]
+    Forked,
+}
+
+impl VfioError {
+    /// The error number behind it, where the host gave one.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            VfioError::Denied { source, .. }
+            | VfioError::Call { source, .. }
+            | VfioError::File { source, .. } => source.raw_os_error(),
+            VfioError::LockedMemory { .. } => Some(libc::ENOMEM),
+            VfioError::TooManyMaps => Some(libc::ENOSPC),
+            _ => None,
+        }
+    }
+
+    /// What can be done about it, where the text does not say so.
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            VfioError::Address(_) => {
+                Some("Write it as 0000:01:00.0; vmlet vfio list shows those there are.")
+            }
+            VfioError::NotPages { .. } => Some("Round the size up, and the address down."),
+            VfioError::NotUsable { .. } => Some("Leave iova out, and one is chosen."),
+            VfioError::NoRegion { .. } => Some("See the device's regions."),
+            VfioError::OutsideRegion { .. } => Some("See the region's size."),
+            VfioError::SwitchesOff { .. } => Some("Close the views of regions first."),
+            VfioError::NoInterrupt { .. } => Some("See the device's interrupts."),
+            VfioError::File { source, .. } if denied(source) => Some("Do it as root."),
+            VfioError::Call { .. } => Some("The kernel's log may say why (dmesg)."),
+            _ => None,
+        }
+    }
+}
+
+/// Whether the host forbids it to this user.
+pub(crate) fn denied(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM))
+}
+
+impl Access {
+    /// What the device may do.
+    pub fn name(self) -> &'static str {
+        match self {
+            Access::Read => "read",
+            Access::ReadWrite => "read-write",
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Devices of the host for user space, and later for guests: the only user of `/dev/vfio`.
+//!
+//! * `binding.rs`: giving a device to VFIO's driver, and back to the one it had: [`bind`], [`release`].
+//! * `device.rs`: [`Device`], an open one.
+//! * `mapping.rs`: [`RegionMap`], registers in this process; `config.rs`: writes that would be fatal.
+//! * `interrupt.rs`: [`Vector`], an interrupt as an eventfd.
+//! * `domain.rs`: [`IommuDomain`], what a device can reach; `dma.rs`: [`DmaMap`], memory in it.
+//! * `type1.rs`: groups and containers, the domain of kernels without iommufd.
+//! * `calls.rs`: ioctls; `info.rs`: their replies, [`RegionInfo`]; `descriptor.rs`: descriptors that can be closed.
+//! * `limits.rs`: the limit of locked memory.
+//! * `error.rs`: [`VfioError`].
+//!
+//! Source: `include/uapi/linux/vfio.h`, Documentation/driver-api/vfio.rst.
+//!
+//! Not supported yet: iommufd, several devices of one group at a time, error and removal events,
+//! hot reset, SR-IOV's life cycle, guests.
+
+mod binding;
+mod calls;
+mod config;
+mod descriptor;
+mod device;
+mod dma;
+mod domain;
+mod error;
+mod info;
+mod interrupt;
+mod limits;
+mod mapping;
+mod type1;
+
+pub use binding::{bind, release};
+pub use device::Device;
+pub use dma::DmaMap;
+pub use domain::{Access, DomainLimits, IommuDomain, IovaRange};
+pub use error::VfioError;
+pub use info::RegionInfo;
+pub use interrupt::{InterruptKind, Vector};
+pub use mapping::RegionMap;
