@@ -107,7 +107,15 @@ _LATER = {
 }
 
 
+#: Modules that are imported when they are first used.
+_MODULES = ("host", "vfio")
+
+
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        import importlib
+
+        return importlib.import_module(f"vmlet.{name}")
     if name not in _LATER:
         raise AttributeError(f"module 'vmlet' has no attribute {name!r}")
     import importlib

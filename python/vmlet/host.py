@@ -1,4 +1,4 @@
-"""What this host offers."""
+"""What this host offers: findings, and its PCI functions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from vmlet import _core
+from vmlet.inventory import (
+    IommuGroup,
+    Member,
+    Obstacle,
+    PciDevice,
+    ReservedRegion,
+    VirtualFunctions,
+    pci_device,
+    pci_devices,
+)
+
+__all__ = [
+    "Finding",
+    "IommuGroup",
+    "Member",
+    "Obstacle",
+    "PciDevice",
+    "ReservedRegion",
+    "VirtualFunctions",
+    "capabilities",
+    "doctor",
+    "pci_device",
+    "pci_devices",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,12 @@ use vmlet_devices::{
     backend::{block::BlockError, net::NetError},
     virtio::vsock::VsockError,
 };
+use vmlet_host::Obstacle;
 use vmlet_memory::MemoryError;
 use vmlet_pci::PciError;
 use vmlet_reactor::ReactorError;
 use vmlet_vcpu::{EngineError, MissingFeature};
+use vmlet_vfio::VfioError;
 
 use crate::{RecordError, SavedMachineError};
 
@@ -170,6 +172,9 @@ pub enum MachineError {
     /// A socket device, or a stream of it.
     #[error(transparent)]
     Vsock(#[from] VsockError),
+    /// A device of the host.
+    #[error(transparent)]
+    Vfio(#[from] VfioError),
     /// An event loop.
     #[error("the devices' event loop cannot be had: {0}")]
     Reactor(#[from] ReactorError),
@@ -193,6 +198,9 @@ impl MachineError {
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
             MachineError::Net(error) => Some(error.remedy()).filter(|remedy| !remedy.is_empty()),
+            MachineError::Vfio(error) => error
+                .remedy()
+                .or_else(|| self.errno().and_then(errno_remedy)),
             MachineError::State { needed, .. } => match *needed {
                 "created" => Some("Make a new VM: a run cannot be repeated."),
                 "running" => Some("Start or resume it first."),
@@ -248,6 +256,7 @@ impl MachineError {
             }
             MachineError::Vsock(error) if error.errno().is_some() => ErrorKind::Host,
             MachineError::Vsock(_) => ErrorKind::Config,
+            MachineError::Vfio(error) => vfio_kind(error),
             MachineError::Device(error) => device_kind(error),
             MachineError::Dma(_) => ErrorKind::Guest,
             MachineError::State { .. }
@@ -274,6 +283,7 @@ impl MachineError {
             MachineError::Disk(error) => error.errno(),
             MachineError::Net(error) => net_errno(error),
             MachineError::Vsock(error) => error.errno(),
+            MachineError::Vfio(error) => error.errno(),
             MachineError::Reactor(error) => error.errno(),
             MachineError::Source { source } => source.raw_os_error(),
             MachineError::Memory(
@@ -319,6 +329,39 @@ fn net_errno(error: &NetError) -> Option<i32> {
 fn device_kind(error: &PciError) -> ErrorKind {
     match error {
         PciError::Full { .. } | PciError::Taken { .. } | PciError::Empty { .. } => ErrorKind::State,
+        _ => ErrorKind::Config,
+    }
+}
+
+fn vfio_kind(error: &VfioError) -> ErrorKind {
+    match error {
+        VfioError::Obstacle { obstacle, .. } => match obstacle {
+            Obstacle::Missing { .. } => ErrorKind::Config,
+            Obstacle::Unbound { .. } | Obstacle::Shared { .. } => ErrorKind::State,
+            Obstacle::NoIommu | Obstacle::NoGroup { .. } | Obstacle::NoDriver => {
+                ErrorKind::Unsupported
+            }
+        },
+        VfioError::UnsafeInterrupts { .. } | VfioError::NoType1 | VfioError::NoReset { .. } => {
+            ErrorKind::Unsupported
+        }
+        VfioError::Denied { .. }
+        | VfioError::NoFile { .. }
+        | VfioError::LockedMemory { .. }
+        | VfioError::TooManyMaps
+        | VfioError::Call { .. }
+        | VfioError::File { .. } => ErrorKind::Host,
+        VfioError::Busy { .. }
+        | VfioError::NotViable { .. }
+        | VfioError::Overlap { .. }
+        | VfioError::NoAddresses { .. }
+        | VfioError::SwitchesOff { .. }
+        | VfioError::InterruptsOn { .. }
+        | VfioError::NotTaken { .. }
+        | VfioError::NotOurs { .. }
+        | VfioError::Closed => ErrorKind::State,
+        VfioError::Memory(error) => memory_kind(error),
+        VfioError::Forked => ErrorKind::Forked,
         _ => ErrorKind::Config,
     }
 }

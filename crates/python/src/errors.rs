@@ -6,6 +6,7 @@ use pyo3::{
     types::{PyDict, PyTuple, PyType},
 };
 use vmlet_machine::{ErrorKind, MachineError};
+use vmlet_vfio::VfioError;
 
 use crate::finalization;
 
@@ -58,7 +59,10 @@ fn finish(py: Python<'_>, make: impl FnOnce() -> PyResult<PyErr>) -> PyErr {
 pub(crate) fn to_python(py: Python<'_>, error: &MachineError) -> PyErr {
     let text = error.to_string();
     let (message, remedy) = split(&text);
-    let closed = matches!(error, MachineError::Closed);
+    let closed = matches!(
+        error,
+        MachineError::Closed | MachineError::Vfio(VfioError::Closed)
+    );
     let make = || -> PyResult<PyErr> {
         let kwargs = PyDict::new(py);
         kwargs.set_item("remedy", remedy.or_else(|| error.remedy()))?;

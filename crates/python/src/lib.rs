@@ -4,10 +4,12 @@
 //! * `devices/`: devices written in Python; `slots.rs`: devices that come and go.
 //! * `attach.rs`, `attach_net.rs`, `attach_vsock.rs`, `attach_balloon.rs`: devices that the core makes.
 //! * `console.rs`, `terminal.rs`: what the guest prints, and the class `Terminal`, a virtio console.
-//! * `view.rs`: the class `View`, guest memory by the buffer protocol.
+//! * `view.rs`: the class `View`, memory and registers by the buffer protocol.
+//! * `vfio/`: devices of the host that are driven from Python.
 //! * `inspect.rs`: walks, page sizes and statistics as dictionaries.
 //! * `registers.rs`: registers to and from dictionaries.
 //! * `host.rs`: what this host offers, as JSON; the initramfs builder.
+//! * `inventory.rs`: the host's PCI functions, as JSON.
 //! * `gateway.rs`: every call that can block goes through it.
 //! * `finalization.rs`: no thread comes back to an interpreter that is ending.
 //! * `logging.rs`: what the crates log reaches Python's `logging`.
@@ -28,11 +30,13 @@ mod gateway;
 mod host;
 mod inspect;
 mod interpreter;
+mod inventory;
 mod logging;
 mod machine;
 mod registers;
 mod slots;
 mod terminal;
+mod vfio;
 mod view;
 
 /// The module's content.
@@ -71,6 +75,13 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(slots::plugged, module)?)?;
     module.add_function(wrap_pyfunction!(host::host_findings, module)?)?;
     module.add_function(wrap_pyfunction!(host::kvm_probe, module)?)?;
+    module.add_function(wrap_pyfunction!(inventory::host_pci, module)?)?;
+    module.add_class::<vfio::VfioDevice>()?;
+    module.add_class::<vfio::DmaBuffer>()?;
+    module.add_class::<vfio::VfioVector>()?;
+    module.add_function(wrap_pyfunction!(vfio::open_vfio, module)?)?;
+    module.add_function(wrap_pyfunction!(vfio::bind_vfio, module)?)?;
+    module.add_function(wrap_pyfunction!(vfio::release_vfio, module)?)?;
     module.add_function(wrap_pyfunction!(host::choose_engine, module)?)?;
     module.add_function(wrap_pyfunction!(host::linux_cmdline, module)?)?;
     module.add_function(wrap_pyfunction!(host::build_initramfs, module)?)?;

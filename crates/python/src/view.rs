@@ -1,35 +1,66 @@
-//! Guest memory by the buffer protocol.
+//! Guest memory, memory for DMA and devices' registers by the buffer protocol.
 //!
-//! Invariant: the buffer's pointer comes from [`vmlet_machine::Lease`], which keeps the memory
-//! mapped; the exporter keeps the lease, and the buffer keeps the exporter.
+//! Invariant: the buffer's pointer comes from [`vmlet_machine::Lease`] or
+//! [`vmlet_vfio::RegionMap`], which keep what it points to mapped; the exporter keeps them, and the
+//! buffer keeps the exporter.
 
 #![expect(unsafe_code, reason = "fills a Py_buffer")]
 
 use std::{
     ffi::{c_int, c_void},
     ptr,
+    sync::Arc,
 };
 
 use pyo3::{exceptions::PyBufferError, ffi, prelude::*};
 use vmlet_machine::Lease;
+use vmlet_vfio::RegionMap;
 
-/// A range of guest memory, without a copy. The guest may change it at any time, and in a forked
-/// child it reads as zeros. It stays readable after its VM is closed.
+/// What keeps the memory of a view mapped.
+#[derive(Debug)]
+enum Held {
+    Ram(Lease),
+    Registers(Arc<RegionMap>),
+}
+
+/// A range of guest memory, of memory for DMA or of a device's registers, without a copy. A guest or
+/// device may change it at any time, and in a forked child it reads as zeros. Memory stays readable
+/// after its VM or device is closed; registers read as zeros then.
 #[pyclass(frozen, module = "vmlet._core")]
 #[derive(Debug)]
 pub(crate) struct View {
-    lease: Lease,
+    held: Held,
     writable: bool,
 }
 
 impl View {
     pub(crate) fn new(lease: Lease, writable: bool) -> View {
-        View { lease, writable }
+        let held = Held::Ram(lease);
+        View { held, writable }
+    }
+
+    /// Registers of a device.
+    pub(crate) fn of_registers(map: Arc<RegionMap>, writable: bool) -> View {
+        let held = Held::Registers(map);
+        View { held, writable }
     }
 
     fn len(&self) -> u64 {
-        let range = self.lease.range();
-        range.end - range.start
+        match &self.held {
+            Held::Ram(lease) => lease.range().end - lease.range().start,
+            Held::Registers(map) => map.len() as u64,
+        }
+    }
+
+    /// The first byte.
+    fn data(&self) -> PyResult<*mut u8> {
+        match &self.held {
+            Held::Ram(lease) => {
+                let found = lease.ram().address_of(lease.range().start, self.len());
+                found.map_err(|error| PyBufferError::new_err(error.to_string()))
+            }
+            Held::Registers(map) => Ok(map.address()),
+        }
     }
 }
 
@@ -59,12 +90,9 @@ impl View {
         }
         let this = slf.get();
         let len = this.len();
-        let data = this.lease.ram().address_of(this.lease.range().start, len);
-        let data = data.map_err(|error| PyBufferError::new_err(error.to_string()))?;
+        let data = this.data()?;
         if flags & ffi::PyBUF_WRITABLE != 0 && !this.writable {
-            return Err(PyBufferError::new_err(
-                "this view of guest memory is read-only",
-            ));
+            return Err(PyBufferError::new_err("this view is read-only"));
         }
         let readonly = c_int::from(!this.writable);
         let len = ffi::Py_ssize_t::try_from(len)?;

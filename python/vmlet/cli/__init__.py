@@ -1,4 +1,4 @@
-"""The command line: ``vmlet run``, ``vmlet doctor``, ``vmlet kernel``."""
+"""The command line: ``vmlet run``, ``vmlet doctor``, ``vmlet kernel``, ``vmlet vfio``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import vmlet
-from vmlet.cli import doctor, kernel, run
+from vmlet.cli import doctor, kernel, run, vfio
 from vmlet.cli.failure import ERROR, describe, report
 from vmlet.errors import Error
 
@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_parser(commands)
     doctor.add_parser(commands)
     kernel.add_parser(commands)
+    vfio.add_parser(commands)
     return parser
 
 

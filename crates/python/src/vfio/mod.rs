@@ -1,0 +1,13 @@
+//! Devices of the host that are driven from Python.
+//!
+//! * `device.rs`: the class `VfioDevice`, and giving devices to VFIO's driver and back.
+//! * `dma.rs`: the class `DmaBuffer`, memory that a device can reach.
+//! * `vector.rs`: the class `VfioVector`, an interrupt.
+
+mod device;
+mod dma;
+mod vector;
+
+pub(crate) use device::{VfioDevice, bind_vfio, open_vfio, release_vfio};
+pub(crate) use dma::DmaBuffer;
+pub(crate) use vector::VfioVector;

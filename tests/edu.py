@@ -1,0 +1,59 @@
+"""A driver of the emulator's device ``edu`` (docs/specs/edu.rst of QEMU), which computes,
+interrupts and copies 4 KiB of its own memory to and from addresses it is told."""
+
+from __future__ import annotations
+
+import time
+
+from conftest import limit
+from vmlet import vfio
+
+VENDOR, DEVICE = 0x1234, 0x11E8
+#: Registers.
+ID, LIVENESS, FACTORIAL, STATUS = 0x00, 0x04, 0x08, 0x20
+RAISED, RAISE, ACKNOWLEDGE = 0x24, 0x60, 0x64
+SOURCE, TARGET, COUNT, COMMAND = 0x80, 0x88, 0x90, 0x98
+#: Where the device's own memory is, as it sees it.
+OWN = 0x40000
+#: Commands: start, from the device to memory, interrupt at the end.
+START, TO_MEMORY, INTERRUPT = 1, 2, 4
+#: What the interrupt at the end of a copy raises.
+COPIED = 0x100
+#: It does DMA to addresses of 28 bits.
+HIGHEST = (1 << 28) - 1
+
+
+class Edu:
+    """The device behind its registers."""
+
+    def __init__(self, device: vfio.Device) -> None:
+        self.device = device
+        self.registers = device.bars[0]
+
+    def copy(self, source: int, target: int, count: int, command: int = 0) -> None:
+        """Has it copy and waits for the end, by looking."""
+        self.start(source, target, count, command)
+        deadline = time.monotonic() + limit(5)
+        while self.registers.read(COMMAND) & START:
+            assert time.monotonic() < deadline, "the device does not end its copy"
+            time.sleep(0.01)
+
+    def start(self, source: int, target: int, count: int, command: int = 0) -> None:
+        """Has it copy."""
+        for register, value in ((SOURCE, source), (TARGET, target), (COUNT, count)):
+            self.registers.write(register, value)
+        self.registers.write(COMMAND, command | START)
+
+    def fetch(self, iova: int, count: int) -> None:
+        """From memory to the device."""
+        self.copy(iova, OWN, count)
+
+    def store(self, iova: int, count: int) -> None:
+        """From the device to memory."""
+        self.copy(OWN, iova, count, TO_MEMORY)
+
+    def acknowledge(self) -> int:
+        """What it interrupted for; it stops doing so."""
+        raised = self.registers.read(RAISED)
+        self.registers.write(ACKNOWLEDGE, raised)
+        return raised
