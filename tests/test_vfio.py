@@ -6,6 +6,8 @@ import asyncio
 import gc
 import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -423,6 +425,63 @@ def test_a_device_without_a_reset_of_its_own_says_so(device: vfio.Device) -> Non
     else:
         with pytest.raises(vmlet.UnsupportedError, match="no way"):
             device.reset()
+
+
+# An ordinary user
+
+#: Becomes one once all is imported, which an ordinary user may not read everywhere.
+_AS_A_USER = """
+import os, resource, sys, vmlet, vmlet.vfio
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+limit = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
+try:
+    with vmlet.vfio.open(sys.argv[1]) as device:
+        buffers = [device.dma(1 << 16)]
+        print(hex(device.config.read(0, 2)), flush=True)
+        device.dma(1 << 20)
+except vmlet.HostError as error:
+    print(error.errno, error.message, error.remedy, sep="|")
+"""
+
+
+def as_a_user(address: str, limit_of_locked: int) -> list[str]:
+    """What a user without rights is told who opens the device and maps 64 KiB, then 1 MiB."""
+    done = subprocess.run(
+        [sys.executable, "-c", _AS_A_USER, address, str(limit_of_locked)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=limit(60),
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_user_without_rights_is_told_which(bound: str) -> None:
+    group = host.pci_device(bound).group
+    assert group is not None
+    (told,) = as_a_user(bound, 1 << 20)
+    errno, message, remedy = told.split("|")
+    assert int(errno) == 13
+    assert message == f"this user may not use /dev/vfio/{group.number}"
+    assert f"chown USER /dev/vfio/{group.number}" in remedy
+
+
+def test_a_user_who_was_given_the_group_maps_what_may_be_locked(bound: str) -> None:
+    group = host.pci_device(bound).group
+    assert group is not None
+    os.chown(f"/dev/vfio/{group.number}", 65534, 65534)
+    assert as_a_user(bound, 4 << 20) == [hex(edu.VENDOR)]
+    vendor, told = as_a_user(bound, 1 << 20)
+    assert vendor == hex(edu.VENDOR)
+    errno, message, remedy = told.split("|")
+    assert int(errno) == 12
+    # Asked for, locked, allowed.
+    assert re.findall(r"\d+", message) == [str(1 << 20), str(1 << 16), str(1 << 20)]
+    assert f"{1024 + 64} KiB" in remedy
 
 
 # Refusals

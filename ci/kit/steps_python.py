@@ -16,6 +16,8 @@ _SAME_EVERYWHERE = ("test_kernels", "test_cli_kernel", "test_cli_run")
 #: Those that boot Linux on the software CPU where the host's KVM does not: the longer half, so that
 #: both lanes have work.
 _LINUX = ("test_boot", "test_counted_linux", "test_soft_linux", "test_userland")
+#: Devices that are passed on, which the lab's second machine has.
+_PASSED_ON = ("test_inventory", "test_vfio")
 #: Two steps run at once: a test that waits for something gets that much more time.
 _HOST_FACTOR = "3"
 
@@ -63,8 +65,17 @@ def _python_in_lab(log: Path, report: Report) -> None:
     out.mkdir(exist_ok=True)
     lab: Words = [REPOSITORY / "ci" / "lab", place.LAB, "--timeout", "3600", "--out", out]
     lab = [*lab, "--", "python", "-B", "-m", "pytest", "tests"]
-    lab += [f"--ignore=tests/{name}.py" for name in _SAME_EVERYWHERE]
+    lab += [f"--ignore=tests/{name}.py" for name in (*_SAME_EVERYWHERE, *_PASSED_ON)]
     _pytest(log, report, f"lab {place.LAB}", lab, out / "python.xml")
+
+
+def _passed_on(log: Path, report: Report) -> None:
+    out = TARGET / "lab-out"
+    out.mkdir(exist_ok=True)
+    lab: Words = [REPOSITORY / "ci" / "lab", "vtd", "--timeout", "900", "--out", out]
+    lab = [*lab, "--", "python", "-B", "-m", "pytest"]
+    lab = [*lab, *(f"tests/{name}.py" for name in _PASSED_ON)]
+    _pytest(log, report, "lab vtd", lab, out / "passed-on.xml")
 
 
 def _lab_itself(log: Path, report: Report) -> None:
@@ -93,6 +104,7 @@ PYTHON = (
     Step("python tests", _python, after=_BUILT, counts=True),
     Step("python tests with Linux", _python_linux, after=_BUILT, counts=True),
     Step("python tests in the lab", _python_in_lab, after=_BUILT, holds=_LAB, counts=True),
+    Step("python tests with devices passed on", _passed_on, after=_BUILT, holds=_LAB, counts=True),
     Step("lab itself", _lab_itself, after=("kernels",), holds=_LAB, counts=True),
     Step("demo", _demo, after=_BUILT),
 )

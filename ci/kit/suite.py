@@ -16,7 +16,7 @@ from .steps_static import STATIC
 from .steps_wheel import WHEEL
 from .tools import ensure
 
-PLACES = ("host", "lab amd", "lab intel")
+PLACES = ("host", "lab amd", "lab vtd", "lab intel")
 
 
 def steps() -> list[Step]:
@@ -25,7 +25,8 @@ def steps() -> list[Step]:
     Of the lab's, which run one at a time, there is always one beside the others.
     """
     found = {step.name: step for step in (*RUST, *WHEEL, *PYTHON, *STATIC)}
-    first = ["wheel", "kernels", "lab itself", "python tests in the lab", "rust tests"]
+    first = ["wheel", "kernels", "lab itself", "python tests in the lab"]
+    first += ["python tests with devices passed on", "rust tests"]
     first += ["tiny guests in the lab", "demo", "python tests with Linux", "python tests"]
     return [*(found.pop(name) for name in first), *found.values()]
 
