@@ -79,12 +79,15 @@ AMD = QemuFlavour(
 VTD = replace(
     AMD,
     name="vtd",
-    summary="VT-d, and devices to be passed on: edu, an SR-IOV card, a virtio card with ATS",
-    provides=("vfio", "vtd", "edu", "sriov", "ats"),
+    summary="VT-d, and devices to pass on: edu, cards with SR-IOV, with ATS, with two functions",
+    provides=("vfio", "vtd", "edu", "sriov", "ats", "shared-group"),
     plugged=(
         "edu",
         "igb,netdev=card0",
         "virtio-net-pci,netdev=card1,disable-legacy=on,iommu_platform=on,ats=on",
+        # Two functions of one card are one group. The first is plugged in last and shows both.
+        "virtio-rng-pci,bus=rp3,addr=0.1,multifunction=on",
+        "edu,bus=rp3,addr=0.0,multifunction=on",
     ),
     backends=(
         *("-netdev", "user,id=card0,restrict=on"),

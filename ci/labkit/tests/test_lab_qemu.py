@@ -43,7 +43,11 @@ def test_devices_of_the_flavour_come_before_those_that_are_asked_for() -> None:
     placed = _placed((*VTD.plugged, "edu"))
     assert placed[0] == "edu,bus=rp0"
     assert placed[-1] == f"edu,bus=rp{len(VTD.plugged)}"
-    assert len(placed) <= VTD.root_ports
+
+
+def test_devices_of_the_flavour_fit_the_root_ports() -> None:
+    ports = {device.partition("bus=rp")[2].partition(",")[0] for device in _placed(VTD.plugged)}
+    assert {int(port) for port in ports} == set(range(VTD.root_ports))
 
 
 @pytest.mark.parametrize("status", [0, 1, 7, 63])
