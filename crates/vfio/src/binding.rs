@@ -203,9 +203,12 @@ impl<'a> Binding<'a> {
         self.root.path(format!("{NOTES}/{}", self.address))
     }
 
-    /// Notes what the device has, unless that was done and not undone.
+    /// Notes what the device has, unless that was done and what followed was cut short: then it has
+    /// no driver, or may have VFIO's only.
     fn note(&self, device: &PciDevice) -> Result<Before, VfioError> {
-        if let Some(before) = self.noted(device)? {
+        let half_made =
+            device.driver.is_none() || device.driver_override.as_deref() == Some(DRIVER);
+        if let Some(before) = self.noted(device)?.filter(|_| half_made) {
             return Ok(before);
         }
         let before = Before {
@@ -405,6 +408,20 @@ mod tests {
         let error = host.run(|binding| binding.release()).unwrap_err();
         assert!(matches!(error, VfioError::NotOurs { .. }), "{error}");
         assert_eq!(host.writes.get(), 0);
+    }
+
+    #[test]
+    fn a_driver_that_was_given_by_hand_meanwhile_is_what_comes_back() {
+        let host = Host::new(None);
+        host.run(|binding| binding.bind()).unwrap();
+        host.file(
+            &format!("sys/bus/pci/devices/{ADDRESS}/driver_override"),
+            "(null)",
+        );
+        host.set_driver(Some("edu"));
+        host.run(|binding| binding.bind()).unwrap();
+        host.run(|binding| binding.release()).unwrap();
+        assert_eq!(host.state(), (Some("edu".to_owned()), None));
     }
 
     #[test]

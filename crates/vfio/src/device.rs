@@ -30,6 +30,8 @@ struct Given {
     /// Held: a device that was told an address may use it until it is taken back.
     dma: Vec<Arc<DmaMap>>,
     vectors: Option<(InterruptKind, Vec<Arc<Vector>>)>,
+    /// What the kernel has to say.
+    news: Vec<Arc<Vector>>,
 }
 
 /// An open device. Closed, and all it gave out with it, when it is dropped.
@@ -89,6 +91,7 @@ impl Device {
         };
         device.power_control = config::power_control(|at| device.config_byte(at));
         device.wake()?;
+        device.listen()?;
         Ok(device)
     }
 
@@ -99,6 +102,33 @@ impl Device {
         let range = config::COMMAND..config::COMMAND + 2;
         let region = self.region(VFIO_PCI_CONFIG_REGION_INDEX, &range)?;
         self.put(region, config::COMMAND, &wanted.to_le_bytes())
+    }
+
+    /// Has the kernel tell of failures and of the host's wish to have the device back, where it can.
+    fn listen(&self) -> Result<(), VfioError> {
+        let call = "VFIO_DEVICE_SET_IRQS";
+        let mut given = self.given();
+        for kind in [InterruptKind::Failure, InterruptKind::Removal] {
+            let told = self
+                .descriptor
+                .with(|file| calls::irq_info(file, kind.index()))?;
+            if told.is_ok_and(|told| told.count > 0) {
+                let vector = Vector::new(kind, 0).map_err(|source| VfioError::Call {
+                    call: "eventfd",
+                    source,
+                })?;
+                let fd = vector.raw_fd()?;
+                self.descriptor
+                    .call(call, |file| calls::set_eventfds(file, kind.index(), &[fd]))?;
+                given.news.push(vector);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the kernel has to say: [`InterruptKind::Failure`], [`InterruptKind::Removal`].
+    pub fn news(&self) -> Vec<Arc<Vector>> {
+        self.given().news.clone()
     }
 
     fn put(&self, region: &RegionInfo, offset: u64, data: &[u8]) -> Result<(), VfioError> {
@@ -346,6 +376,9 @@ impl Device {
         let mut given = self.given();
         if let Err(error) = self.disable_in(&mut given) {
             log::warn!("interrupts of {}: {error}", self.address);
+        }
+        for vector in given.news.drain(..) {
+            vector.close();
         }
         for map in given.dma.drain(..) {
             if let Err(error) = map.unmap() {

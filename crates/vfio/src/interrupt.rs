@@ -13,12 +13,13 @@ use std::{
 };
 
 use vfio_bindings::bindings::vfio::{
-    VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
+    VFIO_PCI_ERR_IRQ_INDEX, VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX,
+    VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX,
 };
 
 use crate::{VfioError, calls, descriptor::Descriptor};
 
-/// How a device interrupts.
+/// How a device interrupts, and what the kernel says of it in the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InterruptKind {
     /// A line, which stays raised until the driver has asked the device; masked when it comes in.
@@ -27,10 +28,14 @@ pub enum InterruptKind {
     Msi,
     /// Messages by a table in a region.
     Msix,
+    /// The kernel: the device reported an error that is not recovered from.
+    Failure,
+    /// The kernel: the host wants the device back, and waits until it is closed.
+    Removal,
 }
 
 impl InterruptKind {
-    /// All of them; one at a time can be on.
+    /// Those of the device; one at a time can be on.
     pub const ALL: [InterruptKind; 3] =
         [InterruptKind::Intx, InterruptKind::Msi, InterruptKind::Msix];
 
@@ -39,6 +44,8 @@ impl InterruptKind {
             InterruptKind::Intx => VFIO_PCI_INTX_IRQ_INDEX,
             InterruptKind::Msi => VFIO_PCI_MSI_IRQ_INDEX,
             InterruptKind::Msix => VFIO_PCI_MSIX_IRQ_INDEX,
+            InterruptKind::Failure => VFIO_PCI_ERR_IRQ_INDEX,
+            InterruptKind::Removal => VFIO_PCI_REQ_IRQ_INDEX,
         }
     }
 }
@@ -49,6 +56,8 @@ impl fmt::Display for InterruptKind {
             InterruptKind::Intx => "INTx",
             InterruptKind::Msi => "MSI",
             InterruptKind::Msix => "MSI-X",
+            InterruptKind::Failure => "failure",
+            InterruptKind::Removal => "removal",
         })
     }
 }

@@ -12,8 +12,8 @@
 //!
 //! Source: `include/uapi/linux/vfio.h`, Documentation/driver-api/vfio.rst.
 //!
-//! Not supported yet: iommufd, several devices of one group at a time, error and removal events,
-//! hot reset, SR-IOV's life cycle, guests.
+//! Not supported yet: iommufd, several devices of one group at a time, hot reset, SR-IOV's life cycle,
+//! guests.
 
 mod binding;
 mod calls;

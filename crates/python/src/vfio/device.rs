@@ -143,6 +143,12 @@ impl VfioDevice {
         Ok(vectors.into_iter().map(VfioVector::new).collect())
     }
 
+    /// What the kernel has to say of it: `failure`, `removal`.
+    fn news(&self) -> Vec<VfioVector> {
+        let all = self.device.news().into_iter();
+        all.map(VfioVector::new).collect()
+    }
+
     /// Switches interrupts off.
     fn disable(&self, py: Python<'_>) -> PyResult<()> {
         gateway::call(py, || Ok(self.device.disable()?))

@@ -22,7 +22,7 @@ impl VfioVector {
 
 #[pymethods]
 impl VfioVector {
-    /// `INTx`, `MSI` or `MSI-X`.
+    /// `INTx`, `MSI`, `MSI-X`, or of the kernel's news `failure` and `removal`.
     #[getter]
     fn kind(&self) -> String {
         self.vector.kind().to_string()
