@@ -3,10 +3,11 @@ interrupts and copies 4 KiB of its own memory to and from addresses it is told."
 
 from __future__ import annotations
 
+import os
 import time
 
-from conftest import limit
-from vmlet import vfio
+from conftest import lacks, limit
+from vmlet import host, vfio
 
 VENDOR, DEVICE = 0x1234, 0x11E8
 #: Registers.
@@ -21,6 +22,18 @@ START, TO_MEMORY, INTERRUPT = 1, 2, 4
 COPIED = 0x100
 #: It does DMA to addresses of 28 bits.
 HIGHEST = (1 << 28) - 1
+
+#: The network card with virtual functions that the lab has beside it.
+CARD = (0x8086, 0x10C9)
+
+
+def card() -> host.PciDevice:
+    """That card; elsewhere a card that looks like it may be what the host is reached by."""
+    same = (one for one in host.pci_devices() if (one.vendor, one.device) == CARD)
+    found = next(same, None)
+    if found is None or "VMLET_LAB" not in os.environ:
+        lacks("sriov", "only a card of the lab is taken from its driver")
+    return found
 
 
 class Edu:

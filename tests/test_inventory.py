@@ -15,9 +15,6 @@ from conftest import lacks, limit
 from vmlet import host
 from vmlet.cli import vfio as cli
 
-#: The card with virtual functions that the lab plugs in.
-CARD = (0x8086, 0x10C9)
-
 
 def find(need: str, wanted: tuple[int, int]) -> host.PciDevice:
     all_of_them = (one for one in host.pci_devices() if (one.vendor, one.device) == wanted)
@@ -110,7 +107,7 @@ def test_a_function_is_bound_and_released_by_the_command_line() -> None:
 
 
 def test_a_card_gets_its_own_driver_back() -> None:
-    card = find("sriov", CARD)
+    card = edu.card()
     assert card.driver == "igb"
     assert card.bind("vfio-pci").driver == "vfio-pci"
     with card.open() as device:
@@ -121,7 +118,7 @@ def test_a_card_gets_its_own_driver_back() -> None:
 
 
 def test_sriov_is_seen() -> None:
-    card = find("sriov", CARD)
+    card = edu.card()
     assert card.virtual_functions == host.VirtualFunctions(total=7, enabled=0)
     assert (card.sriov, card.ats) == ("off", "absent")
     assert "flr" in card.reset_methods

@@ -316,6 +316,28 @@ def test_a_line_comes_again_once_it_is_unmasked(machine: edu.Edu, device: vfio.D
         device.unmask()
 
 
+#: Registers of the card igb (82576 data sheet, section 8.8): which vectors are sent, which a write
+#: raises, and that vectors are several.
+_MASK_SET, _CAUSE_SET, _PURPOSE, _SEVERAL = 0x1524, 0x1520, 0x1514, 1 << 4
+
+
+def test_vectors_of_a_table_are_told_apart() -> None:
+    card = edu.card()
+    card.bind()
+    with card.open() as device:
+        vectors = device.enable("MSI-X", 4)
+        registers = device.bars[0]
+        registers.write(_PURPOSE, _SEVERAL)
+        for number in (2, 0):
+            registers.write(_MASK_SET, 1 << number)
+            registers.write(_CAUSE_SET, 1 << number)
+            assert vectors[number].wait(timeout=limit(2)) == 1
+        for vector in vectors:
+            with pytest.raises(vmlet.TimeoutError):
+                vector.wait(timeout=0)
+    assert card.release().driver == card.driver
+
+
 def test_kinds_of_interrupts_are_checked(device: vfio.Device) -> None:
     with pytest.raises(vmlet.ConfigError, match="has 0 MSI-X interrupts, not 1"):
         device.enable("MSI-X")
@@ -429,6 +451,29 @@ def test_a_device_without_a_reset_of_its_own_says_so(device: vfio.Device) -> Non
     else:
         with pytest.raises(vmlet.UnsupportedError, match="no way"):
             device.reset()
+
+
+def test_a_host_that_wants_the_device_back_is_heard() -> None:
+    found = find_edu()
+    vfio.bind(found.address)
+    path = Path("/sys/bus/pci/devices", found.address)
+    with vfio.open(found.address) as device:
+        assert device.removal is not None
+        with pytest.raises(vmlet.TimeoutError, match="removal"):
+            device.removal.wait(timeout=0)
+        removing = threading.Thread(target=(path / "remove").write_text, args=["1"])
+        removing.start()
+        assert device.removal.wait(timeout=limit(2)) >= 1
+        assert edu.Edu(device).registers.read(edu.ID) & 0xFF == 0xED
+        assert removing.is_alive()
+    removing.join(limit(5))
+    assert not path.exists()
+    with pytest.raises(vmlet.ConfigError, match="no PCI function"):
+        vfio.open(found.address)
+    Path("/sys/bus/pci/rescan").write_text("1")
+    # The note of the one that went is that of the one that came: it had no driver either.
+    vfio.release(found.address)
+    assert find_edu().address == found.address
 
 
 # An ordinary user

@@ -174,7 +174,7 @@ class Interrupt:
 
     @property
     def kind(self) -> str:
-        """ "INTx", "MSI" or "MSI-X"."""
+        """ "INTx", "MSI" or "MSI-X"; "failure" or "removal" where it is the kernel's word."""
         return self._vector.kind
 
     @property
@@ -192,7 +192,7 @@ class Interrupt:
         if count is None:
             raise TimeoutError(
                 f"no {self.kind} interrupt {self.number} came within {timeout} s",
-                remedy="Check that the device was told to send it and may (its own mask).",
+                remedy="Check that the device was told to send it, and that it is not masked.",
             )
         return count
 
@@ -246,6 +246,11 @@ class Device:
         self.regions = {told[0]: Region(self._core, told) for told in self._core.regions()}
         #: How many interrupts of each kind it has.
         self.interrupts = dict(self._core.interrupts())
+        news = {vector.kind: Interrupt(vector) for vector in self._core.news()}
+        #: Comes when the device reports an error that it does not recover from.
+        self.failure = news.get("failure")
+        #: Comes when the host wants the device back, and again until it is closed: close it.
+        self.removal = news.get("removal")
 
     def __repr__(self) -> str:
         return f"<Device {self.address}>"
