@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -58,8 +58,9 @@ def run(flavour: QemuFlavour, shape: Shape, command: guest.Command, options: Opt
         initrd=initrd.build(kernels[f"{packages.L1_KERNEL}-modules"], flavour.modules),
         cpus=shape.cpus,
         memory=shape.memory,
-        extra=(*flavour.backends, *shape.extra),
+        extra=shape.extra,
     )
+    running = with_backends(config)
     with run_folder() as folder:
         devices = _placed((*flavour.plugged, *options.plug))
         plugged = 0 if options.cold else len(devices)
@@ -67,16 +68,22 @@ def run(flavour: QemuFlavour, shape: Shape, command: guest.Command, options: Opt
         (folder / "settings").write_text(guest.settings(command, plugged))
         if options.cold:
             plug = tuple(p for device in devices for p in ("-device", device))
-            cold = Config(**{**vars(config), "extra": (*config.extra, *plug)})
+            cold = replace(running, extra=(*running.extra, *plug))
             with Machine(cold, run=folder, out=command.out, go=True) as machine:
                 return _attend(machine, folder, options)
         with (
             saved_state(config) as state,
-            Machine(config, run=folder, out=command.out, go=True, incoming=state) as machine,
+            Machine(running, run=folder, out=command.out, go=True, incoming=state) as machine,
         ):
             if devices:
                 _plug(machine, devices)
             return _attend(machine, folder, options)
+
+
+def with_backends(config: Config) -> Config:
+    """The machine with what its flavour's devices need, which some keep in a saved state: it is
+    saved without."""
+    return replace(config, extra=(*config.flavour.backends, *config.extra))
 
 
 def _placed(devices: tuple[str, ...]) -> list[str]:

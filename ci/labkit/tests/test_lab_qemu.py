@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from labkit.flavour import AMD, VTD
 from labkit.machine import Config, reported_status, split_backends
-from labkit.runner import _placed
+from labkit.runner import _placed, with_backends
 
 
 def config(extra: tuple[str, ...] = ()) -> Config:
@@ -35,8 +36,10 @@ def test_the_shape_names_no_path_of_this_host() -> None:
 
 
 def test_a_flavour_that_only_plugs_devices_in_shares_the_saved_state() -> None:
-    plugging = Config(VTD, Path("kernel"), Path("initrd"), 2, 1024, VTD.backends)
-    assert (plugging.shape(), VTD.state) == (config().shape(), AMD.state)
+    saved = replace(config(), flavour=VTD)
+    assert (saved.shape(), VTD.state, saved.extra) == (config().shape(), AMD.state, ())
+    assert with_backends(saved).shape() == saved.shape()
+    assert with_backends(saved).extra == VTD.backends
 
 
 def test_devices_of_the_flavour_come_before_those_that_are_asked_for() -> None:
