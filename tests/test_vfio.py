@@ -420,6 +420,29 @@ def test_a_device_that_is_dropped_is_closed(bound: str) -> None:
     vfio.open(bound).close()
 
 
+def test_a_device_that_is_closed_while_others_work_leaves_nothing(bound: str) -> None:
+    def work(device: vfio.Device) -> None:
+        try:
+            while True:
+                device.dma(4096).view()
+                device.bars[0].view(0, 4096)
+                device.config.read(0)
+        except vmlet.ClosedError:
+            pass
+
+    before = descriptors(), locked()
+    for _ in range(5):
+        with vfio.open(bound) as device:
+            working = [threading.Thread(target=work, args=[device]) for _ in range(2)]
+            for thread in working:
+                thread.start()
+            time.sleep(0.02)
+        for thread in working:
+            thread.join(limit(5))
+            assert not thread.is_alive()
+    assert (descriptors(), locked()) == before
+
+
 def test_a_device_in_use_is_not_given_away_and_not_opened_twice(bound: str) -> None:
     with vfio.open(bound):
         with pytest.raises(vmlet.StateError, match="is in use"):

@@ -177,6 +177,25 @@ mod tests {
     }
 
     #[test]
+    fn areas_lie_in_the_region_whatever_the_bytes_are() {
+        // Numbers of a linear congruential generator.
+        let mut state = 1u32;
+        for _ in 0..2000 {
+            let bytes: Vec<u8> = (0..128)
+                .map(|_| {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    state.to_le_bytes()[3] & 0x2f
+                })
+                .collect();
+            let found = region(&bytes).unwrap();
+            for (first, len) in found.areas {
+                assert!(first + len <= found.size);
+            }
+            assert!(limits(&bytes).unwrap().page >= 4096);
+        }
+    }
+
+    #[test]
     fn the_ranges_of_a_container_are_read() {
         let mut info = vec![pair(88, 3), 0x4020_1000, pair(24, 0)];
         info.extend([pair(1 | 1 << 16, 0), pair(2, 0)]);

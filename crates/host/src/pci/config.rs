@@ -98,6 +98,22 @@ mod tests {
     }
 
     #[test]
+    fn whatever_the_bytes_are_the_search_ends() {
+        // Numbers of a linear congruential generator.
+        let mut state = 1u32;
+        for _ in 0..200 {
+            let bytes = (0..WHOLE).map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                state.to_le_bytes()[3]
+            });
+            let config = ConfigSpace::new(bytes.collect());
+            for id in 0..64 {
+                assert!(config.extended(id).is_none_or(|at| at < WHOLE));
+            }
+        }
+    }
+
+    #[test]
     fn a_header_alone_and_a_device_that_is_gone_have_none() {
         assert_eq!(ConfigSpace::new(vec![0xff; HEADER]).extended(0xf), None);
         let gone = ConfigSpace::new(vec![0xff; WHOLE]);
