@@ -117,6 +117,19 @@ def test_a_card_gets_its_own_driver_back() -> None:
     assert card.release().driver == "igb"
 
 
+def test_a_card_that_is_in_use_is_not_taken() -> None:
+    card = edu.card()
+    (interface,) = Path("/sys/bus/pci/devices", card.address, "net").iterdir()
+    subprocess.run(["ip", "link", "set", interface.name, "up"], check=True)
+    try:
+        with pytest.raises(vmlet.StateError, match=f"{interface.name} is up") as refused:
+            card.bind()
+        assert f"ip link set {interface.name} down" in str(refused.value.remedy)
+        assert host.pci_device(card.address).driver == "igb"
+    finally:
+        subprocess.run(["ip", "link", "set", interface.name, "down"], check=True)
+
+
 def test_sriov_is_seen() -> None:
     card = edu.card()
     assert card.virtual_functions == host.VirtualFunctions(total=7, enabled=0)

@@ -39,7 +39,8 @@ _WIDTHS = (1, 2, 4, 8)
 def bind(address: str) -> None:
     """Gives the device to the driver vfio-pci, as root; one that has it already is left alone.
 
-    What the device had before is noted, for `release` in this process or another.
+    What the device had before is noted, for `release` in this process or another. Refused while a
+    network interface of it is up, or a disk of it is mounted or swapped to.
     """
     _core.bind_vfio(address)
 

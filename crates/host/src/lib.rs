@@ -34,6 +34,6 @@ pub use kvm::{KvmModules, switched_on};
 pub use memory::HostMemory;
 pub use pci::{
     Features, IommuGroup, Member, NotAnAddress, Obstacle, PciAddress, PciDevice, ReservedRegion,
-    Switch, VirtualFunctions, serves_vfio,
+    Switch, Use, VirtualFunctions, serves_vfio, uses,
 };
 pub use root::HostRoot;

@@ -59,6 +59,12 @@ impl HostRoot {
         Some(target.file_name()?.to_string_lossy().into_owned())
     }
 
+    /// All of what a symbolic link leads to, as it is written there; none where there is no link.
+    pub(crate) fn target(&self, name: impl AsRef<Path>) -> Option<String> {
+        let target = fs::read_link(self.path(name)).ok()?;
+        Some(target.to_string_lossy().into_owned())
+    }
+
     /// Whether there is such a file or directory.
     pub(crate) fn exists(&self, name: impl AsRef<Path>) -> bool {
         self.path(name).exists()

@@ -352,6 +352,7 @@ fn vfio_kind(error: &VfioError) -> ErrorKind {
         | VfioError::Call { .. }
         | VfioError::File { .. } => ErrorKind::Host,
         VfioError::Busy { .. }
+        | VfioError::Used { .. }
         | VfioError::NotViable { .. }
         | VfioError::Overlap { .. }
         | VfioError::NoAddresses { .. }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use vmlet_host::{HostRoot, IommuGroup, Obstacle, PciAddress, PciDevice, serves_vfio};
+use vmlet_host::{HostRoot, IommuGroup, Obstacle, PciAddress, PciDevice, serves_vfio, uses};
 
 use crate::{VfioError, type1};
 
@@ -44,7 +44,7 @@ impl Attributes for Sysfs {
 }
 
 /// Gives the device to `vfio-pci`, unless a driver of VFIO has it already. After an error it has
-/// what it had.
+/// what it had. Refused while the host has a network interface of it up or a disk of it in use.
 pub fn bind(root: &HostRoot, address: PciAddress) -> Result<(), VfioError> {
     Binding::new(root, address, &Sysfs).bind()
 }
@@ -88,6 +88,11 @@ impl<'a> Binding<'a> {
                 address: self.address,
                 obstacle: obstacle.clone(),
             });
+        }
+        let uses = uses(self.root, self.address);
+        if !uses.is_empty() {
+            let address = self.address;
+            return Err(VfioError::Used { address, uses });
         }
         let before = self.note(&device)?;
         self.take(&device).or_else(|error| {
@@ -399,6 +404,21 @@ mod tests {
         host.run(|binding| binding.bind()).unwrap();
         host.run(|binding| binding.release()).unwrap();
         assert_eq!((host.state(), host.noted()), (before, false));
+    }
+
+    #[test]
+    fn a_device_that_the_host_works_with_stays_where_it_is() {
+        let host = Host::new(Some("edu"));
+        let card = format!("devices/pci0000:00/{ADDRESS}/net/eth0");
+        host.file(&format!("sys/{card}/flags"), "0x1003");
+        fs::create_dir_all(host.path("sys/class/net")).unwrap();
+        symlink(format!("../../{card}"), host.path("sys/class/net/eth0")).unwrap();
+        let error = host.run(|binding| binding.bind()).unwrap_err();
+        assert!(
+            error.to_string().contains("ip link set eth0 down"),
+            "{error}"
+        );
+        assert_eq!((host.writes.get(), host.noted()), (0, false));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf};
 
 use thiserror::Error;
-use vmlet_host::{NotAnAddress, Obstacle, PciAddress};
+use vmlet_host::{NotAnAddress, Obstacle, PciAddress, Use};
 use vmlet_memory::MemoryError;
 
 use crate::{Access, InterruptKind, IovaRange};
@@ -222,6 +222,17 @@ pub enum VfioError {
         #[source]
         source: io::Error,
     },
+    /// The host works with the device.
+    #[error(
+        "the host uses {address}: {}. End that first: {}", list(uses, |one| &one.what),
+        list(uses, |one| &one.end)
+    )]
+    Used {
+        /// The device.
+        address: PciAddress,
+        /// What for.
+        uses: Vec<Use>,
+    },
     /// The driver did not take the device; it has again what it had.
     #[error(
         "the driver {driver} did not take {address}: {found} has it now. The kernel's log says why \
@@ -295,6 +306,11 @@ impl VfioError {
             _ => None,
         }
     }
+}
+
+fn list(uses: &[Use], part: fn(&Use) -> &String) -> String {
+    let parts: Vec<&str> = uses.iter().map(|one| part(one).as_str()).collect();
+    parts.join(", ")
 }
 
 /// Whether the host forbids it to this user.

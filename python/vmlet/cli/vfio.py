@@ -18,7 +18,8 @@ Lists the PCI functions of this host: driver, IOMMU group, how they can be reset
 each from being handed on, with a remedy. "ready": nothing does."""
 _BIND = """\
 Gives functions to the kernel's driver vfio-pci, as root. What each had before is noted in
-/run/vmlet, and "vmlet vfio release" gives it back. The host can use them no more meanwhile."""
+/run/vmlet, and "vmlet vfio release" gives it back. The host can use them no more meanwhile: those
+with an interface that is up, or with a mounted disk, are refused."""
 _RELEASE = """\
 Gives functions back to the drivers they had before "vmlet vfio bind", as root. Nobody may have
 them open."""
