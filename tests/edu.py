@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from conftest import lacks, limit
 from vmlet import host, vfio
@@ -22,6 +24,32 @@ START, TO_MEMORY, INTERRUPT = 1, 2, 4
 COPIED = 0x100
 #: It does DMA to addresses of 28 bits.
 HIGHEST = (1 << 28) - 1
+
+
+def find() -> host.PciDevice:
+    """One that shares its group with no other."""
+    wanted = VENDOR, DEVICE
+    all_of_them = (
+        one
+        for one in host.pci_devices()
+        if (one.vendor, one.device) == wanted and not (one.group and len(one.group.members) > 1)
+    )
+    found = next(all_of_them, None)
+    if found is None:
+        lacks("edu", "this host has no such device")
+    return found
+
+
+@contextmanager
+def bound() -> Iterator[str]:
+    """The address of the device, given to VFIO meanwhile."""
+    address = find().address
+    vfio.bind(address)
+    try:
+        yield address
+    finally:
+        vfio.release(address)
+
 
 #: The network card with virtual functions that the lab has beside it.
 CARD = (0x8086, 0x10C9)

@@ -1,4 +1,4 @@
-"""A device of the host, driven from Python by `vmlet.vfio`; and what is refused on any host."""
+"""A device of the host, driven from Python by `vmlet.vfio`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import asyncio
 import gc
 import os
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,26 +23,11 @@ PATTERN = bytes(number * 7 + 3 & 0xFF for number in range(2048))
 ELSEWHERE = 0x8000000
 
 
-def find_edu() -> host.PciDevice:
-    wanted = edu.VENDOR, edu.DEVICE
-    all_of_them = (
-        one
-        for one in host.pci_devices()
-        if (one.vendor, one.device) == wanted and not (one.group and len(one.group.members) > 1)
-    )
-    found = next(all_of_them, None)
-    if found is None:
-        lacks("edu", "this host has no such device")
-    return found
-
-
 @pytest.fixture
 def bound() -> Iterator[str]:
     """The address of the device, given to VFIO for one test."""
-    address = find_edu().address
-    vfio.bind(address)
-    yield address
-    vfio.release(address)
+    with edu.bound() as address:
+        yield address
 
 
 @pytest.fixture
@@ -65,7 +48,7 @@ _refusals: list[float] = []
 @pytest.fixture
 def faults() -> Iterator[Callable[[], list[tuple[str, str, int]]]]:
     """What the IOMMU logs of refused accesses from now on: direction, device, address."""
-    if find_edu().iommu_kind != "VT-d":
+    if edu.find().iommu_kind != "VT-d":
         lacks("vtd", "no VT-d here")
     # The kernel logs three of them in five seconds.
     if len([when for when in _refusals if time.monotonic() - when < 6]) >= 3:
@@ -381,7 +364,7 @@ def test_who_waits_when_the_device_is_closed_is_told(bound: str) -> None:
 
 
 def test_nothing_is_left_of_a_closed_device() -> None:
-    found = find_edu()
+    found = edu.find()
     before = found.driver, found.driver_override, descriptors(), locked()
     vfio.bind(found.address)
     assert host.pci_device(found.address).driver == "vfio-pci"
@@ -477,7 +460,7 @@ def test_a_device_without_a_reset_of_its_own_says_so(device: vfio.Device) -> Non
 
 
 def test_a_host_that_wants_the_device_back_is_heard() -> None:
-    found = find_edu()
+    found = edu.find()
     vfio.bind(found.address)
     path = Path("/sys/bus/pci/devices", found.address)
     with vfio.open(found.address) as device:
@@ -496,117 +479,4 @@ def test_a_host_that_wants_the_device_back_is_heard() -> None:
     Path("/sys/bus/pci/rescan").write_text("1")
     # The note of the one that went is that of the one that came: it had no driver either.
     vfio.release(found.address)
-    assert find_edu().address == found.address
-
-
-# An ordinary user
-
-#: Becomes one once all is imported, which an ordinary user may not read everywhere.
-_AS_A_USER = """
-import os, resource, sys, vmlet, vmlet.vfio
-os.setgroups([])
-os.setgid(65534)
-os.setuid(65534)
-limit = int(sys.argv[2])
-resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
-try:
-    with vmlet.vfio.open(sys.argv[1]) as device:
-        buffers = [device.dma(1 << 16)]
-        print(hex(device.config.read(0, 2)), flush=True)
-        device.dma(1 << 20)
-except vmlet.HostError as error:
-    print(error.errno, error.message, error.remedy, sep="|")
-"""
-
-
-def as_a_user(address: str, limit_of_locked: int) -> list[str]:
-    """What a user without rights is told who opens the device and maps 64 KiB, then 1 MiB."""
-    done = subprocess.run(
-        [sys.executable, "-c", _AS_A_USER, address, str(limit_of_locked)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=limit(60),
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
-def test_a_user_without_rights_is_told_which(bound: str) -> None:
-    group = host.pci_device(bound).group
-    assert group is not None
-    (told,) = as_a_user(bound, 1 << 20)
-    errno, message, remedy = told.split("|")
-    assert int(errno) == 13
-    assert message == f"this user may not use /dev/vfio/{group.number}"
-    assert f"chown USER /dev/vfio/{group.number}" in remedy
-
-
-def test_a_user_who_was_given_the_group_maps_what_may_be_locked(bound: str) -> None:
-    group = host.pci_device(bound).group
-    assert group is not None
-    os.chown(f"/dev/vfio/{group.number}", 65534, 65534)
-    assert as_a_user(bound, 4 << 20) == [hex(edu.VENDOR)]
-    vendor, told = as_a_user(bound, 1 << 20)
-    assert vendor == hex(edu.VENDOR)
-    errno, message, remedy = told.split("|")
-    assert int(errno) == 12
-    # Asked for, locked, allowed.
-    assert re.findall(r"\d+", message) == [str(1 << 20), str(1 << 16), str(1 << 20)]
-    assert f"{1024 + 64} KiB" in remedy
-
-
-# Refusals
-
-
-def test_a_device_that_is_not_bound_is_refused_with_the_remedy() -> None:
-    found = find_edu()
-    with pytest.raises(vmlet.StateError, match="no driver has it") as refused:
-        vfio.open(found.address)
-    assert refused.value.remedy is not None
-    assert f"vmlet vfio bind {found.address}" in refused.value.remedy
-
-
-def test_others_of_its_group_are_named_and_can_be_handed_on_too() -> None:
-    every = host.pci_devices()
-    groups = [one.group for one in every if (one.vendor, one.device) == (edu.VENDOR, edu.DEVICE)]
-    shared = [group for group in groups if group is not None and len(group.members) > 1]
-    if not shared:
-        lacks("shared-group", "no group of two functions is here")
-    first, second = (member.address for member in shared[0].members)
-    before = [host.pci_device(address).driver for address in (first, second)]
-    vfio.bind(first)
-    with pytest.raises(vmlet.StateError) as refused:
-        vfio.open(first)
-    assert f"group {shared[0].number}: {second} ({before[1]})" in refused.value.message
-    assert f"vmlet vfio bind {second}" in str(refused.value.remedy)
-    vfio.bind(second)
-    with vfio.open(first) as device:
-        assert edu.Edu(device).registers.read(edu.ID) & 0xFF == 0xED
-        with pytest.raises(vmlet.StateError, match=r"group \d+ open"):
-            vfio.open(second)
-    vfio.release(first)
-    vfio.release(second)
-    assert [host.pci_device(address).driver for address in (first, second)] == before
-
-
-@pytest.mark.parametrize("call", [vfio.open, vfio.bind, vfio.release])
-def test_a_device_that_is_not_there_is_refused(call: Callable[[str], object]) -> None:
-    with pytest.raises(
-        vmlet.ConfigError, match=r"there is no PCI function 00ff:1f:1f\.7"
-    ) as refused:
-        call("00ff:1f:1f.7")
-    assert "vmlet vfio list" in str(refused.value.remedy)
-    with pytest.raises(vmlet.ConfigError, match="no address"):
-        call("../../etc")
-
-
-def test_every_function_says_what_keeps_it_from_being_opened() -> None:
-    for found in host.pci_devices():
-        for obstacle in found.obstacles:
-            assert obstacle.cause
-            assert obstacle.remedy
-        if found.obstacles:
-            with pytest.raises(vmlet.Error) as refused:
-                vfio.open(found.address)
-            assert found.obstacles[0].cause in refused.value.message
+    assert edu.find().address == found.address
