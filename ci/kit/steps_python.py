@@ -72,10 +72,19 @@ def _python_in_lab(log: Path, report: Report) -> None:
 def _passed_on(log: Path, report: Report) -> None:
     out = TARGET / "lab-out"
     out.mkdir(exist_ok=True)
-    lab: Words = [REPOSITORY / "ci" / "lab", "vtd", "--timeout", "900", "--out", out]
+    lab: Words = [REPOSITORY / "ci" / "lab", "vtd", "--timeout", "420", "--out", out]
     lab = [*lab, "--", "python", "-B", "-m", "pytest"]
     lab = [*lab, *(f"tests/{name}.py" for name in _PASSED_ON)]
-    _pytest(log, report, "lab vtd", lab, out / "passed-on.xml")
+    junit = out / "passed-on.xml"
+    try:
+        _pytest(log, report, "lab vtd", lab, junit)
+    except StepFailed:
+        # The emulated machine stands still once in some twenty runs, also before anything of ours
+        # runs in it. A test that fails ends the step, and writes what it found.
+        if junit.exists():
+            raise
+        report.remark = "the emulated machine stood still and was started again"
+        _pytest(log, report, "lab vtd", lab, junit)
 
 
 def _lab_itself(log: Path, report: Report) -> None:

@@ -377,12 +377,8 @@ fn virtio_2_7_7_2_event_index_interrupts_once_for_frames_it_lies_between() {
 fn the_driver_hears_of_long_frames_while_others_are_read() {
     let rig = Rig::new(bit::MRG_RXBUF | bit::GUEST_TSO4);
     // Both frames lie in the same buffers, which is the driver's own affair.
-    for _ in 0..4 {
-        rig.lend(BUFFERS, 0x9000);
-    }
-    for _ in 0..2 {
-        rig.come(65_536);
-    }
+    (0..4).for_each(|_| rig.lend(BUFFERS, 0x9000));
+    (0..2).for_each(|_| drop(rig.come(65_536)));
     rig.net.queue_ready(RX);
     assert_eq!(rig.rx.used_index(), 4);
     assert_eq!(rig.heard.queue.load(Ordering::SeqCst), 2);
