@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Literal
 
+    from vmlet.sriov import BorrowedVfs
+    from vmlet.vf_network import VfNetwork
     from vmlet.vfio import Device
 
     _Switch = Literal["on", "off", "absent", "unknown"]
@@ -128,6 +130,51 @@ class PciDevice:
         from vmlet import vfio
 
         return vfio.open(self.address)
+
+    def create_vfs(
+        self, count: int, *, driver: Literal["vfio-pci"] | None = "vfio-pci"
+    ) -> tuple[PciDevice, ...]:
+        """Makes `count` virtual functions, as root; they stay until `remove_vfs`.
+
+        They are given to `driver`, or to none. There may be none yet.
+        """
+        from vmlet import sriov
+
+        return sriov.create(self.address, count, driver)
+
+    def remove_vfs(self) -> PciDevice:
+        """Removes them, as root; the function as it is then. Nobody may have one open."""
+        from vmlet import sriov
+
+        sriov.remove(self.address)
+        return pci_device(self.address)
+
+    def vfs(self, count: int, *, driver: Literal["vfio-pci"] | None = "vfio-pci") -> BorrowedVfs:
+        """``with pf.vfs(4) as vfs``: virtual functions for as long as the block runs.
+
+        Close what you open of them before its end. After a killed process, the next use of the
+        function or `vmlet.vfio.mend` removes them.
+        """
+        from vmlet.sriov import BorrowedVfs
+
+        return BorrowedVfs(self.address, count, driver)
+
+    @property
+    def network(self) -> VfNetwork:
+        """What a virtual function of a network card has of it: MAC, VLAN."""
+        from vmlet import vf_network
+
+        return vf_network.read(self)
+
+    def configure(self, *, mac: str | None = None, vlan: int | None = None) -> VfNetwork:
+        """Sets a virtual function's MAC and VLAN on its network card, as root.
+
+        The card refuses other VLANs then; ``vlan=0`` is none. What is not given stays. Do it before
+        who has the function starts it.
+        """
+        from vmlet import vf_network
+
+        return vf_network.configure(self, mac, vlan)
 
 
 def pci_devices() -> list[PciDevice]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     _InterruptKind = Literal["INTx", "MSI", "MSI-X"]
 
-__all__ = ["Buffer", "Device", "Interrupt", "Region", "bind", "open", "release"]
+__all__ = ["Buffer", "Device", "Interrupt", "Region", "bind", "mend", "open", "release"]
 
 #: Region numbers of VFIO.
 _ROM, _CONFIG = 6, 7
@@ -48,6 +48,15 @@ def bind(address: str) -> None:
 def release(address: str) -> None:
     """Gives the device back what it had before `bind`, as root. Nobody may have it open."""
     _core.release_vfio(address)
+
+
+def mend() -> list[str]:
+    """Puts back what killed processes have left, as root: bindings that were cut short, virtual
+    functions of a ``with`` block. Gives the addresses of what was mended.
+
+    Whole bindings stay, and virtual functions that `create_vfs` has made.
+    """
+    return _core.mend_vfio()
 
 
 def open(address: str) -> Device:

@@ -342,9 +342,11 @@ fn vfio_kind(error: &VfioError) -> ErrorKind {
                 ErrorKind::Unsupported
             }
         },
-        VfioError::UnsafeInterrupts { .. } | VfioError::NoType1 | VfioError::NoReset { .. } => {
-            ErrorKind::Unsupported
-        }
+        VfioError::UnsafeInterrupts { .. }
+        | VfioError::NoType1
+        | VfioError::NoReset { .. }
+        | VfioError::NoSriov { .. }
+        | VfioError::NoVfDriver { .. } => ErrorKind::Unsupported,
         VfioError::Denied { .. }
         | VfioError::NoFile { .. }
         | VfioError::LockedMemory { .. }
@@ -360,6 +362,11 @@ fn vfio_kind(error: &VfioError) -> ErrorKind {
         | VfioError::InterruptsOn { .. }
         | VfioError::NotTaken { .. }
         | VfioError::NotOurs { .. }
+        | VfioError::VfsThere { .. }
+        | VfioError::VfsHeld { .. }
+        | VfioError::VfsChanging { .. }
+        | VfioError::VfsNotOurs { .. }
+        | VfioError::VfsMissing { .. }
         | VfioError::Closed => ErrorKind::State,
         VfioError::Memory(error) => memory_kind(error),
         VfioError::Forked => ErrorKind::Forked,

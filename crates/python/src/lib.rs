@@ -82,6 +82,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(vfio::open_vfio, module)?)?;
     module.add_function(wrap_pyfunction!(vfio::bind_vfio, module)?)?;
     module.add_function(wrap_pyfunction!(vfio::release_vfio, module)?)?;
+    module.add_function(wrap_pyfunction!(vfio::mend_vfio, module)?)?;
+    module.add_function(wrap_pyfunction!(vfio::create_vfs, module)?)?;
+    module.add_function(wrap_pyfunction!(vfio::remove_vfs, module)?)?;
+    module.add_function(wrap_pyfunction!(vfio::virtual_functions, module)?)?;
     module.add_function(wrap_pyfunction!(host::choose_engine, module)?)?;
     module.add_function(wrap_pyfunction!(host::linux_cmdline, module)?)?;
     module.add_function(wrap_pyfunction!(host::build_initramfs, module)?)?;

@@ -14,26 +14,26 @@ use vmlet_host::{HostRoot, IommuGroup, Obstacle, PciAddress, PciDevice, serves_v
 
 use crate::{VfioError, type1};
 
-const DRIVER: &str = "vfio-pci";
-const NOTES: &str = "run/vmlet/vfio";
+pub(crate) const DRIVER: &str = "vfio-pci";
+pub(crate) const NOTES: &str = "run/vmlet/vfio";
 
 /// What a device had.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Before {
+pub(crate) struct Before {
     vendor: u16,
     device: u16,
-    driver: Option<String>,
+    pub(crate) driver: Option<String>,
     driver_override: Option<String>,
 }
 
 /// The kernel's side of sysfs: it acts on what is written.
-trait Attributes {
+pub(crate) trait Attributes {
     fn write(&self, path: &Path, text: &str) -> io::Result<()>;
 }
 
 /// The real one.
 #[derive(Debug)]
-struct Sysfs;
+pub(crate) struct Sysfs;
 
 impl Attributes for Sysfs {
     fn write(&self, path: &Path, text: &str) -> io::Result<()> {
@@ -55,14 +55,14 @@ pub fn release(root: &HostRoot, address: PciAddress) -> Result<(), VfioError> {
     Binding::new(root, address, &Sysfs).release()
 }
 
-struct Binding<'a> {
-    root: &'a HostRoot,
-    address: PciAddress,
+pub(crate) struct Binding<'a> {
+    pub(crate) root: &'a HostRoot,
+    pub(crate) address: PciAddress,
     kernel: &'a dyn Attributes,
 }
 
 impl<'a> Binding<'a> {
-    fn new(root: &'a HostRoot, address: PciAddress, kernel: &'a dyn Attributes) -> Self {
+    pub(crate) fn new(root: &'a HostRoot, address: PciAddress, kernel: &'a dyn Attributes) -> Self {
         Binding {
             root,
             address,
@@ -70,7 +70,7 @@ impl<'a> Binding<'a> {
         }
     }
 
-    fn bind(&self) -> Result<(), VfioError> {
+    pub(crate) fn bind(&self) -> Result<(), VfioError> {
         let device = self.device()?;
         if device.driver.as_deref().is_some_and(serves_vfio) {
             return Ok(());
@@ -101,7 +101,7 @@ impl<'a> Binding<'a> {
         })
     }
 
-    fn release(&self) -> Result<(), VfioError> {
+    pub(crate) fn release(&self) -> Result<(), VfioError> {
         let device = self.device()?;
         let before = self.noted(&device)?;
         match (&device.driver, before) {
@@ -136,7 +136,7 @@ impl<'a> Binding<'a> {
     }
 
     /// Puts back what was there, and forgets it.
-    fn restore(&self, before: &Before) -> Result<(), VfioError> {
+    pub(crate) fn restore(&self, before: &Before) -> Result<(), VfioError> {
         self.set_override(before.driver_override.as_deref().unwrap_or_default())?;
         if self.driver() != before.driver {
             if self.driver().is_some() {
@@ -148,13 +148,17 @@ impl<'a> Binding<'a> {
                 self.check_driver(driver).and(bound)?;
             }
         }
+        self.forget()
+    }
+
+    pub(crate) fn forget(&self) -> Result<(), VfioError> {
         let note = self.note_path();
         fs::remove_file(&note).map_err(|source| file_error(&note, true, source))
     }
 
     /// The kernel takes a device from VFIO's driver only when nobody has it open, and waits for that
     /// without end: so it is asked for first.
-    fn check_unused(&self) -> Result<(), VfioError> {
+    pub(crate) fn check_unused(&self) -> Result<(), VfioError> {
         if !self.driver().as_deref().is_some_and(serves_vfio) {
             return Ok(());
         }
@@ -234,7 +238,7 @@ impl<'a> Binding<'a> {
     }
 
     /// What was noted of this very device; a note of another that was in this slot is not looked at.
-    fn noted(&self, device: &PciDevice) -> Result<Option<Before>, VfioError> {
+    pub(crate) fn noted(&self, device: &PciDevice) -> Result<Option<Before>, VfioError> {
         let path = self.note_path();
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
@@ -246,7 +250,7 @@ impl<'a> Binding<'a> {
     }
 }
 
-fn file_error(path: &Path, write: bool, source: io::Error) -> VfioError {
+pub(crate) fn file_error(path: &Path, write: bool, source: io::Error) -> VfioError {
     VfioError::File {
         path: path.to_owned(),
         write,

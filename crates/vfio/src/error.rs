@@ -255,6 +255,93 @@ pub enum VfioError {
         /// The device.
         address: PciAddress,
     },
+    /// A function without SR-IOV.
+    #[error(
+        "{address} can have no virtual functions: it has no SR-IOV, or the firmware left them no room. \
+         See vmlet sriov list for the functions that can"
+    )]
+    NoSriov {
+        /// The function.
+        address: PciAddress,
+    },
+    /// Nobody makes virtual functions of it.
+    #[error(
+        "virtual functions of {address} cannot be made: {}. Give it to a driver of the host that makes \
+         them (vmlet vfio release {address}, or by /sys/bus/pci/drivers)",
+        no_vf_driver(driver.as_deref())
+    )]
+    NoVfDriver {
+        /// The physical function.
+        address: PciAddress,
+        /// Its driver.
+        driver: Option<String>,
+    },
+    /// No, or too many, virtual functions asked for.
+    #[error(
+        "{address} can have up to {total} virtual functions, not {asked}. Ask for 1 to {total}"
+    )]
+    VfCount {
+        /// The physical function.
+        address: PciAddress,
+        /// Asked for.
+        asked: u32,
+        /// The most there can be.
+        total: u16,
+    },
+    /// There are some.
+    #[error(
+        "{address} has {enabled} virtual functions already. Remove them first: vmlet sriov remove \
+         {address}"
+    )]
+    VfsThere {
+        /// The physical function.
+        address: PciAddress,
+        /// Those there are.
+        enabled: u16,
+    },
+    /// They are there for as long as another process wants.
+    #[error(
+        "the virtual functions of {address} belong to process {pid}. Leave its with block, or end \
+         the process"
+    )]
+    VfsHeld {
+        /// The physical function.
+        address: PciAddress,
+        /// The process.
+        pid: u32,
+    },
+    /// Two at a time.
+    #[error(
+        "somebody else is making or removing virtual functions of {address}. Wait until that is done"
+    )]
+    VfsChanging {
+        /// The physical function.
+        address: PciAddress,
+    },
+    /// Not made by us.
+    #[error(
+        "the {enabled} virtual functions of {address} were not made by vmlet. Where nobody needs them, \
+         as root: echo 0 > /sys/bus/pci/devices/{address}/sriov_numvfs"
+    )]
+    VfsNotOurs {
+        /// The physical function.
+        address: PciAddress,
+        /// Those there are.
+        enabled: u16,
+    },
+    /// The driver made too few; they are gone again.
+    #[error(
+        "the driver of {address} made {made} of {asked} virtual functions. The kernel's log says why \
+         (dmesg)"
+    )]
+    VfsMissing {
+        /// The physical function.
+        address: PciAddress,
+        /// Asked for.
+        asked: u32,
+        /// Those that came.
+        made: usize,
+    },
     /// A file of sysfs, or the note of what a device had before.
     #[error("{} cannot be {}", path.display(), if *write { "written" } else { "read" })]
     File {
@@ -311,6 +398,13 @@ impl VfioError {
 fn list(uses: &[Use], part: fn(&Use) -> &String) -> String {
     let parts: Vec<&str> = uses.iter().map(|one| part(one).as_str()).collect();
     parts.join(", ")
+}
+
+fn no_vf_driver(driver: Option<&str>) -> String {
+    match driver {
+        Some(driver) => format!("its driver {driver} does not do that"),
+        None => "no driver has it".to_owned(),
+    }
 }
 
 /// Whether the host forbids it to this user.

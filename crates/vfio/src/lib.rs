@@ -1,6 +1,8 @@
 //! Devices of the host for user space, and later for guests: the only user of `/dev/vfio`.
 //!
 //! * `binding.rs`: giving a device to VFIO's driver, and back to the one it had: [`bind`], [`release`].
+//! * `sriov/`: the life cycle of virtual functions: [`create_vfs`], [`remove_vfs`]; `mend.rs`: [`mend`],
+//!   what killed processes left half done.
 //! * `device.rs`: [`Device`], an open one.
 //! * `mapping.rs`: [`RegionMap`], registers in this process; `config.rs`: writes that would be fatal.
 //! * `interrupt.rs`: [`Vector`], an interrupt as an eventfd.
@@ -12,8 +14,8 @@
 //!
 //! Source: `include/uapi/linux/vfio.h`, Documentation/driver-api/vfio.rst.
 //!
-//! Not supported yet: iommufd, several devices of one group at a time, hot reset, SR-IOV's life cycle,
-//! guests.
+//! Not supported yet: iommufd, several devices of one group at a time, hot reset, guests, resources of
+//! NVMe's virtual functions.
 
 mod binding;
 mod calls;
@@ -27,6 +29,8 @@ mod info;
 mod interrupt;
 mod limits;
 mod mapping;
+mod mend;
+mod sriov;
 mod type1;
 
 pub use binding::{bind, release};
@@ -37,3 +41,5 @@ pub use error::VfioError;
 pub use info::RegionInfo;
 pub use interrupt::{InterruptKind, Vector};
 pub use mapping::RegionMap;
+pub use mend::mend;
+pub use sriov::{VfRequest, create_vfs, remove_vfs, virtual_functions};

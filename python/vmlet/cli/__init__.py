@@ -1,4 +1,4 @@
-"""The command line: ``vmlet run``, ``vmlet doctor``, ``vmlet kernel``, ``vmlet vfio``."""
+"""The command line: ``vmlet run``, ``doctor``, ``kernel``, ``vfio``, ``sriov``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import vmlet
-from vmlet.cli import doctor, kernel, run, vfio
+from vmlet.cli import doctor, kernel, run, sriov, vfio
 from vmlet.cli.failure import ERROR, describe, report
 from vmlet.errors import Error
 
@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_parser(commands)
     kernel.add_parser(commands)
     vfio.add_parser(commands)
+    sriov.add_parser(commands)
     return parser
 
 

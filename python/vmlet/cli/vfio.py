@@ -23,6 +23,9 @@ with an interface that is up, or with a mounted disk, are refused."""
 _RELEASE = """\
 Gives functions back to the drivers they had before "vmlet vfio bind", as root. Nobody may have
 them open."""
+_MEND = """\
+Puts back what killed processes have left, as root: bindings that were cut short, and virtual
+functions that a program wanted for itself. Prints what it mended."""
 #: PCI bridges, which are no devices to be handed on.
 _BRIDGE = 0x06
 
@@ -43,6 +46,9 @@ def add_parser(commands: Commands) -> None:
         changing.add_argument("addresses", nargs="+", metavar="ADDRESS", help="0000:01:00.0")
         changing.add_argument("--json", action="store_true", help="print a JSON array")
         changing.set_defaults(execute=execute_change, act=act)
+    mending = inner.add_parser("mend", help="clean up after killed processes", description=_MEND)
+    mending.add_argument("--json", action="store_true", help="print a JSON array")
+    mending.set_defaults(execute=execute_mend)
 
 
 def execute_list(args: argparse.Namespace) -> int:
@@ -64,6 +70,16 @@ def execute_change(args: argparse.Namespace) -> int:
         print(json.dumps([asdict(one) for one in found], indent=2))
     else:
         print("\n".join(f"{one.address}  {one.driver or '-'}" for one in found))
+    return 0
+
+
+def execute_mend(args: argparse.Namespace) -> int:
+    """Mends, and prints what was."""
+    mended = vfio.mend()
+    if args.json:
+        print(json.dumps(mended))
+    elif mended:
+        print("\n".join(mended))
     return 0
 
 

@@ -24,7 +24,7 @@ pub(crate) struct VfioDevice {
     device: Arc<Device>,
 }
 
-fn address(text: &str) -> Result<PciAddress, MachineError> {
+pub(super) fn address(text: &str) -> Result<PciAddress, MachineError> {
     Ok(text.parse().map_err(VfioError::from)?)
 }
 

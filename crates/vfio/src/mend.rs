@@ -1,0 +1,121 @@
+//! What killed processes left half done is put back.
+
+use std::fs;
+
+use vmlet_host::{HostRoot, PciAddress, PciDevice, serves_vfio};
+
+use crate::{
+    VfioError, binding,
+    binding::{Binding, Sysfs},
+    sriov,
+    sriov::PhysicalFunction,
+};
+
+/// Puts back what processes that are gone have left: virtual functions that were theirs, bindings
+/// that were cut short. The functions that something was done for. What is whole and was to stay, or
+/// belongs to a process that lives, is left alone. An error keeps none of the others from its turn.
+pub fn mend(root: &HostRoot) -> Result<Vec<PciAddress>, VfioError> {
+    let mut mended = Vec::new();
+    let mut failed = None;
+    let mut take = |address, done| match done {
+        Ok(true) => mended.push(address),
+        Ok(false) => {}
+        Err(error) => failed = Some(error),
+    };
+    for address in noted(root, sriov::NOTES) {
+        take(address, PhysicalFunction::new(root, address, &Sysfs).mend());
+    }
+    for address in noted(root, binding::NOTES) {
+        take(address, Binding::new(root, address, &Sysfs).mend());
+    }
+    failed.map_or(Ok(mended), Err)
+}
+
+fn noted(root: &HostRoot, folder: &str) -> Vec<PciAddress> {
+    let entries = fs::read_dir(root.path(folder)).into_iter().flatten();
+    let mut found: Vec<PciAddress> = entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+impl Binding<'_> {
+    /// Puts back what a device had whose binding, or release, was cut short; whether it was.
+    pub(crate) fn mend(&self) -> Result<bool, VfioError> {
+        let Some(device) = PciDevice::read(self.root, self.address) else {
+            return self.forget().map(|()| true);
+        };
+        let Some(before) = self.noted(&device)? else {
+            return Ok(false);
+        };
+        let ours = device.driver_override.as_deref() == Some(binding::DRIVER);
+        let cut_short = match &device.driver {
+            Some(driver) if serves_vfio(driver) => false,
+            None => true,
+            found => ours || *found == before.driver,
+        };
+        if cut_short {
+            self.restore(&before)?;
+        }
+        Ok(cut_short)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host with one device, and what was noted of it: it had no driver.
+    fn host(driver_override: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let device = "sys/bus/pci/devices/0000:01:00.0";
+        for (folder, name, text) in [
+            (device, "vendor", "0x1234"),
+            (device, "device", "0x11e8"),
+            (device, "class", "0x00ff00"),
+            (device, "driver_override", driver_override),
+            (
+                binding::NOTES,
+                "0000:01:00.0",
+                r#"{"vendor":4660,"device":4584,"driver":null,"driver_override":null}"#,
+            ),
+            (binding::NOTES, "0000:02:00.0", "{}"),
+            (sriov::NOTES, "0000:03:00.0", "{}"),
+        ] {
+            let folder = dir.path().join(folder);
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join(name), text).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn a_binding_that_was_cut_short_is_undone_and_notes_of_what_is_gone_are_dropped() {
+        let dir = host("vfio-pci");
+        let root = HostRoot::new(dir.path());
+        let mended: Vec<String> = mend(&root)
+            .unwrap()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(mended, ["0000:03:00.0", "0000:01:00.0", "0000:02:00.0"]);
+        let address = "0000:01:00.0".parse().unwrap();
+        let device = PciDevice::read(&root, address).unwrap();
+        assert_eq!(
+            (device.driver, device.driver_override.as_deref()),
+            (None, Some(""))
+        );
+        assert!(mend(&root).unwrap().is_empty());
+    }
+
+    #[test]
+    fn whole_bindings_are_left_alone() {
+        let dir = host("vfio-pci");
+        let link = dir.path().join("sys/bus/pci/devices/0000:01:00.0/driver");
+        std::os::unix::fs::symlink("../../drivers/vfio-pci", link).unwrap();
+        let root = HostRoot::new(dir.path());
+        let address: PciAddress = "0000:01:00.0".parse().unwrap();
+        assert!(!mend(&root).unwrap().contains(&address));
+    }
+}

@@ -1,0 +1,317 @@
+//! Virtual functions are made, given to VFIO's driver and removed.
+//!
+//! Whatever is changed is noted in `/run/vmlet/sriov` before. Where a process is killed half way, the
+//! next that makes or removes virtual functions of the same physical one puts all back first.
+
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use vmlet_host::{HostRoot, Obstacle, PciAddress, PciDevice};
+
+use super::note::{Lock, Note, Owner};
+use crate::{
+    VfioError,
+    binding::{Attributes, Binding, Sysfs, file_error},
+};
+
+/// Drivers make them before the write to `sriov_numvfs` returns, as a rule.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// The virtual functions that somebody asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VfRequest {
+    /// How many.
+    pub count: u32,
+    /// They are given to `vfio-pci`; else they have no driver.
+    pub bind: bool,
+    /// They are removed when this process has ended, by the next use of the physical function or by
+    /// [`mend`](crate::mend); else they stay.
+    pub lent: bool,
+}
+
+/// Makes virtual functions of the physical function at `address`, which has none. No driver of the
+/// host gets any. After an error there are none.
+pub fn create_vfs(
+    root: &HostRoot,
+    address: PciAddress,
+    request: VfRequest,
+) -> Result<Vec<PciAddress>, VfioError> {
+    PhysicalFunction::new(root, address, &Sysfs).create(request)
+}
+
+/// Removes those that [`create_vfs`] has made, in this process or another. Where there are none
+/// nothing is done, and where somebody has one open neither.
+pub fn remove_vfs(root: &HostRoot, address: PciAddress) -> Result<(), VfioError> {
+    PhysicalFunction::new(root, address, &Sysfs).remove()
+}
+
+/// The virtual functions there are, in the order of their numbers.
+pub fn virtual_functions(root: &HostRoot, address: PciAddress) -> Vec<PciAddress> {
+    PhysicalFunction::new(root, address, &Sysfs).functions()
+}
+
+pub(crate) struct PhysicalFunction<'a> {
+    root: &'a HostRoot,
+    address: PciAddress,
+    kernel: &'a dyn Attributes,
+}
+
+impl<'a> PhysicalFunction<'a> {
+    pub(crate) fn new(root: &'a HostRoot, address: PciAddress, kernel: &'a dyn Attributes) -> Self {
+        PhysicalFunction {
+            root,
+            address,
+            kernel,
+        }
+    }
+
+    pub(super) fn create(&self, request: VfRequest) -> Result<Vec<PciAddress>, VfioError> {
+        self.check(&self.device()?, request.count)?;
+        let _lock = Lock::take(self.root, self.address)?;
+        self.mend_locked()?;
+        let device = self.device()?;
+        let enabled = enabled(&device);
+        if enabled != 0 {
+            return Err(self.there(&device, enabled)?);
+        }
+        let note = Note::new(&device, self.value("sriov_drivers_autoprobe"), self.this()?);
+        note.write(self.root, self.address)?;
+        self.make(request, &note).inspect_err(|_| {
+            if let Err(error) = self.undo(&note) {
+                let address = self.address;
+                log::warn!("virtual functions of {address} are left half made: {error}");
+            }
+        })
+    }
+
+    pub(super) fn remove(&self) -> Result<(), VfioError> {
+        let before = self.device()?;
+        if enabled(&before) == 0 && Note::read(self.root, &before)?.is_none() {
+            return Ok(());
+        }
+        let _lock = Lock::take(self.root, self.address)?;
+        let device = self.device()?;
+        let Some(mut note) = Note::read(self.root, &device)? else {
+            return match enabled(&device) {
+                0 => Ok(()),
+                enabled => Err(VfioError::VfsNotOurs {
+                    address: self.address,
+                    enabled,
+                }),
+            };
+        };
+        self.check_owner(&note)?;
+        self.check_unused()?;
+        // Whoever is killed from here on has begun to remove them.
+        note.owner = Some(self.this()?);
+        note.write(self.root, self.address)?;
+        self.undo(&note)
+    }
+
+    /// Removes what a process has left that is gone; whether there was something. What somebody is at
+    /// work on is not left.
+    pub(crate) fn mend(&self) -> Result<bool, VfioError> {
+        if PciDevice::read(self.root, self.address).is_none() {
+            return Note::forget(self.root, self.address).map(|()| true);
+        }
+        match Lock::take(self.root, self.address) {
+            Err(VfioError::VfsChanging { .. }) => Ok(false),
+            Err(error) => Err(error),
+            Ok(_lock) => self.mend_locked(),
+        }
+    }
+
+    fn mend_locked(&self) -> Result<bool, VfioError> {
+        let device = self.device()?;
+        let Some(note) = Note::read(self.root, &device)? else {
+            return Ok(false);
+        };
+        let left = match &note.owner {
+            Some(owner) => !owner.lives(self.root),
+            None => enabled(&device) == 0,
+        };
+        if left {
+            self.check_unused()?;
+            self.undo(&note)?;
+        }
+        Ok(left)
+    }
+
+    fn device(&self) -> Result<PciDevice, VfioError> {
+        PciDevice::read(self.root, self.address).ok_or(VfioError::Obstacle {
+            address: self.address,
+            obstacle: Obstacle::Missing {
+                address: self.address,
+            },
+        })
+    }
+
+    fn check(&self, device: &PciDevice, asked: u32) -> Result<(), VfioError> {
+        let address = self.address;
+        let functions = device.virtual_functions;
+        let total = functions.ok_or(VfioError::NoSriov { address })?.total;
+        if device.driver.is_none() {
+            let driver = None;
+            return Err(VfioError::NoVfDriver { address, driver });
+        }
+        if asked == 0 || asked > u32::from(total) {
+            return Err(VfioError::VfCount {
+                address,
+                asked,
+                total,
+            });
+        }
+        Ok(())
+    }
+
+    fn there(&self, device: &PciDevice, enabled: u16) -> Result<VfioError, VfioError> {
+        match Note::read(self.root, device)? {
+            None => Ok(VfioError::VfsNotOurs {
+                address: self.address,
+                enabled,
+            }),
+            Some(note) => {
+                self.check_owner(&note)?;
+                Ok(VfioError::VfsThere {
+                    address: self.address,
+                    enabled,
+                })
+            }
+        }
+    }
+
+    fn check_owner(&self, note: &Note) -> Result<(), VfioError> {
+        match &note.owner {
+            Some(owner) if !owner.is_this() && owner.lives(self.root) => Err(VfioError::VfsHeld {
+                address: self.address,
+                pid: owner.pid,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The kernel waits without end for who has one open.
+    fn check_unused(&self) -> Result<(), VfioError> {
+        self.functions()
+            .into_iter()
+            .try_for_each(|vf| self.binding(vf).check_unused())
+    }
+
+    fn make(&self, request: VfRequest, note: &Note) -> Result<Vec<PciAddress>, VfioError> {
+        if note.autoprobe.is_some() {
+            self.write("sriov_drivers_autoprobe", "0")?;
+        }
+        self.enable(request.count)?;
+        let made = self.wait(request.count)?;
+        self.restore_autoprobe(note)?;
+        if request.bind {
+            made.iter().try_for_each(|vf| self.binding(*vf).bind())?;
+        }
+        if !request.lent {
+            let mut kept = note.clone();
+            kept.owner = None;
+            kept.write(self.root, self.address)?;
+        }
+        Ok(made)
+    }
+
+    fn enable(&self, count: u32) -> Result<(), VfioError> {
+        self.write("sriov_numvfs", &count.to_string())
+            .map_err(|error| match error {
+                // The kernel's word for a driver without `sriov_configure`, and for none at all.
+                VfioError::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                    VfioError::NoVfDriver {
+                        address: self.address,
+                        driver: self.device().ok().and_then(|device| device.driver),
+                    }
+                }
+                other => other,
+            })
+    }
+
+    fn wait(&self, asked: u32) -> Result<Vec<PciAddress>, VfioError> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let functions = self.functions();
+            let made = functions.len();
+            if u32::try_from(made) == Ok(asked) {
+                return Ok(functions);
+            }
+            if Instant::now() >= end {
+                return Err(VfioError::VfsMissing {
+                    address: self.address,
+                    asked,
+                    made,
+                });
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+
+    /// Takes virtual functions away, puts back what was there, and forgets it.
+    fn undo(&self, note: &Note) -> Result<(), VfioError> {
+        for vf in self.functions() {
+            match self.binding(vf).release() {
+                // Somebody gave it to VFIO by hand; it goes all the same.
+                Ok(()) | Err(VfioError::NotOurs { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if enabled(&self.device()?) != 0 {
+            self.write("sriov_numvfs", "0")?;
+        }
+        self.restore_autoprobe(note)?;
+        Note::forget(self.root, self.address)
+    }
+
+    fn restore_autoprobe(&self, note: &Note) -> Result<(), VfioError> {
+        match &note.autoprobe {
+            Some(before) => self.write("sriov_drivers_autoprobe", before),
+            None => Ok(()),
+        }
+    }
+
+    /// By the kernel's links `virtfn0`, `virtfn1`, ...
+    pub(super) fn functions(&self) -> Vec<PciAddress> {
+        let link = |number: u32| {
+            let path = self.path(&format!("virtfn{number}"));
+            let target = fs::read_link(path).ok()?;
+            target.file_name()?.to_str()?.parse().ok()
+        };
+        (0..).map_while(link).collect()
+    }
+
+    fn binding(&self, address: PciAddress) -> Binding<'a> {
+        Binding::new(self.root, address, self.kernel)
+    }
+
+    fn this(&self) -> Result<Owner, VfioError> {
+        Owner::this(self.root)
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        let address = self.address;
+        self.root
+            .path(format!("sys/bus/pci/devices/{address}/{name}"))
+    }
+
+    fn value(&self, name: &str) -> Option<String> {
+        let text = fs::read_to_string(self.path(name)).ok()?;
+        Some(text.trim().to_owned())
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<(), VfioError> {
+        let path = self.path(name);
+        let done = self.kernel.write(&path, text);
+        done.map_err(|source| file_error(&path, true, source))
+    }
+}
+
+fn enabled(device: &PciDevice) -> u16 {
+    device
+        .virtual_functions
+        .map_or(0, |functions| functions.enabled)
+}

@@ -1,0 +1,16 @@
+//! The life cycle of virtual functions: made, given to VFIO's driver, removed.
+//!
+//! * `lifecycle.rs`: [`create_vfs`], [`remove_vfs`], [`virtual_functions`].
+//! * `note.rs`: what a physical function had before, and whose its virtual functions are.
+//!
+//! Source: PCI Express 6.0, section 9; Documentation/PCI/pci-iov-howto.rst and
+//! Documentation/ABI/testing/sysfs-bus-pci of Linux.
+
+mod lifecycle;
+mod note;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use lifecycle::PhysicalFunction;
+pub use lifecycle::{VfRequest, create_vfs, remove_vfs, virtual_functions};
+pub(crate) use note::NOTES;
