@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +50,44 @@ def card() -> Iterator[host.PciDevice]:
     assert after == before
 
 
+@pytest.fixture
+def interface(card: host.PciDevice) -> Iterator[str]:
+    """The card's interface, up for one test: its driver answers virtual functions then only."""
+    (folder,) = Path("/sys/bus/pci/devices", card.address, "net").iterdir()
+    switch_up(folder.name, up=True)
+    yield folder.name
+    switch_up(folder.name, up=False)
+
+
+def switch_up(interface: str, *, up: bool) -> None:
+    """SIOCGIFFLAGS, SIOCSIFFLAGS and IFF_UP of netdevice(7)."""
+    request = struct.Struct("16sh14x")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+        told = fcntl.ioctl(link, 0x8913, request.pack(interface.encode(), 0))
+        name, flags = request.unpack(told)
+        fcntl.ioctl(link, 0x8914, request.pack(name, flags & ~1 | up))
+
+
+def asked_for_mac(device: vfio.Device) -> str:
+    """What the card's driver answers the reset message of a virtual function's driver, by the
+    mailbox of the 82576 (data sheet, 7.8.2.9.1 and 8.14): the MAC it shall use."""
+    control, memory, take, request, told = 0xC40, 0x800, 1 << 2, 1 << 0, 1 << 4
+    registers = device.bars[0]
+    deadline = time.monotonic() + limit(5)
+    registers.write(control, take)
+    while not registers.read(control) & take:
+        assert time.monotonic() < deadline, "the mailbox cannot be had"
+        registers.write(control, take)
+    registers.write(memory, 1)
+    registers.write(control, request)
+    while not registers.read(control) & told:
+        assert time.monotonic() < deadline, "the card's driver does not answer"
+        time.sleep(0.01)
+    answer = [registers.read(memory + 4 * word) for word in range(3)]
+    assert answer[0] == 0x8000_0001
+    return struct.pack("<II", *answer[1:])[:6].hex(":")
+
+
 def command(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "vmlet.cli", *words],
@@ -79,6 +121,7 @@ def test_virtual_functions_last_as_long_as_their_block(card: host.PciDevice) -> 
         assert {(one.vendor, one.device, one.driver) for one in vfs} == {(*VF, "vfio-pci")}
         assert {one.physical_function for one in vfs} == {card.address}
         assert all(one.obstacles == () for one in vfs)
+        assert {(one.unknown_because, one.ats) for one in vfs} == {(None, "absent")}
         groups = {one.group.number for one in vfs if one.group}
         assert len(groups) == 2
         now = host.pci_device(card.address)
@@ -114,6 +157,7 @@ def test_mac_and_vlan_are_set_and_read_back(card: host.PciDevice) -> None:
             card.configure(vlan=1)
 
 
+@pytest.mark.usefixtures("interface")
 def test_a_virtual_function_is_driven(card: host.PciDevice) -> None:
     with card.vfs(1) as (vf,):
         mac = vf.configure(mac="02:00:00:00:00:77").mac
@@ -122,9 +166,7 @@ def test_a_virtual_function_is_driven(card: host.PciDevice) -> None:
             assert device.config.read(0) == VF[1] << 16 | VF[0]
             assert device.interrupts["MSI-X"] == 3
             assert (device.resets, len(device.bars)) == (True, 2)
-            registers = device.bars[0].view().cast("I")
-            # STATUS of the 82576's virtual function: link up is bit 1.
-            assert registers[0x08 // 4] & 1 << 1
+            assert asked_for_mac(device) == mac
             assert len(device.enable("MSI-X", 3)) == 3
             device.reset()
         assert vf.network.mac == mac
@@ -174,6 +216,28 @@ def test_mend_removes_what_a_killed_process_left(card: host.PciDevice) -> None:
     done = command("vfio", "mend", "--json")
     assert (done.returncode, json.loads(done.stdout)) == (0, [card.address]), done.stderr
     assert command("vfio", "mend").stdout == ""
+
+
+@pytest.mark.parametrize("after", [0.0, 0.03, 0.1, 0.3, 1.0])
+def test_a_process_that_is_killed_while_it_makes_them_leaves_what_is_mended(
+    card: host.PciDevice, after: float
+) -> None:
+    script = (
+        f"from vmlet import host; card = host.pci_device({card.address!r})\n"
+        "print('now', flush=True); card.create_vfs(2)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"now\n"
+        time.sleep(after)
+        process.send_signal(signal.SIGKILL)
+    mended = vfio.mend()
+    left = host.pci_device(card.address).virtual_functions
+    assert left is not None
+    # Killed before it began, or once it was done, it leaves nothing to be mended.
+    assert mended == [card.address] or left.enabled in (0, 2)
+    assert mended == [] or left.enabled == 0
+    card.remove_vfs()
 
 
 def test_the_next_use_removes_it_too(card: host.PciDevice) -> None:

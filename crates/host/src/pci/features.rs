@@ -82,7 +82,10 @@ fn unread(config: &ConfigSpace) -> Option<&'static str> {
     match config.len() {
         0 => Some("config space cannot be read"),
         len if len <= HEADER => Some("only root may read capabilities"),
-        _ if config.u16(0) == Some(0xffff) => Some("the device does not answer"),
+        // The vendor alone says nothing: of a virtual function it is all ones (section 9.3.4.1.1).
+        _ if [0, 4].map(|at| config.u16(at)) == [Some(0xffff); 2] => {
+            Some("the device does not answer")
+        }
         _ => None,
     }
 }
@@ -122,6 +125,16 @@ mod tests {
             found.unknown_because,
             Some("only root may read capabilities")
         );
+    }
+
+    #[test]
+    fn a_virtual_function_answers_and_a_device_that_is_gone_does_not() {
+        let mut bytes = with_extended(&[(ATS, &[0x20, 0, 0, 0x80])]);
+        bytes[..4].fill(0xff);
+        let found = Features::of(&ConfigSpace::new(bytes));
+        assert_eq!((found.ats, found.unknown_because), (Switch::On, None));
+        let found = Features::of(&ConfigSpace::new(vec![0xff; 4096]));
+        assert_eq!(found.unknown_because, Some("the device does not answer"));
     }
 
     #[test]
