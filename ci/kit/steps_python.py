@@ -33,6 +33,18 @@ def _pytest(log: Path, report: Report, where: str, command: Words, junit: Path) 
         raise StepFailed(f"pytest ended with status {status}")
 
 
+def _pytest_in_lab(log: Path, report: Report, where: str, lab: Words, junit: Path) -> None:
+    """Once more where the emulated machine stood still or ended, as it does once in some twenty
+    runs, also before anything of ours runs in it. Tests that fail are written down, and stay so."""
+    try:
+        _pytest(log, report, where, lab, junit)
+    except StepFailed as error:
+        if junit.exists():
+            raise
+        report.remark = f"{error}: the emulated machine stood still or ended; started again"
+        _pytest(log, report, where, lab, junit)
+
+
 def _scripts(log: Path, report: Report) -> None:
     command: Words = [tool("python"), "-B", "-m", "pytest", "ci/kit/tests", "ci/labkit/tests"]
     _pytest(log, report, "host", command, LOGS / "scripts.xml")
@@ -66,7 +78,7 @@ def _python_in_lab(log: Path, report: Report) -> None:
     lab: Words = [REPOSITORY / "ci" / "lab", place.LAB, "--timeout", "3600", "--out", out]
     lab = [*lab, "--", "python", "-B", "-m", "pytest", "tests"]
     lab += [f"--ignore=tests/{name}.py" for name in (*_SAME_EVERYWHERE, *_PASSED_ON)]
-    _pytest(log, report, f"lab {place.LAB}", lab, out / "python.xml")
+    _pytest_in_lab(log, report, f"lab {place.LAB}", lab, out / "python.xml")
 
 
 def _passed_on(log: Path, report: Report) -> None:
@@ -75,16 +87,7 @@ def _passed_on(log: Path, report: Report) -> None:
     lab: Words = [REPOSITORY / "ci" / "lab", "vtd", "--timeout", "420", "--out", out]
     lab = [*lab, "--", "python", "-B", "-m", "pytest"]
     lab = [*lab, *(f"tests/{name}.py" for name in _PASSED_ON)]
-    junit = out / "passed-on.xml"
-    try:
-        _pytest(log, report, "lab vtd", lab, junit)
-    except StepFailed:
-        # The emulated machine stands still once in some twenty runs, also before anything of ours
-        # runs in it. A test that fails ends the step, and writes what it found.
-        if junit.exists():
-            raise
-        report.remark = "the emulated machine stood still and was started again"
-        _pytest(log, report, "lab vtd", lab, junit)
+    _pytest_in_lab(log, report, "lab vtd", lab, out / "passed-on.xml")
 
 
 def _lab_itself(log: Path, report: Report) -> None:

@@ -128,12 +128,14 @@ def _attend(machine: Machine, folder: Path, options: Options) -> int:
     if not _forward(machine, console, options):
         progress(f"the command did not end within {options.timeout:g} s")
         return TIMED_OUT
-    reported = reported_status(machine.wait(10.0))
+    ended = machine.wait(10.0)
+    reported = reported_status(ended)
     status = _read_status(folder)
     if reported is None or status is None or status & 63 != reported:
         tail = b"\n".join(console).decode(errors="replace")
         progress(f"L1 ended without the command's status; its console:\n{tail}")
-        progress(f"the emulator said: {machine.complaints().strip() or 'nothing'}")
+        said = machine.complaints().strip() or "nothing"
+        progress(f"the emulator ended with {ended} and said: {said}")
         return LAB_FAILED
     complaints = machine.complaints().strip()
     if complaints and options.console:

@@ -1,6 +1,9 @@
 //! Rows: interrupts through our own I/O APIC on the engine's local APICs.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
 
 use vmlet_bus::{self as bus, Device, IrqLine, Msi, MsiSink, RequesterId};
 use vmlet_devices::ioapic::IoApic;
@@ -65,15 +68,36 @@ impl bus::AccessContext for Anywhere {
     }
 }
 
-/// A guest with an I/O APIC; `port` sees the ports it writes.
-fn with_ioapic(place: &Place, mut port: impl FnMut(u64, &Arc<IoApic>) + Send + 'static) -> Guest {
+/// What `attempt` comes to where the engine tells what the guest does in the guest's order: a KVM that
+/// interprets supervisor code tells of an interrupt's end before the port that was written first,
+/// once in some hundred times.
+fn in_order<T>(mut attempt: impl FnMut() -> (T, Arc<AtomicBool>)) -> T {
+    let mut results = (0..5).map(|_| attempt());
+    let sound = results.find(|(_, disorder)| !disorder.load(Ordering::Relaxed));
+    sound.expect("five times in another order").0
+}
+
+/// A guest with an I/O APIC; `port` sees the ports it writes. True in the end: the engine told of an
+/// interrupt's end before its handler told the device.
+fn with_ioapic(
+    place: &Place,
+    mut port: impl FnMut(u64, &Arc<IoApic>) + Send + 'static,
+) -> (Guest, Arc<AtomicBool>) {
+    let disorder = Arc::<AtomicBool>::default();
+    let (told, served) = (Arc::clone(&disorder), Arc::<AtomicUsize>::default());
+    let (counted, mut ended) = (Arc::clone(&served), 0);
     let mut guest = Guest::with_irqchip(place);
     let sink = Arc::new(Sink(Arc::clone(&guest.vm)));
     let ioapic = Arc::new(IoApic::new(sink, RequesterId(0xf8)));
     let ends = Arc::clone(&ioapic);
-    guest.bus.on_end = Some(Box::new(move |vector| ends.end_of_interrupt(vector)));
+    guest.bus.on_end = Some(Box::new(move |vector| {
+        ended += 1;
+        told.fetch_or(ended > counted.load(Ordering::Relaxed), Ordering::Relaxed);
+        ends.end_of_interrupt(vector);
+    }));
     guest.bus.hook = Some(Box::new(move |seen| match seen {
         Seen::Write(SpaceId::PORT, at, _) => {
+            served.fetch_add(usize::from(*at == SERVED), Ordering::Relaxed);
             port(*at, &ioapic);
             None
         }
@@ -88,7 +112,7 @@ fn with_ioapic(place: &Place, mut port: impl FnMut(u64, &Arc<IoApic>) + Send + '
         }
         _ => None,
     }));
-    guest
+    (guest, disorder)
 }
 
 /// Counts in R9, tells the device, ends the interrupt.
@@ -133,22 +157,21 @@ fn start(guest: &mut Guest, entry: u64, count: u64) {
 #[test]
 fn a_level_interrupt_whose_pin_is_high_after_its_end_arrives_twice() {
     each(|place| {
-        let mut served = 0;
-        let mut guest = with_ioapic(place, move |port, ioapic| {
-            served += usize::from(port == SERVED);
-            match (port, served) {
-                (READY, _) => ioapic.pin(5).set(true),
-                (SERVED, 2) => ioapic.pin(5).set(false),
-                _ => {}
-            }
+        let (regs, ended) = in_order(|| {
+            let mut served = 0;
+            let (mut guest, disorder) = with_ioapic(place, move |port, ioapic| {
+                served += usize::from(port == SERVED);
+                match (port, served) {
+                    (READY, _) => ioapic.pin(5).set(true),
+                    (SERVED, 2) => ioapic.pin(5).set(false),
+                    _ => {}
+                }
+            });
+            handler(&guest, 0x31);
+            start(&mut guest, 0x8031, 2);
+            ((guest.finish(), guest.bus.ended.clone()), disorder)
         });
-        handler(&guest, 0x31);
-        start(&mut guest, 0x8031, 2);
-        let regs = guest.finish();
-        assert_eq!(
-            (regs.r9, guest.bus.ended.as_slice()),
-            (2, [0x31, 0x31].as_slice())
-        );
+        assert_eq!((regs.r9, ended), (2, vec![0x31, 0x31]));
         // Remote IRR is clear again.
         assert_eq!(regs.rax, 0x8031);
     });
@@ -157,24 +180,24 @@ fn a_level_interrupt_whose_pin_is_high_after_its_end_arrives_twice() {
 #[test]
 fn a_level_interrupt_whose_pin_falls_before_its_end_arrives_once() {
     each(|place| {
-        let mut guest = with_ioapic(place, |port, ioapic| match port {
-            READY => ioapic.pin(5).set(true),
-            SERVED => ioapic.pin(5).set(false),
-            _ => {}
+        let (regs, ended) = in_order(|| {
+            let (mut guest, disorder) = with_ioapic(place, |port, ioapic| match port {
+                READY => ioapic.pin(5).set(true),
+                SERVED => ioapic.pin(5).set(false),
+                _ => {}
+            });
+            handler(&guest, 0x32);
+            start(&mut guest, 0x8032, 1);
+            ((guest.finish(), guest.bus.ended.clone()), disorder)
         });
-        handler(&guest, 0x32);
-        start(&mut guest, 0x8032, 1);
-        assert_eq!(
-            (guest.finish().r9, guest.bus.ended.as_slice()),
-            (1, [0x32].as_slice())
-        );
+        assert_eq!((regs.r9, ended), (1, vec![0x32]));
     });
 }
 
 #[test]
 fn an_edge_arrives_once_and_its_end_is_not_reported() {
     each(|place| {
-        let mut guest = with_ioapic(place, |port, ioapic| {
+        let (mut guest, _) = with_ioapic(place, |port, ioapic| {
             if port == READY {
                 ioapic.pin(5).set(true);
             }
@@ -188,22 +211,22 @@ fn an_edge_arrives_once_and_its_end_is_not_reported() {
 #[test]
 fn a_masked_level_pin_arrives_when_it_is_unmasked() {
     each(|place| {
-        let mut served = false;
-        let mut guest = with_ioapic(place, move |port, ioapic| match port {
-            READY if !served => {
-                ioapic.pin(5).set(true);
-                served = true;
-            }
-            SERVED => ioapic.pin(5).set(false),
-            _ => {}
+        let (regs, ended) = in_order(|| {
+            let mut served = false;
+            let (mut guest, disorder) = with_ioapic(place, move |port, ioapic| match port {
+                READY if !served => {
+                    ioapic.pin(5).set(true);
+                    served = true;
+                }
+                SERVED => ioapic.pin(5).set(false),
+                _ => {}
+            });
+            handler(&guest, 0x34);
+            start(&mut guest, 0x1_8034, 0);
+            assert_eq!(guest.finish().r9, 0);
+            start(&mut guest, 0x8034, 1);
+            ((guest.finish(), guest.bus.ended.clone()), disorder)
         });
-        handler(&guest, 0x34);
-        start(&mut guest, 0x1_8034, 0);
-        assert_eq!(guest.finish().r9, 0);
-        start(&mut guest, 0x8034, 1);
-        assert_eq!(
-            (guest.finish().r9, guest.bus.ended.as_slice()),
-            (1, [0x34].as_slice())
-        );
+        assert_eq!((regs.r9, ended), (1, vec![0x34]));
     });
 }
