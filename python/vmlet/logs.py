@@ -25,17 +25,33 @@ _CRITICAL = 50
 _start = allocate_lock()
 _telling = allocate_lock()
 _begun = False
+#: The thread that forks has `_telling`.
+_quiet = False
 #: Some VM of this process has devices, or had.
 _devices = False
 
 
-def _forked() -> None:
+def _before_fork() -> None:
+    """No record is half told: a child would wait for ever for the stream it is written to."""
+    global _quiet
+    # A handler that forks itself gets on after a while.
+    _quiet = _telling.acquire(timeout=1.0)
+
+
+def _in_parent() -> None:
+    global _quiet
+    if _quiet:
+        _quiet = False
+        _telling.release()
+
+
+def _in_child() -> None:
     """A child has no thread; its parent's may have held a lock."""
-    global _start, _telling, _begun
-    _start, _telling, _begun = allocate_lock(), allocate_lock(), False
+    global _start, _telling, _begun, _quiet
+    _start, _telling, _begun, _quiet = allocate_lock(), allocate_lock(), False, False
 
 
-os.register_at_fork(after_in_child=_forked)
+os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
 
 
 def follow(*, devices: bool = False) -> None:
