@@ -268,30 +268,28 @@ fn entry(job: &Job, raw: &RawImage) -> squeue::Entry {
     let fd = types::Fd(raw.file().as_raw_fd());
     let pieces = job.memory.pieces();
     let count = u32::try_from(pieces.len()).unwrap_or(0);
-    // What the kernel need not copy the list of.
-    if let [piece] = pieces
-        && let Ok(len) = u32::try_from(piece.iov_len)
-    {
-        match job.operation {
-            Operation::Read => {
-                let entry = opcode::Read::new(fd, piece.iov_base.cast(), len);
-                return entry.offset(job.offset).build();
-            }
-            Operation::Write { through } => {
-                let entry = opcode::Write::new(fd, piece.iov_base.cast(), len).offset(job.offset);
-                return entry.rw_flags(flags(through)).build();
-            }
-            _ => {}
+    // One piece goes without a list, which the kernel would have to copy.
+    let single = match pieces {
+        [piece] => u32::try_from(piece.iov_len).ok().map(|len| (piece, len)),
+        _ => None,
+    };
+    match (job.operation, single) {
+        (Operation::Read, Some((piece, len))) => {
+            let entry = opcode::Read::new(fd, piece.iov_base.cast(), len);
+            entry.offset(job.offset).build()
         }
-    }
-    match job.operation {
-        Operation::Read => opcode::Readv::new(fd, pieces.as_ptr(), count)
-            .offset(job.offset)
-            .build(),
-        Operation::Write { through } => opcode::Writev::new(fd, pieces.as_ptr(), count)
-            .offset(job.offset)
-            .rw_flags(flags(through))
-            .build(),
+        (Operation::Read, None) => {
+            let entry = opcode::Readv::new(fd, pieces.as_ptr(), count);
+            entry.offset(job.offset).build()
+        }
+        (Operation::Write { through }, Some((piece, len))) => {
+            let entry = opcode::Write::new(fd, piece.iov_base.cast(), len).offset(job.offset);
+            entry.rw_flags(flags(through)).build()
+        }
+        (Operation::Write { through }, None) => {
+            let entry = opcode::Writev::new(fd, pieces.as_ptr(), count).offset(job.offset);
+            entry.rw_flags(flags(through)).build()
+        }
         _ => opcode::Fsync::new(fd)
             .flags(types::FsyncFlags::DATASYNC)
             .build(),

@@ -200,22 +200,10 @@ impl VirtQueue {
     /// after as many chains as the queue has entries, the doorbell is rung and the rest comes with
     /// it.
     pub fn drain(&self, view: &DmaView, mut each: impl FnMut(Chain) -> bool) {
-        let mut left = self.size;
-        self.disable_notifications(view);
-        loop {
-            while let Some(chain) = self.pop(view) {
-                left = left.saturating_sub(1);
-                if !each(chain) {
-                    return;
-                }
-                if left == 0 && self.ring_again() {
-                    return;
-                }
-            }
-            if !self.enable_notifications(view) {
-                return;
-            }
-        }
+        self.drain_by(view, || {
+            let chain = self.pop(view)?;
+            Some((1, each(chain)))
+        });
     }
 
     /// As [`VirtQueue::drain`], several at a time: `each` gets as many as are there, until a batch is
@@ -226,24 +214,34 @@ impl VirtQueue {
         full: impl Fn(&[Chain]) -> bool,
         mut each: impl FnMut(Vec<Chain>),
     ) {
-        let mut left = usize::from(self.size);
-        self.disable_notifications(view);
-        loop {
+        self.drain_by(view, || {
             let mut batch = Vec::new();
             while !full(&batch)
                 && let Some(chain) = self.pop(view)
             {
                 batch.push(chain);
             }
-            if batch.is_empty() {
-                if !self.enable_notifications(view) {
-                    return;
+            let count = u16::try_from(batch.len()).unwrap_or(u16::MAX);
+            (count > 0).then(|| {
+                each(batch);
+                (count, true)
+            })
+        });
+    }
+
+    /// Takes turns of `take`, which says how many chains it took and whether it wants more.
+    fn drain_by(&self, view: &DmaView, mut take: impl FnMut() -> Option<(u16, bool)>) {
+        let mut left = self.size;
+        self.disable_notifications(view);
+        loop {
+            let Some((count, goes_on)) = take() else {
+                if self.enable_notifications(view) {
+                    continue;
                 }
-                continue;
-            }
-            left = left.saturating_sub(batch.len());
-            each(batch);
-            if left == 0 && self.ring_again() {
+                return;
+            };
+            left = left.saturating_sub(count);
+            if !goes_on || left == 0 && self.ring_again() {
                 return;
             }
         }
