@@ -4,18 +4,20 @@
 //! another process can give it back, also after this one was killed half way. The note is gone when
 //! the machine boots, as the binding is.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use vmlet_host::{HostRoot, IommuGroup, Obstacle, PciAddress, PciDevice, serves_vfio, uses};
 
-use crate::{VfioError, type1};
+use crate::{
+    VfioError,
+    error::file_error,
+    noted::Noted,
+    sysfs::{Attributes, Function, Sysfs},
+    type1,
+};
 
 pub(crate) const DRIVER: &str = "vfio-pci";
-pub(crate) const NOTES: &str = "run/vmlet/vfio";
 
 /// What a device had.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,20 +28,11 @@ pub(crate) struct Before {
     driver_override: Option<String>,
 }
 
-/// The kernel's side of sysfs: it acts on what is written.
-pub(crate) trait Attributes {
-    fn write(&self, path: &Path, text: &str) -> io::Result<()>;
-}
+impl Noted for Before {
+    const FOLDER: &'static str = "run/vmlet/vfio";
 
-/// The real one.
-#[derive(Debug)]
-pub(crate) struct Sysfs;
-
-impl Attributes for Sysfs {
-    fn write(&self, path: &Path, text: &str) -> io::Result<()> {
-        // Opened only: `create` would make a file of that name where there is no such attribute.
-        let mut file = fs::OpenOptions::new().write(true).open(path)?;
-        io::Write::write_all(&mut file, text.as_bytes())
+    fn identity(&self) -> (u16, u16) {
+        (self.vendor, self.device)
     }
 }
 
@@ -56,22 +49,22 @@ pub fn release(root: &HostRoot, address: PciAddress) -> Result<(), VfioError> {
 }
 
 pub(crate) struct Binding<'a> {
-    pub(crate) root: &'a HostRoot,
-    pub(crate) address: PciAddress,
-    kernel: &'a dyn Attributes,
+    pub(crate) function: Function<'a>,
 }
 
 impl<'a> Binding<'a> {
     pub(crate) fn new(root: &'a HostRoot, address: PciAddress, kernel: &'a dyn Attributes) -> Self {
         Binding {
-            root,
-            address,
-            kernel,
+            function: Function {
+                root,
+                address,
+                kernel,
+            },
         }
     }
 
     pub(crate) fn bind(&self) -> Result<(), VfioError> {
-        let device = self.device()?;
+        let device = self.function.device()?;
         if device.driver.as_deref().is_some_and(serves_vfio) {
             return Ok(());
         }
@@ -85,13 +78,13 @@ impl<'a> Binding<'a> {
         });
         if let Some(obstacle) = basic {
             return Err(VfioError::Obstacle {
-                address: self.address,
+                address: self.function.address,
                 obstacle: obstacle.clone(),
             });
         }
-        let uses = uses(self.root, self.address);
+        let uses = uses(self.function.root, self.function.address);
         if !uses.is_empty() {
-            let address = self.address;
+            let address = self.function.address;
             return Err(VfioError::Used { address, uses });
         }
         let before = self.note(&device)?;
@@ -102,11 +95,11 @@ impl<'a> Binding<'a> {
     }
 
     pub(crate) fn release(&self) -> Result<(), VfioError> {
-        let device = self.device()?;
-        let before = self.noted(&device)?;
+        let device = self.function.device()?;
+        let before = Before::read(self.function.root, &device)?;
         match (&device.driver, before) {
             (Some(driver), None) if serves_vfio(driver) => Err(VfioError::NotOurs {
-                address: self.address,
+                address: self.function.address,
             }),
             (_, None) => Ok(()),
             (_, Some(before)) => {
@@ -116,22 +109,13 @@ impl<'a> Binding<'a> {
         }
     }
 
-    fn device(&self) -> Result<PciDevice, VfioError> {
-        PciDevice::read(self.root, self.address).ok_or(VfioError::Obstacle {
-            address: self.address,
-            obstacle: Obstacle::Missing {
-                address: self.address,
-            },
-        })
-    }
-
     fn take(&self, device: &PciDevice) -> Result<(), VfioError> {
         self.set_override(DRIVER)?;
         if device.driver.is_some() {
             self.detach()?;
         }
         // Where the driver refuses, so does this write, or the device stays without one.
-        let probed = self.write("sys/bus/pci/drivers_probe", &self.address.to_string());
+        let probed = self.name_at(self.function.root.path("sys/bus/pci/drivers_probe"));
         self.check_driver(DRIVER).and(probed)
     }
 
@@ -144,16 +128,11 @@ impl<'a> Binding<'a> {
             }
             if let Some(driver) = &before.driver {
                 let path = format!("sys/bus/pci/drivers/{driver}/bind");
-                let bound = self.write(&path, &self.address.to_string());
+                let bound = self.name_at(self.function.root.path(path));
                 self.check_driver(driver).and(bound)?;
             }
         }
-        self.forget()
-    }
-
-    pub(crate) fn forget(&self) -> Result<(), VfioError> {
-        let note = self.note_path();
-        fs::remove_file(&note).map_err(|source| file_error(&note, true, source))
+        Before::forget(self.function.root, self.function.address)
     }
 
     /// The kernel takes a device from VFIO's driver only when nobody has it open, and waits for that
@@ -162,17 +141,17 @@ impl<'a> Binding<'a> {
         if !self.driver().as_deref().is_some_and(serves_vfio) {
             return Ok(());
         }
-        let Some(group) = IommuGroup::of(self.root, self.address) else {
+        let Some(group) = IommuGroup::of(self.function.root, self.function.address) else {
             return Ok(());
         };
-        match type1::open_group(self.root, self.address, group.number) {
+        match type1::open_group(self.function.root, self.function.address, group.number) {
             Err(error @ VfioError::Busy { .. }) => Err(error),
             _ => Ok(()),
         }
     }
 
     fn driver(&self) -> Option<String> {
-        let link = self.root.path(self.attribute("driver"));
+        let link = self.function.attribute("driver");
         let target = fs::read_link(link).ok()?;
         Some(target.file_name()?.to_string_lossy().into_owned())
     }
@@ -183,33 +162,26 @@ impl<'a> Binding<'a> {
             return Ok(());
         }
         Err(VfioError::NotTaken {
-            address: self.address,
+            address: self.function.address,
             driver: wanted.to_owned(),
             found: found.unwrap_or_else(|| "no driver".to_owned()),
         })
     }
 
     fn detach(&self) -> Result<(), VfioError> {
-        self.write(&self.attribute("driver/unbind"), &self.address.to_string())
+        self.name_at(self.function.attribute("driver/unbind"))
+    }
+
+    /// Writes the function's address to `path`.
+    fn name_at(&self, path: PathBuf) -> Result<(), VfioError> {
+        self.function
+            .write(&path, &self.function.address.to_string())
     }
 
     /// An empty line takes an override away.
     fn set_override(&self, driver: &str) -> Result<(), VfioError> {
-        self.write(&self.attribute("driver_override"), &format!("{driver}\n"))
-    }
-
-    fn attribute(&self, name: &str) -> String {
-        format!("sys/bus/pci/devices/{}/{name}", self.address)
-    }
-
-    fn write(&self, name: &str, text: &str) -> Result<(), VfioError> {
-        let path = self.root.path(name);
-        let done = self.kernel.write(&path, text);
-        done.map_err(|source| file_error(&path, true, source))
-    }
-
-    fn note_path(&self) -> PathBuf {
-        self.root.path(format!("{NOTES}/{}", self.address))
+        let path = self.function.attribute("driver_override");
+        self.function.write(&path, &format!("{driver}\n"))
     }
 
     /// Notes what the device has, unless that was done and what followed was cut short: then it has
@@ -217,7 +189,7 @@ impl<'a> Binding<'a> {
     fn note(&self, device: &PciDevice) -> Result<Before, VfioError> {
         let half_made =
             device.driver.is_none() || device.driver_override.as_deref() == Some(DRIVER);
-        if let Some(before) = self.noted(device)?.filter(|_| half_made) {
+        if let Some(before) = Before::read(self.function.root, device)?.filter(|_| half_made) {
             return Ok(before);
         }
         let before = Before {
@@ -226,49 +198,26 @@ impl<'a> Binding<'a> {
             driver: device.driver.clone(),
             driver_override: device.driver_override.clone(),
         };
-        let path = self.note_path();
-        let failed = |source| file_error(&path, true, source);
-        fs::create_dir_all(self.root.path(NOTES)).map_err(failed)?;
-        let text = serde_json::to_string(&before).map_err(|error| failed(error.into()))?;
-        // Whole or not at all, whoever is killed when.
-        let new = path.with_extension("new");
-        fs::write(&new, text).map_err(failed)?;
-        fs::rename(&new, &path).map_err(failed)?;
+        let Function { root, address, .. } = self.function;
+        let made = fs::create_dir_all(root.path(Before::FOLDER));
+        made.map_err(|source| file_error(&Before::path(root, address), true, source))?;
+        before.write(root, address)?;
         Ok(before)
-    }
-
-    /// What was noted of this very device; a note of another that was in this slot is not looked at.
-    pub(crate) fn noted(&self, device: &PciDevice) -> Result<Option<Before>, VfioError> {
-        let path = self.note_path();
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(file_error(&path, false, source)),
-        };
-        let before: Option<Before> = serde_json::from_str(&text).ok();
-        Ok(before.filter(|one| (one.vendor, one.device) == (device.vendor, device.device)))
-    }
-}
-
-pub(crate) fn file_error(path: &Path, write: bool, source: io::Error) -> VfioError {
-    VfioError::File {
-        path: path.to_owned(),
-        write,
-        source,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, os::unix::fs::symlink};
+    use std::{cell::Cell, io, ops::Deref, os::unix::fs::symlink, path::Path};
 
     use super::*;
+    use crate::testing::Tree;
 
     const ADDRESS: &str = "0000:01:00.0";
 
     /// A host with one device in a group of its own, whose kernel acts on what is written.
     struct Host {
-        dir: tempfile::TempDir,
+        tree: Tree,
         /// VFIO's driver refuses.
         refuses: Cell<bool>,
         writes: Cell<usize>,
@@ -277,52 +226,15 @@ mod tests {
     impl Host {
         fn new(driver: Option<&str>) -> Host {
             let host = Host {
-                dir: tempfile::tempdir().unwrap(),
+                tree: Tree::new(),
                 refuses: Cell::new(false),
                 writes: Cell::new(0),
             };
-            for (name, text) in [
-                ("vendor", "0x1234"),
-                ("device", "0x11e8"),
-                ("class", "0x00ff00"),
-                ("driver_override", "(null)"),
-            ] {
-                host.file(&format!("sys/bus/pci/devices/{ADDRESS}/{name}"), text);
-            }
+            host.function(ADDRESS, ["0x1234", "0x11e8", "0x00ff00"], 3);
             host.file("sys/bus/pci/drivers/vfio-pci/bind", "");
             host.file("sys/bus/pci/drivers/edu/bind", "");
-            host.file(
-                &format!("sys/kernel/iommu_groups/3/devices/{ADDRESS}/x"),
-                "",
-            );
-            let group = host.path(&format!("sys/bus/pci/devices/{ADDRESS}/iommu_group"));
-            symlink("../groups/3", group).unwrap();
-            if let Some(driver) = driver {
-                host.set_driver(Some(driver));
-            }
+            host.set_driver(ADDRESS, driver);
             host
-        }
-
-        fn path(&self, name: &str) -> PathBuf {
-            self.dir.path().join(name)
-        }
-
-        fn file(&self, name: &str, text: &str) {
-            let path = self.path(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-
-        fn root(&self) -> HostRoot {
-            HostRoot::new(self.dir.path())
-        }
-
-        fn set_driver(&self, driver: Option<&str>) {
-            let link = self.path(&format!("sys/bus/pci/devices/{ADDRESS}/driver"));
-            let _ = fs::remove_file(&link);
-            if let Some(driver) = driver {
-                symlink(format!("../../drivers/{driver}"), link).unwrap();
-            }
         }
 
         /// Driver and override.
@@ -333,7 +245,7 @@ mod tests {
         }
 
         fn noted(&self) -> bool {
-            self.path(&format!("{NOTES}/{ADDRESS}")).exists()
+            Before::path(&self.root(), ADDRESS.parse().unwrap()).exists()
         }
 
         fn run(
@@ -345,25 +257,32 @@ mod tests {
         }
     }
 
+    impl Deref for Host {
+        type Target = Tree;
+
+        fn deref(&self) -> &Tree {
+            &self.tree
+        }
+    }
+
     impl Attributes for Host {
         fn write(&self, path: &Path, text: &str) -> io::Result<()> {
             self.writes.set(self.writes.get() + 1);
-            let name = path.strip_prefix(self.dir.path()).unwrap();
-            let name = name.to_str().unwrap();
+            let name = self.name(path);
             let overridden = format!("sys/bus/pci/devices/{ADDRESS}/driver_override");
             if name == overridden {
                 let kept = text.trim_end();
                 self.file(name, if kept.is_empty() { "(null)" } else { kept });
             } else if name.ends_with("/unbind") {
-                self.set_driver(None);
+                self.set_driver(ADDRESS, None);
             } else if name == "sys/bus/pci/drivers_probe" {
                 let wanted = fs::read_to_string(self.path(&overridden)).unwrap();
                 if wanted == DRIVER && self.refuses.get() {
                     return Err(io::Error::from_raw_os_error(libc::EINVAL));
                 }
-                self.set_driver(Some(&wanted));
+                self.set_driver(ADDRESS, Some(&wanted));
             } else if let Some(driver) = name.strip_suffix("/bind") {
-                self.set_driver(driver.rsplit('/').next());
+                self.set_driver(ADDRESS, driver.rsplit('/').next());
             }
             Ok(())
         }
@@ -399,7 +318,7 @@ mod tests {
         let host = Host::new(Some("edu"));
         let before = host.state();
         host.run(|binding| {
-            let device = binding.device()?;
+            let device = binding.function.device()?;
             binding.note(&device)?;
             binding.set_override(DRIVER)?;
             binding.detach()
@@ -442,7 +361,7 @@ mod tests {
             &format!("sys/bus/pci/devices/{ADDRESS}/driver_override"),
             "(null)",
         );
-        host.set_driver(Some("edu"));
+        host.set_driver(ADDRESS, Some("edu"));
         host.run(|binding| binding.bind()).unwrap();
         host.run(|binding| binding.release()).unwrap();
         assert_eq!(host.state(), (Some("edu".to_owned()), None));
@@ -452,7 +371,7 @@ mod tests {
     fn a_note_of_another_device_in_the_slot_is_not_looked_at() {
         let host = Host::new(None);
         host.file(
-            &format!("{NOTES}/{ADDRESS}"),
+            &format!("{}/{ADDRESS}", Before::FOLDER),
             r#"{"vendor":1,"device":2,"driver":"edu","driver_override":null}"#,
         );
         host.run(|binding| binding.release()).unwrap();

@@ -1,6 +1,9 @@
 //! Everything that VFIO, and binding devices to it, refuses or fails at.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use thiserror::Error;
 use vmlet_host::{NotAnAddress, Obstacle, PciAddress, Use};
@@ -404,6 +407,14 @@ fn no_vf_driver(driver: Option<&str>) -> String {
     match driver {
         Some(driver) => format!("its driver {driver} does not do that"),
         None => "no driver has it".to_owned(),
+    }
+}
+
+pub(crate) fn file_error(path: &Path, write: bool, source: io::Error) -> VfioError {
+    VfioError::File {
+        path: path.to_owned(),
+        write,
+        source,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! * `binding.rs`: giving a device to VFIO's driver, and back to the one it had: [`bind`], [`release`].
 //! * `sriov/`: the life cycle of virtual functions: [`create_vfs`], [`remove_vfs`]; `mend.rs`: [`mend`],
-//!   what killed processes left half done.
+//!   what killed processes left half done; `noted.rs`: what is noted for that; `sysfs.rs`: a function in sysfs.
 //! * `device.rs`: [`Device`], an open one.
 //! * `mapping.rs`: [`RegionMap`], registers in this process; `config.rs`: writes that would be fatal.
 //! * `interrupt.rs`: [`Vector`], an interrupt as an eventfd.
@@ -30,7 +30,11 @@ mod interrupt;
 mod limits;
 mod mapping;
 mod mend;
+mod noted;
 mod sriov;
+mod sysfs;
+#[cfg(test)]
+mod testing;
 mod type1;
 
 pub use binding::{bind, release};

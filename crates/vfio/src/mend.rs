@@ -5,10 +5,11 @@ use std::fs;
 use vmlet_host::{HostRoot, PciAddress, PciDevice, serves_vfio};
 
 use crate::{
-    VfioError, binding,
-    binding::{Binding, Sysfs},
-    sriov,
-    sriov::PhysicalFunction,
+    VfioError,
+    binding::{Before, Binding, DRIVER},
+    noted::Noted,
+    sriov::{Note, PhysicalFunction},
+    sysfs::Sysfs,
 };
 
 /// Puts back what processes that are gone have left: virtual functions that were theirs, bindings
@@ -22,10 +23,10 @@ pub fn mend(root: &HostRoot) -> Result<Vec<PciAddress>, VfioError> {
         Ok(false) => {}
         Err(error) => failed = Some(error),
     };
-    for address in noted(root, sriov::NOTES) {
+    for address in noted(root, Note::FOLDER) {
         take(address, PhysicalFunction::new(root, address, &Sysfs).mend());
     }
-    for address in noted(root, binding::NOTES) {
+    for address in noted(root, Before::FOLDER) {
         take(address, Binding::new(root, address, &Sysfs).mend());
     }
     failed.map_or(Ok(mended), Err)
@@ -43,13 +44,13 @@ fn noted(root: &HostRoot, folder: &str) -> Vec<PciAddress> {
 impl Binding<'_> {
     /// Puts back what a device had whose binding, or release, was cut short; whether it was.
     pub(crate) fn mend(&self) -> Result<bool, VfioError> {
-        let Some(device) = PciDevice::read(self.root, self.address) else {
-            return self.forget().map(|()| true);
+        let Some(device) = PciDevice::read(self.function.root, self.function.address) else {
+            return Before::forget(self.function.root, self.function.address).map(|()| true);
         };
-        let Some(before) = self.noted(&device)? else {
+        let Some(before) = Before::read(self.function.root, &device)? else {
             return Ok(false);
         };
-        let ours = device.driver_override.as_deref() == Some(binding::DRIVER);
+        let ours = device.driver_override.as_deref() == Some(DRIVER);
         let cut_short = match &device.driver {
             Some(driver) if serves_vfio(driver) => false,
             None => true,
@@ -65,10 +66,11 @@ impl Binding<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Tree;
 
     /// A host with one device, and what was noted of it: it had no driver.
-    fn host(driver_override: &str) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
+    fn host(driver_override: &str) -> Tree {
+        let tree = Tree::new();
         let device = "sys/bus/pci/devices/0000:01:00.0";
         for (folder, name, text) in [
             (device, "vendor", "0x1234"),
@@ -76,24 +78,22 @@ mod tests {
             (device, "class", "0x00ff00"),
             (device, "driver_override", driver_override),
             (
-                binding::NOTES,
+                Before::FOLDER,
                 "0000:01:00.0",
                 r#"{"vendor":4660,"device":4584,"driver":null,"driver_override":null}"#,
             ),
-            (binding::NOTES, "0000:02:00.0", "{}"),
-            (sriov::NOTES, "0000:03:00.0", "{}"),
+            (Before::FOLDER, "0000:02:00.0", "{}"),
+            (Note::FOLDER, "0000:03:00.0", "{}"),
         ] {
-            let folder = dir.path().join(folder);
-            fs::create_dir_all(&folder).unwrap();
-            fs::write(folder.join(name), text).unwrap();
+            tree.file(&format!("{folder}/{name}"), text);
         }
-        dir
+        tree
     }
 
     #[test]
     fn a_binding_that_was_cut_short_is_undone_and_notes_of_what_is_gone_are_dropped() {
-        let dir = host("vfio-pci");
-        let root = HostRoot::new(dir.path());
+        let tree = host("vfio-pci");
+        let root = tree.root();
         let mended: Vec<String> = mend(&root)
             .unwrap()
             .iter()
@@ -112,10 +112,9 @@ mod tests {
 
     #[test]
     fn whole_bindings_are_left_alone() {
-        let dir = host("vfio-pci");
-        let link = dir.path().join("sys/bus/pci/devices/0000:01:00.0/driver");
-        std::os::unix::fs::symlink("../../drivers/vfio-pci", link).unwrap();
-        let root = HostRoot::new(dir.path());
+        let tree = host("vfio-pci");
+        tree.set_driver("0000:01:00.0", Some("vfio-pci"));
+        let root = tree.root();
         let address: PciAddress = "0000:01:00.0".parse().unwrap();
         assert!(!mend(&root).unwrap().contains(&address));
     }

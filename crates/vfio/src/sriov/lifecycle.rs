@@ -8,12 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use vmlet_host::{HostRoot, Obstacle, PciAddress, PciDevice};
+use vmlet_host::{HostRoot, PciAddress, PciDevice};
 
 use super::note::{Lock, Note, Owner};
 use crate::{
     VfioError,
-    binding::{Attributes, Binding, Sysfs, file_error},
+    binding::Binding,
+    noted::Noted,
+    sysfs::{Attributes, Function, Sysfs},
 };
 
 /// Drivers make them before the write to `sriov_numvfs` returns, as a rule.
@@ -54,51 +56,51 @@ pub fn virtual_functions(root: &HostRoot, address: PciAddress) -> Vec<PciAddress
 }
 
 pub(crate) struct PhysicalFunction<'a> {
-    root: &'a HostRoot,
-    address: PciAddress,
-    kernel: &'a dyn Attributes,
+    function: Function<'a>,
 }
 
 impl<'a> PhysicalFunction<'a> {
     pub(crate) fn new(root: &'a HostRoot, address: PciAddress, kernel: &'a dyn Attributes) -> Self {
         PhysicalFunction {
-            root,
-            address,
-            kernel,
+            function: Function {
+                root,
+                address,
+                kernel,
+            },
         }
     }
 
     pub(super) fn create(&self, request: VfRequest) -> Result<Vec<PciAddress>, VfioError> {
-        self.check(&self.device()?, request.count)?;
-        let _lock = Lock::take(self.root, self.address)?;
+        self.check(&self.function.device()?, request.count)?;
+        let _lock = Lock::take(self.function.root, self.function.address)?;
         self.mend_locked()?;
-        let device = self.device()?;
+        let device = self.function.device()?;
         let enabled = enabled(&device);
         if enabled != 0 {
             return Err(self.there(&device, enabled)?);
         }
         let note = Note::new(&device, self.value("sriov_drivers_autoprobe"), self.this()?);
-        note.write(self.root, self.address)?;
+        note.write(self.function.root, self.function.address)?;
         self.make(request, &note).inspect_err(|_| {
             if let Err(error) = self.undo(&note) {
-                let address = self.address;
+                let address = self.function.address;
                 log::warn!("virtual functions of {address} are left half made: {error}");
             }
         })
     }
 
     pub(super) fn remove(&self) -> Result<(), VfioError> {
-        let before = self.device()?;
-        if enabled(&before) == 0 && Note::read(self.root, &before)?.is_none() {
+        let before = self.function.device()?;
+        if enabled(&before) == 0 && Note::read(self.function.root, &before)?.is_none() {
             return Ok(());
         }
-        let _lock = Lock::take(self.root, self.address)?;
-        let device = self.device()?;
-        let Some(mut note) = Note::read(self.root, &device)? else {
+        let _lock = Lock::take(self.function.root, self.function.address)?;
+        let device = self.function.device()?;
+        let Some(mut note) = Note::read(self.function.root, &device)? else {
             return match enabled(&device) {
                 0 => Ok(()),
                 enabled => Err(VfioError::VfsNotOurs {
-                    address: self.address,
+                    address: self.function.address,
                     enabled,
                 }),
             };
@@ -107,17 +109,17 @@ impl<'a> PhysicalFunction<'a> {
         self.check_unused()?;
         // Whoever is killed from here on has begun to remove them.
         note.owner = Some(self.this()?);
-        note.write(self.root, self.address)?;
+        note.write(self.function.root, self.function.address)?;
         self.undo(&note)
     }
 
     /// Removes what a process has left that is gone; whether there was something. What somebody is at
     /// work on is not left.
     pub(crate) fn mend(&self) -> Result<bool, VfioError> {
-        if PciDevice::read(self.root, self.address).is_none() {
-            return Note::forget(self.root, self.address).map(|()| true);
+        if PciDevice::read(self.function.root, self.function.address).is_none() {
+            return Note::drop_of(self.function.root, self.function.address).map(|()| true);
         }
-        match Lock::take(self.root, self.address) {
+        match Lock::take(self.function.root, self.function.address) {
             Err(VfioError::VfsChanging { .. }) => Ok(false),
             Err(error) => Err(error),
             Ok(_lock) => self.mend_locked(),
@@ -125,12 +127,12 @@ impl<'a> PhysicalFunction<'a> {
     }
 
     fn mend_locked(&self) -> Result<bool, VfioError> {
-        let device = self.device()?;
-        let Some(note) = Note::read(self.root, &device)? else {
+        let device = self.function.device()?;
+        let Some(note) = Note::read(self.function.root, &device)? else {
             return Ok(false);
         };
         let left = match &note.owner {
-            Some(owner) => !owner.lives(self.root),
+            Some(owner) => !owner.lives(self.function.root),
             None => enabled(&device) == 0,
         };
         if left {
@@ -140,17 +142,8 @@ impl<'a> PhysicalFunction<'a> {
         Ok(left)
     }
 
-    fn device(&self) -> Result<PciDevice, VfioError> {
-        PciDevice::read(self.root, self.address).ok_or(VfioError::Obstacle {
-            address: self.address,
-            obstacle: Obstacle::Missing {
-                address: self.address,
-            },
-        })
-    }
-
     fn check(&self, device: &PciDevice, asked: u32) -> Result<(), VfioError> {
-        let address = self.address;
+        let address = self.function.address;
         let functions = device.virtual_functions;
         let total = functions.ok_or(VfioError::NoSriov { address })?.total;
         if device.driver.is_none() {
@@ -168,15 +161,15 @@ impl<'a> PhysicalFunction<'a> {
     }
 
     fn there(&self, device: &PciDevice, enabled: u16) -> Result<VfioError, VfioError> {
-        match Note::read(self.root, device)? {
+        match Note::read(self.function.root, device)? {
             None => Ok(VfioError::VfsNotOurs {
-                address: self.address,
+                address: self.function.address,
                 enabled,
             }),
             Some(note) => {
                 self.check_owner(&note)?;
                 Ok(VfioError::VfsThere {
-                    address: self.address,
+                    address: self.function.address,
                     enabled,
                 })
             }
@@ -185,10 +178,12 @@ impl<'a> PhysicalFunction<'a> {
 
     fn check_owner(&self, note: &Note) -> Result<(), VfioError> {
         match &note.owner {
-            Some(owner) if !owner.is_this() && owner.lives(self.root) => Err(VfioError::VfsHeld {
-                address: self.address,
-                pid: owner.pid,
-            }),
+            Some(owner) if !owner.is_this() && owner.lives(self.function.root) => {
+                Err(VfioError::VfsHeld {
+                    address: self.function.address,
+                    pid: owner.pid,
+                })
+            }
             _ => Ok(()),
         }
     }
@@ -213,7 +208,7 @@ impl<'a> PhysicalFunction<'a> {
         if !request.lent {
             let mut kept = note.clone();
             kept.owner = None;
-            kept.write(self.root, self.address)?;
+            kept.write(self.function.root, self.function.address)?;
         }
         Ok(made)
     }
@@ -224,8 +219,8 @@ impl<'a> PhysicalFunction<'a> {
                 // The kernel's word for a driver without `sriov_configure`, and for none at all.
                 VfioError::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                     VfioError::NoVfDriver {
-                        address: self.address,
-                        driver: self.device().ok().and_then(|device| device.driver),
+                        address: self.function.address,
+                        driver: self.function.device().ok().and_then(|device| device.driver),
                     }
                 }
                 other => other,
@@ -242,7 +237,7 @@ impl<'a> PhysicalFunction<'a> {
             }
             if Instant::now() >= end {
                 return Err(VfioError::VfsMissing {
-                    address: self.address,
+                    address: self.function.address,
                     asked,
                     made,
                 });
@@ -260,11 +255,11 @@ impl<'a> PhysicalFunction<'a> {
                 Err(error) => return Err(error),
             }
         }
-        if enabled(&self.device()?) != 0 {
+        if enabled(&self.function.device()?) != 0 {
             self.write("sriov_numvfs", "0")?;
         }
         self.restore_autoprobe(note)?;
-        Note::forget(self.root, self.address)
+        Note::drop_of(self.function.root, self.function.address)
     }
 
     fn restore_autoprobe(&self, note: &Note) -> Result<(), VfioError> {
@@ -277,7 +272,7 @@ impl<'a> PhysicalFunction<'a> {
     /// By the kernel's links `virtfn0`, `virtfn1`, ...
     pub(super) fn functions(&self) -> Vec<PciAddress> {
         let link = |number: u32| {
-            let path = self.path(&format!("virtfn{number}"));
+            let path = self.function.attribute(&format!("virtfn{number}"));
             let target = fs::read_link(path).ok()?;
             target.file_name()?.to_str()?.parse().ok()
         };
@@ -285,28 +280,20 @@ impl<'a> PhysicalFunction<'a> {
     }
 
     fn binding(&self, address: PciAddress) -> Binding<'a> {
-        Binding::new(self.root, address, self.kernel)
+        Binding::new(self.function.root, address, self.function.kernel)
     }
 
     fn this(&self) -> Result<Owner, VfioError> {
-        Owner::this(self.root)
-    }
-
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        let address = self.address;
-        self.root
-            .path(format!("sys/bus/pci/devices/{address}/{name}"))
+        Owner::this(self.function.root)
     }
 
     fn value(&self, name: &str) -> Option<String> {
-        let text = fs::read_to_string(self.path(name)).ok()?;
+        let text = fs::read_to_string(self.function.attribute(name)).ok()?;
         Some(text.trim().to_owned())
     }
 
     fn write(&self, name: &str, text: &str) -> Result<(), VfioError> {
-        let path = self.path(name);
-        let done = self.kernel.write(&path, text);
-        done.map_err(|source| file_error(&path, true, source))
+        self.function.write(&self.function.attribute(name), text)
     }
 }
 

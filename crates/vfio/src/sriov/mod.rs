@@ -13,4 +13,4 @@ mod tests;
 
 pub(crate) use lifecycle::PhysicalFunction;
 pub use lifecycle::{VfRequest, create_vfs, remove_vfs, virtual_functions};
-pub(crate) use note::NOTES;
+pub(crate) use note::Note;

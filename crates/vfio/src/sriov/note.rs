@@ -11,9 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use vmlet_host::{HostRoot, PciAddress, PciDevice};
 
-use crate::{VfioError, binding::file_error};
-
-pub(crate) const NOTES: &str = "run/vmlet/sriov";
+use crate::{VfioError, error::file_error, noted::Noted};
 
 /// A process, told apart from a later one of the same number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +55,7 @@ fn started(stat: &str) -> Option<u64> {
 
 /// What a physical function had.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Note {
+pub(crate) struct Note {
     vendor: u16,
     device: u16,
     /// `sriov_drivers_autoprobe`; kernels before 4.12 have none.
@@ -75,36 +73,22 @@ impl Note {
         }
     }
 
-    /// What was noted of this very function; a note of another that was in this slot is not looked at.
-    pub(super) fn read(root: &HostRoot, of: &PciDevice) -> Result<Option<Note>, VfioError> {
-        let path = root.path(format!("{NOTES}/{}", of.address));
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(file_error(&path, false, source)),
-        };
-        let note: Option<Note> = serde_json::from_str(&text).ok();
-        Ok(note.filter(|note| (note.vendor, note.device) == (of.vendor, of.device)))
-    }
-
-    /// Whole or not at all, whoever is killed when.
-    pub(super) fn write(&self, root: &HostRoot, address: PciAddress) -> Result<(), VfioError> {
-        let path = root.path(format!("{NOTES}/{address}"));
-        let failed = |source| file_error(&path, true, source);
-        let text = serde_json::to_string(self).map_err(|error| failed(error.into()))?;
-        let new = path.with_extension("new");
-        fs::write(&new, text).map_err(failed)?;
-        fs::rename(&new, &path).map_err(failed)
-    }
-
-    pub(super) fn forget(root: &HostRoot, address: PciAddress) -> Result<(), VfioError> {
-        let path = root.path(format!("{NOTES}/{address}"));
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(file_error(&path, true, source))
+    /// As [`Noted::forget`]; of a function that nothing is noted of, nothing.
+    pub(super) fn drop_of(root: &HostRoot, address: PciAddress) -> Result<(), VfioError> {
+        match Note::forget(root, address) {
+            Err(VfioError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(())
             }
-            _ => Ok(()),
+            done => done,
         }
+    }
+}
+
+impl Noted for Note {
+    const FOLDER: &'static str = "run/vmlet/sriov";
+
+    fn identity(&self) -> (u16, u16) {
+        (self.vendor, self.device)
     }
 }
 
@@ -115,9 +99,9 @@ pub(super) struct Lock(File);
 
 impl Lock {
     pub(super) fn take(root: &HostRoot, address: PciAddress) -> Result<Lock, VfioError> {
-        let path = root.path(format!("{NOTES}/{address}.lock"));
+        let path = root.path(format!("{}/{address}.lock", Note::FOLDER));
         let failed = |source| file_error(&path, true, source);
-        fs::create_dir_all(root.path(NOTES)).map_err(failed)?;
+        fs::create_dir_all(root.path(Note::FOLDER)).map_err(failed)?;
         let file = File::create(&path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => Ok(Lock(file)),

@@ -3,20 +3,23 @@
 use std::{
     cell::{Cell, RefCell},
     fs, io,
+    ops::Deref,
     os::unix::fs::symlink,
-    path::{Path, PathBuf},
+    path::Path,
     process,
 };
 
-use vmlet_host::{HostRoot, PciAddress, PciDevice};
+use vmlet_host::{PciAddress, PciDevice};
 
 use super::{
     lifecycle::{PhysicalFunction, VfRequest},
-    note::{Lock, NOTES},
+    note::{Lock, Note},
 };
-use crate::{VfioError, binding::Attributes};
+use crate::{VfioError, noted::Noted, sysfs::Attributes, testing::Tree};
 
 const PF: &str = "0000:01:00.0";
+/// A network card's.
+const CLASS: &str = "0x020000";
 const TWO: VfRequest = VfRequest {
     count: 2,
     bind: true,
@@ -29,7 +32,7 @@ fn vf(number: u32) -> String {
 
 /// A host with one card.
 struct Host {
-    dir: tempfile::TempDir,
+    tree: Tree,
     /// Its driver makes no virtual functions, or one too few.
     unable: Cell<bool>,
     short: Cell<bool>,
@@ -41,13 +44,13 @@ struct Host {
 impl Host {
     fn new() -> Host {
         let host = Host {
-            dir: tempfile::tempdir().unwrap(),
+            tree: Tree::new(),
             unable: Cell::new(false),
             short: Cell::new(false),
             killed_at: Cell::new(None),
             writes: RefCell::default(),
         };
-        host.function(PF, "0x10c9", 11);
+        host.function(PF, ["0x8086", "0x10c9", CLASS], 11);
         for (name, text) in [
             ("sriov_totalvfs", "7\n"),
             ("sriov_numvfs", "0\n"),
@@ -63,52 +66,9 @@ impl Host {
         host
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn file(&self, name: &str, text: &str) {
-        let path = self.path(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-
-    fn function(&self, address: &str, device: &str, group: u32) {
-        let folder = format!("sys/bus/pci/devices/{address}");
-        for (name, text) in [
-            ("vendor", "0x8086"),
-            ("device", device),
-            ("class", "0x020000"),
-            ("driver_override", "(null)"),
-        ] {
-            self.file(&format!("{folder}/{name}"), text);
-        }
-        self.file(
-            &format!("sys/kernel/iommu_groups/{group}/devices/{address}/x"),
-            "",
-        );
-        symlink(
-            format!("../groups/{group}"),
-            self.path(&format!("{folder}/iommu_group")),
-        )
-        .unwrap();
-    }
-
-    fn set_driver(&self, address: &str, driver: Option<&str>) {
-        let link = self.path(&format!("sys/bus/pci/devices/{address}/driver"));
-        let _ = fs::remove_file(&link);
-        if let Some(driver) = driver {
-            symlink(format!("../../drivers/{driver}"), link).unwrap();
-        }
-    }
-
     fn value(&self, name: &str) -> String {
         let path = self.path(&format!("sys/bus/pci/devices/{PF}/{name}"));
         fs::read_to_string(path).unwrap().trim().to_owned()
-    }
-
-    fn root(&self) -> HostRoot {
-        HostRoot::new(self.dir.path())
     }
 
     fn run<T>(&self, work: impl FnOnce(&PhysicalFunction<'_>) -> T) -> T {
@@ -130,7 +90,7 @@ impl Host {
 
     /// The note is one of a process that is gone.
     fn forge_owner(&self) {
-        let path = self.path(&format!("{NOTES}/{PF}"));
+        let path = Note::path(&self.root(), PF.parse().unwrap());
         let Ok(text) = fs::read_to_string(&path) else {
             return;
         };
@@ -152,7 +112,7 @@ impl Host {
         assert_eq!(self.value("sriov_numvfs"), "0");
         assert_eq!(self.value("sriov_drivers_autoprobe"), "1");
         assert_eq!(self.driver(PF).as_deref(), Some("igb"));
-        assert!(!self.path(&format!("{NOTES}/{PF}")).exists());
+        assert!(!Note::path(&self.root(), PF.parse().unwrap()).exists());
         let bindings = fs::read_dir(self.path("run/vmlet/vfio"));
         assert_eq!(bindings.map_or(0, Iterator::count), 0);
     }
@@ -160,7 +120,7 @@ impl Host {
     fn enable(&self, count: u32) {
         for number in 0..count {
             let address = vf(number);
-            self.function(&address, "0x10ca", 12 + number);
+            self.function(&address, ["0x8086", "0x10ca", CLASS], 12 + number);
             symlink(
                 format!("../{address}"),
                 self.path(&format!("sys/bus/pci/devices/{PF}/virtfn{number}")),
@@ -181,10 +141,17 @@ impl Host {
     }
 }
 
+impl Deref for Host {
+    type Target = Tree;
+
+    fn deref(&self) -> &Tree {
+        &self.tree
+    }
+}
+
 impl Attributes for Host {
     fn write(&self, path: &Path, text: &str) -> io::Result<()> {
-        let name = path.strip_prefix(self.dir.path()).unwrap();
-        let name = name.to_str().unwrap();
+        let name = self.name(path);
         let number = self.writes.borrow().len();
         if self.killed_at.get().is_some_and(|at| number >= at) {
             return Err(io::Error::other("killed"));
@@ -295,7 +262,7 @@ fn those_that_are_there_are_neither_made_again_nor_taken_from_somebody_else() {
         matches!(error, VfioError::VfsThere { enabled: 2, .. }),
         "{error}"
     );
-    fs::remove_file(host.path(&format!("{NOTES}/{PF}"))).unwrap();
+    fs::remove_file(Note::path(&host.root(), PF.parse().unwrap())).unwrap();
     for error in [
         host.create(TWO).unwrap_err(),
         host.run(|card| card.remove()).unwrap_err(),
@@ -313,7 +280,7 @@ fn those_of_another_process_that_lives_are_left_alone() {
     let host = Host::new();
     host.create(VfRequest { lent: true, ..TWO }).unwrap();
     let id = process::id();
-    let path = host.path(&format!("{NOTES}/{PF}"));
+    let path = Note::path(&host.root(), PF.parse().unwrap());
     let text = fs::read_to_string(&path).unwrap();
     fs::write(
         &path,
@@ -393,7 +360,7 @@ fn the_next_use_mends_too() {
 fn a_note_of_another_card_in_the_slot_is_not_looked_at() {
     let host = Host::new();
     host.file(
-        &format!("{NOTES}/{PF}"),
+        &format!("{}/{PF}", Note::FOLDER),
         r#"{"vendor":1,"device":2,"autoprobe":"0","owner":null}"#,
     );
     assert!(!host.run(|card| card.mend()).unwrap());
