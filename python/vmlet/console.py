@@ -153,11 +153,14 @@ class Console:
         from vmlet.events import event_of
 
         found = self._machine.wait(0)
-        instruction = None if found is None else event_of(*found).instruction
-        why = "" if instruction is None else f" by an instruction the engine lacks, {instruction},"
+        end = None if found is None else event_of(*found)
+        instruction = None if end is None else end.instruction
+        how = "" if end is None else f" by {end}"
+        if instruction is not None:
+            how = f" by an instruction the engine lacks, {instruction},"
         return GuestError(
-            f"the guest's run ended{why} before {awaited}; {self._tail()}",
-            remedy="vm.wait() says how it ended.",
+            f"the guest's run ended{how} before {awaited}; {self._tail()}",
+            remedy="vm.wait() says how it ended." if end is None else end.remedy,
             instruction=instruction,
         )
 
