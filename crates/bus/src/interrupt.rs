@@ -1,6 +1,10 @@
 //! Interrupts: lines to an interrupt controller, and messages.
 
-use std::{fmt::Debug, io, sync::Arc};
+use std::{
+    fmt::Debug,
+    io,
+    sync::{Arc, Weak},
+};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -14,6 +18,21 @@ pub trait IrqLine: Send + Sync + Debug {
         self.set(true);
         self.set(false);
     }
+
+    /// Tells `listener` of each end of a level-triggered interrupt that came by this line, before
+    /// the controller looks whether the line is still high. A line that leads nowhere has none.
+    fn on_end(&self, listener: Weak<dyn LineEnd>) {
+        let _ = listener;
+    }
+}
+
+/// Hears that a guest has ended a level-triggered interrupt, for who cannot see its driver quieten
+/// the device: then the line is to be lowered, and raised again if the device still asks. Called
+/// on the vCPU's thread without locks of the controller; other functions' ends come too where they
+/// share the line or the interrupt vector.
+pub trait LineEnd: Send + Sync + Debug {
+    /// It has ended.
+    fn ended(&self);
 }
 
 /// A line that leads nowhere.

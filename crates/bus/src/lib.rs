@@ -19,6 +19,6 @@ mod space;
 pub use device::{AccessContext, Device, Flow, StopRequest};
 pub use dma::{Dma, DmaDomain, DmaFault, DmaPiece, DmaView};
 pub use doorbell::{Doorbell, Doorbells};
-pub use interrupt::{IrqLine, Msi, MsiRoute, MsiSink, NoIrq, RequesterId};
+pub use interrupt::{IrqLine, LineEnd, Msi, MsiRoute, MsiSink, NoIrq, RequesterId};
 pub use saved::{SavedError, SavedState};
 pub use space::{IoSpace, SpaceError, Unclaimed, UnclaimedAccess};

@@ -2,12 +2,13 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use serde::{Deserialize, Serialize};
 use vmlet_bus::{
-    AccessContext, Device, Flow, IrqLine, Msi, MsiSink, RequesterId, SavedError, SavedState,
+    AccessContext, Device, Flow, IrqLine, LineEnd, Msi, MsiSink, RequesterId, SavedError,
+    SavedState,
 };
 
 use super::RedirectionEntry;
@@ -44,6 +45,8 @@ struct State {
 /// An I/O APIC at one page of memory.
 pub struct IoApic {
     state: Mutex<State>,
+    /// Who hears of the ends of a pin's interrupts; not held while they are told.
+    listeners: Mutex<Vec<(usize, Weak<dyn LineEnd>)>>,
     sink: Arc<dyn MsiSink>,
     requester: RequesterId,
 }
@@ -66,6 +69,7 @@ impl IoApic {
     pub fn new(sink: Arc<dyn MsiSink>, requester: RequesterId) -> IoApic {
         IoApic {
             state: Mutex::default(),
+            listeners: Mutex::default(),
             sink,
             requester,
         }
@@ -81,13 +85,34 @@ impl IoApic {
 
     /// A local APIC ended the level interrupt `vector`: pins whose line is still high send again.
     pub fn end_of_interrupt(&self, vector: u8) {
-        let mut state = self.lock();
-        for pin in &mut state.pins {
+        let mut ended = [false; IoApic::PINS];
+        for (pin, ended) in self.lock().pins.iter_mut().zip(&mut ended) {
             if pin.entry.is_level() && pin.entry.vector() == vector {
                 pin.entry = pin.entry.with_remote_irr(false);
+                *ended = true;
+            }
+        }
+        self.tell_listeners(&ended);
+        for (pin, ended) in self.lock().pins.iter_mut().zip(ended) {
+            if ended && pin.entry.is_level() {
                 self.deliver(pin);
             }
         }
+    }
+
+    fn tell_listeners(&self, ended: &[bool; IoApic::PINS]) {
+        let listeners = self.listeners();
+        let of_pin = |pin: &usize| ended.get(*pin).copied().unwrap_or(false);
+        let concerned = listeners.iter().filter(|(pin, _)| of_pin(pin));
+        let concerned: Vec<_> = concerned.filter_map(|(_, one)| one.upgrade()).collect();
+        drop(listeners);
+        concerned.iter().for_each(|listener| listener.ended());
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Vec<(usize, Weak<dyn LineEnd>)>> {
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set_line(&self, pin: usize, high: bool) {
@@ -284,6 +309,12 @@ impl IrqLine for Pin {
     fn set(&self, high: bool) {
         self.ioapic.set_line(self.pin, high);
     }
+
+    fn on_end(&self, listener: Weak<dyn LineEnd>) {
+        let mut listeners = self.ioapic.listeners();
+        listeners.retain(|(_, other)| other.strong_count() > 0);
+        listeners.push((self.pin, listener));
+    }
 }
 
 #[cfg(test)]
@@ -400,6 +431,34 @@ mod tests {
         ioapic.end_of_interrupt(0x31);
         assert_eq!(sent(&sink), 2);
         assert_eq!(get(&ioapic, 0x1a) & 1 << 14, 0);
+    }
+
+    #[derive(Debug)]
+    struct Lowers(Arc<Pin>, Mutex<u32>);
+
+    impl LineEnd for Lowers {
+        fn ended(&self) {
+            *self.1.lock().unwrap() += 1;
+            self.0.set(false);
+        }
+    }
+
+    #[test]
+    fn who_hears_of_the_end_can_lower_the_line_before_it_is_looked_at() {
+        let (ioapic, sink) = ioapic();
+        set(&ioapic, 0x1a, LEVEL_0X31);
+        let pin = ioapic.pin(5);
+        let lowers = Arc::new(Lowers(ioapic.pin(5), Mutex::default()));
+        let listener = Arc::downgrade(&lowers);
+        pin.on_end(listener);
+        pin.set(true);
+        ioapic.end_of_interrupt(0x32);
+        ioapic.end_of_interrupt(0x31);
+        assert_eq!((sent(&sink), *lowers.1.lock().unwrap()), (1, 1));
+        drop(lowers);
+        pin.set(true);
+        ioapic.end_of_interrupt(0x31);
+        assert_eq!(sent(&sink), 3);
     }
 
     #[test]
