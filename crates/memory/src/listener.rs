@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use crate::Memslot;
+use crate::{Mapping, Memslot};
 
 /// One change of the map, all of it or none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,12 +13,17 @@ pub struct MapChange {
     pub added: Vec<Memslot>,
     /// Slots whose flags change: before and after.
     pub changed: Vec<(Memslot, Memslot)>,
+    /// Mappings that come; slots may join several.
+    pub mapped: Vec<Mapping>,
+    /// Mappings that go.
+    pub unmapped: Vec<Mapping>,
 }
 
 impl MapChange {
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
-        self.removed.is_empty() && self.added.is_empty() && self.changed.is_empty()
+        let mappings = self.mapped.is_empty() && self.unmapped.is_empty();
+        mappings && self.removed.is_empty() && self.added.is_empty() && self.changed.is_empty()
     }
 }
 

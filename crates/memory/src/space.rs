@@ -76,6 +76,16 @@ impl Mapping {
     }
 }
 
+impl PartialEq for Mapping {
+    /// The same part of the same RAM at the same place.
+    fn eq(&self, other: &Mapping) -> bool {
+        let place = |m: &Mapping| (m.gpa, m.len, m.offset, m.readonly, m.kind);
+        place(self) == place(other) && Arc::ptr_eq(&self.ram, &other.ram)
+    }
+}
+
+impl Eq for Mapping {}
+
 /// A mapping as users see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegionInfo {
@@ -163,9 +173,10 @@ impl AddressSpace {
     /// Adds a listener and tells it the whole map; a refusal leaves it out.
     pub fn add_listener(&self, listener: Arc<dyn MapListener>) -> Result<(), MemoryError> {
         let mut listeners = self.lock();
-        let added = self.view.load().slots.clone();
+        let view = self.view.load();
         let change = MapChange {
-            added,
+            added: view.slots.clone(),
+            mapped: view.mappings.clone(),
             ..MapChange::default()
         };
         listener
@@ -177,6 +188,12 @@ impl AddressSpace {
         listener.commit(&change);
         listeners.push(listener);
         Ok(())
+    }
+
+    /// Takes a listener away, which is not told: it lets go of the map by itself.
+    pub fn remove_listener(&self, listener: &Arc<dyn MapListener>) {
+        let mut listeners = self.lock();
+        listeners.retain(|other| !std::ptr::addr_eq(Arc::as_ptr(other), Arc::as_ptr(listener)));
     }
 
     /// The memory slots as they stand.
@@ -336,7 +353,13 @@ impl AddressSpace {
             });
         }
         let slots = slots::number(&plans, &current.slots);
-        let change = difference(&current.slots, &slots);
+        let mut change = difference(&current.slots, &slots);
+        let without = |these: &[Mapping], those: &[Mapping]| -> Vec<Mapping> {
+            let missing = these.iter().filter(|one| !those.contains(one));
+            missing.cloned().collect()
+        };
+        change.mapped = without(&mappings, &current.mappings);
+        change.unmapped = without(&current.mappings, &mappings);
         if !change.is_empty() {
             prepare_all(listeners, &change)?;
         }
