@@ -35,8 +35,9 @@ pub(crate) fn all(
             bar: bar.index,
         }),
     });
-    let table = layout.msix.map(|vectors| Bar {
-        layout: vectors.table(),
+    let table = layout.msix.and_then(|vectors| vectors.table());
+    let table = table.map(|layout| Bar {
+        layout,
         range: Arc::new(MsixRange(Arc::clone(msix))),
     });
     own.chain(table).collect()

@@ -74,13 +74,12 @@ impl List {
         at
     }
 
-    /// Adds MSI-X (section 7.7.2): table and pending bits in a BAR of their own.
+    /// Adds MSI-X (section 7.7.2).
     pub(crate) fn add_msix(&mut self, registers: &mut Registers, msix: MsixLayout) -> u16 {
-        let (last, bar) = (msix.vectors.saturating_sub(1), u32::from(msix.bar));
-        let pending = (u32::from(msix.vectors) * 16) | bar;
-        let mut body = last.to_le_bytes().to_vec();
-        body.extend(bar.to_le_bytes());
-        body.extend(pending.to_le_bytes());
+        let mut body = msix.vectors.saturating_sub(1).to_le_bytes().to_vec();
+        for (bar, offset) in msix.places() {
+            body.extend((offset & !7 | u32::from(bar)).to_le_bytes());
+        }
         let at = self.add(registers, MSIX, &body);
         registers.allow(at + MSIX_CONTROL, &[0, 0xc0]);
         at
@@ -168,7 +167,14 @@ mod tests {
     #[test]
     fn the_msix_capability_names_size_table_and_pending_bits() {
         let (mut registers, mut list) = (Registers::default(), List::new());
-        let at = list.add_msix(&mut registers, MsixLayout { vectors: 3, bar: 2 });
+        let at = list.add_msix(
+            &mut registers,
+            MsixLayout {
+                vectors: 3,
+                bar: 2,
+                inside: None,
+            },
+        );
         registers.write(at + MSIX_CONTROL, &[0xff, 0xff]);
         assert_eq!(registers.half(at + MSIX_CONTROL), 0xc002);
         assert_eq!((registers.word(at + 4), registers.word(at + 8)), (2, 0x32));

@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use vmlet_bus::{IrqLine, NoIrq, SavedError, SavedState};
 
 use crate::{
-    Bdf, Function, FunctionLayout, Links, Msix, PciError,
+    Bdf, Function, FunctionLayout, Links, MsiVector, Msix, PciError, Switches,
     bar::{self, Bar},
     capability::{DEVICE_CONTROL, Express, FLR_CAPABLE, List, MSIX_CONTROL, PM_CONTROL},
     decode::Decoder,
     intx::{Intx, SharedLine},
+    msi::MsiRegisters,
     msix::{Gate, SavedRow},
     registers::Registers,
     wiring::Wiring,
@@ -58,6 +59,7 @@ struct Places {
     power: u16,
     express: u16,
     msix: Option<u16>,
+    msi: Option<MsiRegisters>,
     own: Range<u16>,
 }
 
@@ -67,6 +69,7 @@ pub(crate) struct Endpoint {
     pub(crate) function: Arc<dyn Function>,
     pub(crate) layout: FunctionLayout,
     msix: Arc<Msix>,
+    msi: Arc<MsiVector>,
     intx: Arc<Intx>,
     pub(crate) bars: Vec<Bar>,
     places: Places,
@@ -136,19 +139,25 @@ impl Endpoint {
             },
         );
         let msix_at = layout.msix.map(|msix| list.add_msix(&mut registers, msix));
+        let msi_at = layout
+            .msi
+            .then(|| MsiRegisters::define(&mut list, &mut registers));
         let first = list.end();
         let capabilities = list.add_own(&mut registers, &layout);
         let places = Places {
             power,
             express,
             msix: msix_at,
+            msi: msi_at,
             own: first..list.end(),
         };
+        let msi = Arc::new(MsiVector::new(Arc::clone(&wiring.sink), bdf.requester()));
         let intx = Arc::new(Intx::new(line));
         function.connect(Links {
             bdf,
             dma: wiring.dma(bdf.requester()),
             msix: Arc::clone(&msix),
+            msi: Arc::clone(&msi),
             intx: if layout.intx {
                 Arc::clone(&intx) as Arc<dyn IrqLine>
             } else {
@@ -161,6 +170,7 @@ impl Endpoint {
             function,
             layout,
             msix,
+            msi,
             intx,
             bars,
             places,
@@ -179,6 +189,9 @@ impl Endpoint {
         self.lock().registers.read(offset, data);
         if self.intx.asserted() {
             Registers::add_bits(offset, data, STATUS, INTERRUPT_STATUS);
+        }
+        if let Some(msi) = self.places.msi.filter(|_| self.msi.pending()) {
+            Registers::add_bits(offset, data, msi.pending(), 1);
         }
         if self.is_own(offset, data.len()) {
             self.function.read_config(offset, data);
@@ -222,7 +235,18 @@ impl Endpoint {
         }
         let gate = self.gate(state);
         self.msix.set_gate(gate);
-        let disabled = command & INTX_DISABLE != 0 || gate != Gate::Off || state.gone;
+        let bus_master = command & BUS_MASTER != 0 && !state.gone;
+        let msi = self.places.msi.filter(|_| !state.gone);
+        self.msi.set(
+            msi.is_some_and(|msi| msi.enabled(registers)),
+            msi.and_then(|msi| msi.message(registers, bus_master)),
+        );
+        let messages = gate != Gate::Off || self.msi.enabled();
+        let disabled = command & INTX_DISABLE != 0 || messages || state.gone;
+        self.function.switched(Switches {
+            bus_master,
+            line: !disabled,
+        });
         self.intx.disable(disabled);
     }
 

@@ -4,7 +4,7 @@ use std::{fmt::Debug, sync::Arc};
 
 use vmlet_bus::{AccessContext, Dma, Doorbells, Flow, IrqLine, SavedError, SavedState};
 
-use crate::{Bdf, Msix, PciError};
+use crate::{Bdf, MsiVector, Msix, PciError};
 
 /// The smallest BAR (PCIe 6.0, section 7.5.1.2.1).
 pub const SMALLEST_BAR: u64 = 128;
@@ -12,8 +12,10 @@ pub const SMALLEST_BAR: u64 = 128;
 const BARS: u8 = 6;
 /// The most vectors of MSI-X (PCIe 6.0, section 7.7.2.2).
 const MAX_VECTORS: u16 = 2048;
-/// Bytes that vendor capabilities can take beside the standard ones.
+/// Bytes that capabilities of its own, and MSI, can take beside the other ones.
 const VENDOR_BYTES: usize = 0x100 - 0x90;
+/// Bytes of MSI's capability.
+const MSI_BYTES: usize = 0x18;
 
 /// Which addresses a BAR takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,22 +47,49 @@ pub struct BarLayout {
     pub kind: BarKind,
 }
 
-/// Vectors of MSI-X. Table and pending bits have a BAR to themselves.
+/// Vectors of MSI-X.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MsixLayout {
     /// Vectors, 1 to 2048.
     pub vectors: u16,
-    /// The BAR register they get; the function has no BAR there.
+    /// The BAR register that table and pending bits get to themselves; the function has no BAR
+    /// there. With `inside`, the function's own BAR that the table lies in.
     pub bar: u8,
+    /// Where they lie among the function's own registers, which then serves them by
+    /// [`Msix::read_table`] and the like.
+    pub inside: Option<MsixInside>,
+}
+
+/// Table and pending bits of MSI-X among a function's other registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MsixInside {
+    /// Offset of the table in its BAR, a multiple of 8.
+    pub table: u32,
+    /// The BAR of the pending bits.
+    pub pending_bar: u8,
+    /// Their offset, a multiple of 8.
+    pub pending: u32,
 }
 
 impl MsixLayout {
-    /// The BAR of table and pending bits.
-    pub(crate) fn table(self) -> BarLayout {
-        BarLayout {
+    /// The BAR that table and pending bits have to themselves.
+    pub(crate) fn table(self) -> Option<BarLayout> {
+        self.inside.is_none().then(|| BarLayout {
             index: self.bar,
             size: Msix::bar_bytes(self.vectors),
             kind: BarKind::Memory32,
+        })
+    }
+
+    /// Bar and offset of the table, and of the pending bits.
+    pub(crate) fn places(self) -> [(u8, u32); 2] {
+        let behind = u32::from(self.vectors) * 16;
+        match self.inside {
+            None => [(self.bar, 0), (self.bar, behind)],
+            Some(inside) => [
+                (self.bar, inside.table),
+                (inside.pending_bar, inside.pending),
+            ],
         }
     }
 }
@@ -96,6 +125,8 @@ pub struct FunctionLayout {
     pub bars: Vec<BarLayout>,
     /// Vectors of MSI-X, if it has any.
     pub msix: Option<MsixLayout>,
+    /// It has MSI, with one vector.
+    pub msi: bool,
     /// It has the interrupt line INTA.
     pub intx: bool,
     /// Capabilities of its own, in this order.
@@ -105,7 +136,7 @@ pub struct FunctionLayout {
 impl FunctionLayout {
     /// All BARs, that of MSI-X among them.
     pub(crate) fn all_bars(&self) -> Vec<BarLayout> {
-        let table = self.msix.map(MsixLayout::table);
+        let table = self.msix.and_then(MsixLayout::table);
         self.bars.iter().copied().chain(table).collect()
     }
 
@@ -146,13 +177,18 @@ impl FunctionLayout {
         }
         let capabilities = self.capabilities.iter();
         let bytes = capabilities.map(|c| (c.body.len() + 2).next_multiple_of(4));
-        let bytes: usize = bytes.sum();
-        if bytes > VENDOR_BYTES {
+        let (bytes, room): (usize, usize) = (bytes.sum(), self.room());
+        if bytes > room {
             return refuse(format!(
-                "{bytes} bytes of capabilities: there is room for {VENDOR_BYTES}"
+                "{bytes} bytes of capabilities: there is room for {room}"
             ));
         }
         Ok(())
+    }
+
+    /// Bytes that its own capabilities can take.
+    pub fn room(&self) -> usize {
+        VENDOR_BYTES - if self.msi { MSI_BYTES } else { 0 }
     }
 }
 
@@ -165,6 +201,8 @@ pub struct Links {
     pub dma: Dma,
     /// Its vectors; of a function without MSI-X there are none.
     pub msix: Arc<Msix>,
+    /// Its vector of MSI; of a function without MSI one that is never on.
+    pub msi: Arc<MsiVector>,
     /// Its interrupt line; leads nowhere for a function without one. Masked by the guest's bit and
     /// while MSI-X is on.
     pub intx: Arc<dyn IrqLine>,
@@ -172,6 +210,15 @@ pub struct Links {
     pub doorbells: Arc<dyn Doorbells>,
     /// Where in config space its own capabilities begin, in their order.
     pub capabilities: Vec<u16>,
+}
+
+/// What the guest has switched on of a function, beside what [`Links`] tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Switches {
+    /// Bus Master Enable: it may do DMA and send messages.
+    pub bus_master: bool,
+    /// Its line may interrupt: neither Interrupt Disable nor messages are on.
+    pub line: bool,
 }
 
 /// One function of a device: registers and effects only.
@@ -213,6 +260,17 @@ pub trait Function: Send + Sync + Debug {
     /// of the bus held.
     fn bar_moved(&self, bar: u8, at: Option<u64>) {
         let _ = (bar, at);
+    }
+
+    /// The guest has written config space, and this is how it stands now; MSI and MSI-X are as
+    /// [`Links`] say. Called with locks of the bus held, before the line follows.
+    fn switched(&self, now: Switches) {
+        let _ = now;
+    }
+
+    /// Why nobody can save the function's state; `None`: it can be.
+    fn unsaveable(&self) -> Option<&'static str> {
+        None
     }
 
     /// Guest code stands still: no work is in flight once this returns, and none begins. A function

@@ -1,8 +1,8 @@
 //! Interrupt lines: INTA of functions, and what they share (PCI 3.0, section 2.2.6).
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use vmlet_bus::IrqLine;
+use vmlet_bus::{IrqLine, LineEnd};
 
 /// An input of the interrupt controller that several functions drive: high while one does.
 #[derive(Debug)]
@@ -85,6 +85,10 @@ impl Intx {
 impl IrqLine for Intx {
     fn set(&self, high: bool) {
         self.change(|state| state.asserted = high);
+    }
+
+    fn on_end(&self, listener: Weak<dyn LineEnd>) {
+        self.out.line.on_end(listener);
     }
 }
 

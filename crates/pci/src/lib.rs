@@ -7,7 +7,7 @@
 //! * `port.rs`, `slot.rs`: a root port, and native hot-plug in its slot.
 //! * `endpoint.rs`, `bar.rs`, `decode.rs`: a function on its bus, its BARs, and where they answer.
 //! * `registers.rs`, `capability.rs`: config space as registers with masks; capabilities.
-//! * `msix.rs`, `vector.rs`, `intx.rs`: message-signalled interrupts, and lines.
+//! * `msi.rs`, `msix.rs`, `vector.rs`, `intx.rs`: message-signalled interrupts, and lines.
 //! * `assign.rs`: addresses as firmware gives them before the guest starts.
 //! * `error.rs`: [`PciError`], what a bus refuses.
 //! * `testing.rs`: a board that records and a function that does everything, for tests.
@@ -15,7 +15,7 @@
 //! Sources: PCI Express Base Specification 6.0; PCI Local Bus Specification 3.0.
 //!
 //! Not supported: switches, devices with several functions, integrated endpoints, I/O BARs,
-//! expansion ROMs, MSI of functions (MSI-X only), extended capabilities (AER, ACS, ARI, ATS, SR-IOV).
+//! expansion ROMs, several vectors of MSI, extended capabilities (AER, ACS, ARI, ATS, SR-IOV).
 //! A function keeps the requester id it was plugged in with when a guest renumbers buses. Bus
 //! mastering switches messages off, not DMA.
 
@@ -28,6 +28,7 @@ mod endpoint;
 mod error;
 mod function;
 mod intx;
+mod msi;
 mod msix;
 mod port;
 mod registers;
@@ -43,8 +44,10 @@ mod wiring;
 pub use address::Bdf;
 pub use error::PciError;
 pub use function::{
-    BarKind, BarLayout, Function, FunctionLayout, Links, MsixLayout, SMALLEST_BAR, VendorCapability,
+    BarKind, BarLayout, Function, FunctionLayout, Links, MsixInside, MsixLayout, SMALLEST_BAR,
+    Switches, VendorCapability,
 };
+pub use msi::MsiVector;
 pub use msix::Msix;
 pub use root::{Ecam, Plug, Root};
 pub use wiring::{SlotEvents, Windows, Wiring};

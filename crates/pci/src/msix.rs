@@ -160,15 +160,44 @@ impl Msix {
 
     fn byte(&self, at: u64) -> u8 {
         let table = Msix::table_bytes(self.vectors());
-        if at < table {
-            let row = self.row_at(at);
-            return row
-                .and_then(|row| row.bytes().get(within(at)).copied())
-                .unwrap_or(0);
+        if at >= table {
+            return self.pending_byte(at - table);
         }
-        let first = (at - table).saturating_mul(8);
+        let row = self.row_at(at);
+        row.and_then(|row| row.bytes().get(within(at)).copied())
+            .unwrap_or(0)
+    }
+
+    /// The guest reads the table from `offset` on, in a BAR that the function serves itself.
+    pub fn read_table(&self, offset: u64, data: &mut [u8]) {
+        let table = Msix::table_bytes(self.vectors());
+        for (at, byte) in (offset..).zip(data) {
+            *byte = if at < table { self.byte(at) } else { 0 };
+        }
+    }
+
+    /// The same for pending bits.
+    pub fn read_pending(&self, offset: u64, data: &mut [u8]) {
+        for (at, byte) in (offset..).zip(data) {
+            *byte = self.pending_byte(at);
+        }
+    }
+
+    /// The guest writes to the table.
+    pub fn write_table(&self, offset: u64, data: &[u8]) {
+        self.write(offset, data);
+    }
+
+    /// Whether `vector` sends now: MSI-X is on and nothing masks it.
+    pub fn is_open(&self, vector: u16) -> bool {
+        let row = self.row(vector);
+        row.is_some_and(|row| row.vector.message.is_some())
+    }
+
+    fn pending_byte(&self, at: u64) -> u8 {
+        let first = at.saturating_mul(8);
         (0..8).fold(0, |byte, bit| {
-            let vector = u16::try_from(first + bit).unwrap_or(u16::MAX);
+            let vector = u16::try_from(first.saturating_add(bit)).unwrap_or(u16::MAX);
             let pending = self.row(vector).is_some_and(|row| row.vector.pending);
             byte | u8::from(pending) << bit
         })

@@ -9,17 +9,18 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use vmlet_bus::{IrqLine, Msi, SavedError};
+use vmlet_bus::{IrqLine, SavedError};
 
 use crate::{
     Bdf, Function, PciError,
     assign::Share,
-    capability::{Express, List, MSI},
+    capability::{Express, List},
     endpoint::{
         BUS_MASTER, COMMAND_BITS, Endpoint, INTERRUPT_STATUS, INTX_DISABLE, MEMORY_SPACE,
         STATUS_ERRORS, SavedEndpoint, Upstream,
     },
     intx::Intx,
+    msi::MsiRegisters,
     registers::Registers,
     slot::{self, Slot},
     vector::{Sender, Vector},
@@ -38,14 +39,6 @@ const BUS_RESET: u8 = 1 << 6;
 /// The ids of a root port that is nobody's product in particular.
 const VENDOR: u16 = 0x1b36;
 const DEVICE: u16 = 0x000c;
-
-/// MSI, from its capability on (section 7.7.1): 64-bit addresses, one vector with a mask.
-const MSI_CONTROL: u16 = 2;
-const MSI_ENABLE: u16 = 1;
-const MSI_ADDRESS: u16 = 4;
-const MSI_DATA: u16 = 12;
-const MSI_MASK: u16 = 16;
-const MSI_PENDING: u16 = 20;
 
 /// What is in a port's slot.
 #[derive(Debug, Default)]
@@ -71,7 +64,7 @@ struct State {
 pub(crate) struct Port {
     pub(crate) bdf: Bdf,
     slot: Slot,
-    msi: u16,
+    msi: MsiRegisters,
     initial: Registers,
     sender: Sender,
     intx: Intx,
@@ -90,7 +83,7 @@ pub(crate) struct SavedPort {
     function: Option<SavedEndpoint>,
 }
 
-fn header(number: u8) -> (Registers, Slot, u16) {
+fn header(number: u8) -> (Registers, Slot, MsiRegisters) {
     let mut registers = Registers::default();
     registers.fix(0x00, &VENDOR.to_le_bytes());
     registers.fix(0x02, &DEVICE.to_le_bytes());
@@ -123,18 +116,7 @@ fn header(number: u8) -> (Registers, Slot, u16) {
         at: list.add_express(&mut registers, &express),
     };
     slot.define(&mut registers);
-    let mut body = [0; 22];
-    if let Some(control) = body.get_mut(..2) {
-        control.copy_from_slice(&[0x80, 0x01]);
-    }
-    let msi = list.add(&mut registers, MSI, &body);
-    registers.allow(msi + MSI_CONTROL, &[1]);
-    registers.allow(
-        msi + MSI_ADDRESS,
-        &[0xfc, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
-    );
-    registers.allow(msi + MSI_DATA, &[0xff; 2]);
-    registers.allow(msi + MSI_MASK, &[1]);
+    let msi = MsiRegisters::define(&mut list, &mut registers);
     (registers, slot, msi)
 }
 
@@ -175,7 +157,7 @@ impl Port {
             Registers::add_bits(offset, data, STATUS, INTERRUPT_STATUS);
         }
         if pending {
-            Registers::add_bits(offset, data, self.msi + MSI_PENDING, 1);
+            Registers::add_bits(offset, data, self.msi.pending(), 1);
         }
     }
 
@@ -209,21 +191,14 @@ impl Port {
         }
         let registers = &state.registers;
         let command = registers.half(COMMAND);
-        let on = registers.half(self.msi + MSI_CONTROL) & MSI_ENABLE != 0;
-        let masked = registers.byte(self.msi + MSI_MASK) & 1 != 0 || command & BUS_MASTER == 0;
-        let message = Msi {
-            address: u64::from(registers.word(self.msi + MSI_ADDRESS))
-                | u64::from(registers.word(self.msi + MSI_ADDRESS + 4)) << 32,
-            data: registers.half(self.msi + MSI_DATA).into(),
-        };
+        let on = self.msi.enabled(registers);
+        let message = self.msi.message(registers, command & BUS_MASTER != 0);
         let disabled = command & INTX_DISABLE != 0 || on;
         let asks = self.slot.wants_interrupt(registers);
         if !on {
             state.vector.pending = false;
         }
-        state
-            .vector
-            .set((on && !masked).then_some(message), &self.sender);
+        state.vector.set(message, &self.sender);
         self.intx.disable(disabled);
         self.intx.set(asks);
         if std::mem::replace(&mut state.asked, asks) != asks && asks && on {

@@ -405,7 +405,11 @@ impl Function for Probe {
                     kind: BarKind::Prefetchable64,
                 },
             ],
-            msix: Some(MsixLayout { vectors: 4, bar: 4 }),
+            msix: Some(MsixLayout {
+                vectors: 4,
+                bar: 4,
+                inside: None,
+            }),
             intx: true,
             capabilities: vec![VendorCapability {
                 id: 9,

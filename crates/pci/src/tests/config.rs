@@ -216,7 +216,11 @@ fn layouts_that_no_function_can_have_are_refused() {
         );
     }
     for (vectors, bar) in [(0, 4), (2049, 4), (1, 2), (1, 6)] {
-        let msix = Some(MsixLayout { vectors, bar });
+        let msix = Some(MsixLayout {
+            vectors,
+            bar,
+            inside: None,
+        });
         let layout = FunctionLayout { msix, ..layout() };
         assert!(layout.check("x").is_err(), "{msix:?}");
     }

@@ -201,7 +201,12 @@ pub(crate) fn attach_pci(
         revision,
         class: class_code,
         bars: bars.into_iter().map(bar).collect::<PyResult<_>>()?,
-        msix: msix.map(|(vectors, bar)| MsixLayout { vectors, bar }),
+        msix: msix.map(|(vectors, bar)| MsixLayout {
+            vectors,
+            bar,
+            inside: None,
+        }),
+        msi: false,
         intx,
         capabilities: capabilities
             .into_iter()

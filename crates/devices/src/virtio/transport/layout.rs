@@ -81,7 +81,9 @@ pub(super) fn function(device: &dyn VirtioDevice) -> FunctionLayout {
             // One a queue, and one for configuration changes.
             vectors: queues.saturating_add(1),
             bar: MSIX_BAR,
+            inside: None,
         }),
+        msi: false,
         intx: true,
         capabilities: vec![
             capability(COMMON_CFG, COMMON, &[]),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use vmlet_bus::{Doorbell, Doorbells, IrqLine, Msi, MsiRoute, MsiSink, RequesterId};
-use vmlet_pci::{Bdf, Function, Links, Msix};
+use vmlet_pci::{Bdf, Function, Links, MsiVector, Msix};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{VirtioPci, layout};
@@ -97,6 +97,7 @@ impl Bench {
         function.connect(Links {
             bdf: Bdf::new(0, 1, 0),
             dma: driver.dma.clone(),
+            msi: Arc::new(MsiVector::new(Arc::clone(&sink), RequesterId(8))),
             msix: Arc::new(Msix::new(2, sink, RequesterId(8))),
             intx: Arc::<Board>::clone(&board),
             doorbells: Arc::<Board>::clone(&board),
