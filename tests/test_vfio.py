@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 import edu
+import iommu_log
 import vmlet
-from conftest import lacks, limit
+from conftest import limit
 from vmlet import host, vfio
 
 #: What the device holds and fetches.
@@ -41,40 +42,11 @@ def machine(device: vfio.Device) -> edu.Edu:
     return edu.Edu(device)
 
 
-#: When accesses were refused.
-_refusals: list[float] = []
-
-
 @pytest.fixture
 def faults() -> Iterator[Callable[[], list[tuple[str, str, int]]]]:
     """What the IOMMU logs of refused accesses from now on: direction, device, address."""
-    if edu.find().iommu_kind != "VT-d":
-        lacks("vtd", "no VT-d here")
-    # The kernel logs three of them in five seconds.
-    if len([when for when in _refusals if time.monotonic() - when < 6]) >= 3:
-        time.sleep(6)
-    _refusals.append(time.monotonic())
-    log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
-    os.lseek(log, 0, os.SEEK_END)
-    told: list[tuple[str, str, int]] = []
-
-    def read() -> list[tuple[str, str, int]]:
-        fault = re.compile(
-            r"DMAR: \[DMA (Read|Write)[^]]*\] Request device \[([0-9a-f:.]+)\] fault addr (\w+)"
-        )
-        deadline = time.monotonic() + limit(2)
-        while not told and time.monotonic() < deadline:
-            try:
-                while True:
-                    line = os.read(log, 8192).decode(errors="replace")
-                    if found := fault.search(line):
-                        told.append((found[1], found[2], int(found[3], 16)))
-            except BlockingIOError:
-                time.sleep(0.01)
-        return told
-
-    yield read
-    os.close(log)
+    with iommu_log.faults() as told:
+        yield told
 
 
 def locked() -> int:

@@ -30,6 +30,7 @@ __all__ = [
     "attach_net",
     "attach_pci",
     "attach_rng",
+    "attach_vfio",
     "attach_virtio",
     "attach_vsock",
     "balloon_state",
@@ -343,6 +344,7 @@ class Terminal:
     def resize(self, columns: int, rows: int) -> None: ...
 
 def attach_rng(machine: Machine, port: int | None) -> int: ...
+def attach_vfio(machine: Machine, port: int | None, *, address: str) -> int: ...
 def attach_vsock(
     machine: Machine, port: int | None, *, cid: int, path: str | PathLike[str] | None
 ) -> int: ...

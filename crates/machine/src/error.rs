@@ -163,6 +163,16 @@ pub enum MachineError {
         /// Where it was.
         port: u8,
     },
+    /// A device keeps the machine from being saved.
+    #[error("a VM with {device} in root port {port} cannot be saved: {reason}. Detach it first")]
+    Unsaveable {
+        /// The device.
+        device: &'static str,
+        /// Where it is.
+        port: u8,
+        /// Why.
+        reason: &'static str,
+    },
     /// A disk's image cannot be used.
     #[error(transparent)]
     Disk(#[from] BlockError),
@@ -261,7 +271,8 @@ impl MachineError {
             MachineError::Dma(_) => ErrorKind::Guest,
             MachineError::State { .. }
             | MachineError::Closed
-            | MachineError::MissingDevice { .. } => ErrorKind::State,
+            | MachineError::MissingDevice { .. }
+            | MachineError::Unsaveable { .. } => ErrorKind::State,
             MachineError::Forked => ErrorKind::Forked,
         }
     }
@@ -369,6 +380,7 @@ fn vfio_kind(error: &VfioError) -> ErrorKind {
         | VfioError::VfsMissing { .. }
         | VfioError::Closed => ErrorKind::State,
         VfioError::Memory(error) => memory_kind(error),
+        VfioError::Reactor(_) => ErrorKind::Host,
         VfioError::Forked => ErrorKind::Forked,
         _ => ErrorKind::Config,
     }

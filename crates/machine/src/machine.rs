@@ -33,6 +33,7 @@ mod balloon;
 mod counted;
 mod devices;
 mod making;
+mod passthrough;
 mod reach;
 mod saving;
 mod sockets;

@@ -5,7 +5,7 @@
 //! * `attach.rs`, `attach_net.rs`, `attach_vsock.rs`, `attach_balloon.rs`: devices that the core makes.
 //! * `console.rs`, `terminal.rs`: what the guest prints, and the class `Terminal`, a virtio console.
 //! * `view.rs`: the class `View`, memory and registers by the buffer protocol.
-//! * `vfio/`: devices of the host that are driven from Python.
+//! * `vfio/`: devices of the host, driven from Python or by guests.
 //! * `inspect.rs`: walks, page sizes and statistics as dictionaries.
 //! * `registers.rs`: registers to and from dictionaries.
 //! * `host.rs`: what this host offers, as JSON; the initramfs builder.
@@ -80,6 +80,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<vfio::DmaBuffer>()?;
     module.add_class::<vfio::VfioVector>()?;
     module.add_function(wrap_pyfunction!(vfio::open_vfio, module)?)?;
+    module.add_function(wrap_pyfunction!(vfio::attach_vfio, module)?)?;
     module.add_function(wrap_pyfunction!(vfio::bind_vfio, module)?)?;
     module.add_function(wrap_pyfunction!(vfio::release_vfio, module)?)?;
     module.add_function(wrap_pyfunction!(vfio::mend_vfio, module)?)?;

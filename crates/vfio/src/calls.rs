@@ -203,11 +203,22 @@ fn set_irqs(device: &File, head: [u32; 4], data: &[u32]) -> io::Result<()> {
     let words = IRQ_SET_WORDS.saturating_add(u32::try_from(data.len()).unwrap_or(u32::MAX));
     let set: Vec<u32> = [&[words.saturating_mul(4), flags, index, start, count], data].concat();
     // SAFETY: the buffer has the bytes that its first word says.
-    done(unsafe { ioctl_with_ptr(device, DEVICE_SET_IRQS, set.as_ptr()) }).map(drop)
+    let result = done(unsafe { ioctl_with_ptr(device, DEVICE_SET_IRQS, set.as_ptr()) })?;
+    // Fewer vectors are to be had, and none is on: their number.
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+    }
 }
 
-/// Has the first interrupts of `index` written to these eventfds; none: switches the index off.
-pub(crate) fn set_eventfds(device: &File, index: u32, eventfds: &[i32]) -> io::Result<()> {
+/// Has the interrupts of `index` from `first` on written to these eventfds, -1 for none; without
+/// any: switches the index off.
+pub(crate) fn set_eventfds(
+    device: &File,
+    index: u32,
+    first: u32,
+    eventfds: &[i32],
+) -> io::Result<()> {
     let action = VFIO_IRQ_SET_ACTION_TRIGGER;
     let count = u32::try_from(eventfds.len()).unwrap_or(u32::MAX);
     if eventfds.is_empty() {
@@ -216,7 +227,7 @@ pub(crate) fn set_eventfds(device: &File, index: u32, eventfds: &[i32]) -> io::R
     let fds: Vec<u32> = eventfds.iter().map(|fd| fd.cast_unsigned()).collect();
     set_irqs(
         device,
-        [VFIO_IRQ_SET_DATA_EVENTFD | action, index, 0, count],
+        [VFIO_IRQ_SET_DATA_EVENTFD | action, index, first, count],
         &fds,
     )
 }

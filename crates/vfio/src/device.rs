@@ -3,17 +3,17 @@
 use std::{
     fs::File,
     ops::Range,
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, RawFd},
     os::unix::fs::FileExt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use vfio_bindings::bindings::vfio::{
-    VFIO_DEVICE_FLAGS_RESET, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_REGION_INFO_FLAG_READ,
-    VFIO_REGION_INFO_FLAG_WRITE,
+    VFIO_DEVICE_FLAGS_RESET, VFIO_IRQ_INFO_NORESIZE, VFIO_PCI_CONFIG_REGION_INDEX,
+    VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE,
 };
 use vmlet_host::{HostRoot, IommuGroup, Obstacle, PciAddress};
-use vmlet_memory::{Backing, Ram};
+use vmlet_memory::{Backing, Lease, LeaseKind, Ram};
 
 use crate::{
     Access, DmaMap, DomainLimits, InterruptKind, IommuDomain, RegionInfo, RegionMap, Vector,
@@ -118,8 +118,9 @@ impl Device {
                     source,
                 })?;
                 let fd = vector.raw_fd()?;
-                self.descriptor
-                    .call(call, |file| calls::set_eventfds(file, kind.index(), &[fd]))?;
+                self.descriptor.call(call, |file| {
+                    calls::set_eventfds(file, kind.index(), 0, &[fd])
+                })?;
                 given.news.push(vector);
             }
         }
@@ -219,11 +220,12 @@ impl Device {
         if region.flags & VFIO_REGION_INFO_FLAG_WRITE == 0 {
             return Err(VfioError::NoAccess { index, write: true });
         }
+        if index != VFIO_PCI_CONFIG_REGION_INDEX {
+            return self.put(region, offset, data);
+        }
         // Held until it is written: nobody maps a region between the check and the write.
         let given = self.given();
-        if index == VFIO_PCI_CONFIG_REGION_INDEX
-            && given.maps.iter().any(|map| map.strong_count() > 0)
-        {
+        if given.maps.iter().any(|map| map.strong_count() > 0) {
             let read = |register| self.config_word(register);
             if let Some(what) = config::fatal(offset, data, self.power_control, read) {
                 return Err(VfioError::SwitchesOff { what });
@@ -277,19 +279,62 @@ impl Device {
             return Err(VfioError::NotPages { iova, len, page });
         }
         let ram = Ram::new(len, Backing::Anon)?;
-        let domain: Arc<dyn IommuDomain> = Arc::<Type1>::clone(&self.domain);
-        let map = DmaMap::new(
-            domain,
-            Arc::clone(&self.addresses),
-            &ram,
-            (iova, access),
-            format!("the device {}", self.address),
-        )?;
-        let map = Arc::new(map);
+        let holder = format!("the device {}", self.address);
+        let memory = ram.lease(LeaseKind::DmaMap, 0..len, holder)?;
+        let map = Arc::new(self.share(memory, iova, access)?);
         let mut given = self.given();
         given.dma.retain(|map| map.is_mapped());
         given.dma.push(Arc::clone(&map));
         Ok(map)
+    }
+
+    /// Lets the device reach what `memory` holds until the map is dropped.
+    pub(crate) fn share(
+        &self,
+        memory: Lease,
+        iova: Option<u64>,
+        access: Access,
+    ) -> Result<DmaMap, VfioError> {
+        let domain: Arc<dyn IommuDomain> = Arc::<Type1>::clone(&self.domain);
+        DmaMap::new(domain, Arc::clone(&self.addresses), memory, (iova, access))
+    }
+
+    /// Has the interrupts of `kind` from number `first` on written to these eventfds (-1: to none),
+    /// and switches the kind on with them. Who does this enables none otherwise.
+    pub(crate) fn wire(
+        &self,
+        kind: InterruptKind,
+        first: u32,
+        eventfds: &[RawFd],
+    ) -> Result<(), VfioError> {
+        self.descriptor.call("VFIO_DEVICE_SET_IRQS", |file| {
+            calls::set_eventfds(file, kind.index(), first, eventfds)
+        })
+    }
+
+    /// Switches the interrupts of `kind` off.
+    pub(crate) fn unwire(&self, kind: InterruptKind) -> Result<(), VfioError> {
+        self.wire(kind, 0, &[])
+    }
+
+    /// Whether interrupts of `kind` can be added one by one.
+    pub(crate) fn grows(&self, kind: InterruptKind) -> bool {
+        let told = self.descriptor.call("VFIO_DEVICE_GET_IRQ_INFO", |file| {
+            calls::irq_info(file, kind.index())
+        });
+        told.is_ok_and(|told| told.flags & VFIO_IRQ_INFO_NORESIZE == 0)
+    }
+
+    /// Lets the device do DMA and send messages, or not.
+    pub(crate) fn set_master(&self, on: bool) -> Result<(), VfioError> {
+        let now = self.config_word(config::COMMAND).unwrap_or(0);
+        let wanted = now & !config::MASTER | if on { config::MASTER } else { 0 };
+        if wanted == now {
+            return Ok(());
+        }
+        let range = config::COMMAND..config::COMMAND + 2;
+        let region = self.region(VFIO_PCI_CONFIG_REGION_INDEX, &range)?;
+        self.put(region, config::COMMAND, &wanted.to_le_bytes())
     }
 
     /// Switches `count` interrupts of `kind` on. One kind at a time can be.
@@ -323,7 +368,7 @@ impl Device {
             .map(|vector| vector.raw_fd())
             .collect::<Result<_, _>>()?;
         self.descriptor.call("VFIO_DEVICE_SET_IRQS", |file| {
-            calls::set_eventfds(file, kind.index(), &fds)
+            calls::set_eventfds(file, kind.index(), 0, &fds)
         })?;
         given.vectors = Some((kind, vectors.clone()));
         Ok(vectors)
@@ -339,7 +384,7 @@ impl Device {
             return Ok(());
         };
         let done = self.descriptor.call("VFIO_DEVICE_SET_IRQS", |file| {
-            calls::set_eventfds(file, kind.index(), &[])
+            calls::set_eventfds(file, kind.index(), 0, &[])
         });
         vectors.iter().for_each(|vector| vector.close());
         done

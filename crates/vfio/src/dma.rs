@@ -21,16 +21,15 @@ pub struct DmaMap {
 }
 
 impl DmaMap {
-    /// Maps all of `ram` at `iova`, or at an address that is free. `holder` is who keeps the memory.
+    /// Maps what `memory` holds at `iova`, or at an address that is free.
     pub(crate) fn new(
         domain: Arc<dyn IommuDomain>,
         addresses: Arc<Addresses>,
-        ram: &Arc<Ram>,
+        memory: Lease,
         (iova, access): (Option<u64>, Access),
-        holder: String,
     ) -> Result<DmaMap, VfioError> {
-        let memory = ram.lease(LeaseKind::DmaMap, 0..ram.len(), holder)?;
-        let iova = addresses.take(iova, ram.len())?;
+        let range = memory.range();
+        let iova = addresses.take(iova, range.end - range.start)?;
         if let Err(error) = domain.map(iova, &memory, access) {
             addresses.give_back(iova);
             return Err(error);
@@ -77,7 +76,8 @@ impl DmaMap {
         if !self.mapped.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
-        let done = self.domain.unmap(self.iova, self.memory.ram().len());
+        let range = self.memory.range();
+        let done = self.domain.unmap(self.iova, range.end - range.start);
         match &done {
             // The addresses stay taken: something may be there.
             Err(VfioError::Call { .. }) => self.mapped.store(true, Ordering::Release),
@@ -151,13 +151,8 @@ mod tests {
     ) -> Result<DmaMap, VfioError> {
         let ram = Ram::new(8192, Backing::Anon).unwrap();
         let domain: Arc<dyn IommuDomain> = Arc::<Table>::clone(table);
-        DmaMap::new(
-            domain,
-            Arc::clone(addresses),
-            &ram,
-            (None, access),
-            "a test".to_owned(),
-        )
+        let memory = ram.lease(LeaseKind::DmaMap, 0..8192, "a test".to_owned())?;
+        DmaMap::new(domain, Arc::clone(addresses), memory, (None, access))
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::{
 use thiserror::Error;
 use vmlet_host::{NotAnAddress, Obstacle, PciAddress, Use};
 use vmlet_memory::MemoryError;
+use vmlet_reactor::ReactorError;
 
 use crate::{Access, InterruptKind, IovaRange};
 
@@ -216,6 +217,9 @@ pub enum VfioError {
     /// Memory for DMA.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// The event loop that waits for a device's line.
+    #[error("the event loop of a device cannot be had: {0}")]
+    Reactor(#[from] ReactorError),
     /// A call that failed.
     #[error("{call} failed")]
     Call {

@@ -1,4 +1,4 @@
-//! Devices of the host for user space, and later for guests: the only user of `/dev/vfio`.
+//! Devices of the host for user space and for guests: the only user of `/dev/vfio`.
 //!
 //! * `binding.rs`: giving a device to VFIO's driver, and back to the one it had: [`bind`], [`release`].
 //! * `sriov/`: the life cycle of virtual functions: [`create_vfs`], [`remove_vfs`]; `mend.rs`: [`mend`],
@@ -7,6 +7,7 @@
 //! * `mapping.rs`: [`RegionMap`], registers in this process; `config.rs`: writes that would be fatal.
 //! * `interrupt.rs`: [`Vector`], an interrupt as an eventfd.
 //! * `domain.rs`: [`IommuDomain`], what a device can reach; `dma.rs`: [`DmaMap`], memory in it.
+//! * `guest/`: [`Passthrough`], a device that a guest drives.
 //! * `type1.rs`: groups and containers, the domain of kernels without iommufd.
 //! * `calls.rs`: ioctls; `info.rs`: their replies, [`RegionInfo`]; `descriptor.rs`: descriptors that can be closed.
 //! * `limits.rs`: the limit of locked memory.
@@ -14,8 +15,8 @@
 //!
 //! Source: `include/uapi/linux/vfio.h`, Documentation/driver-api/vfio.rst.
 //!
-//! Not supported yet: iommufd, several devices of one group at a time, hot reset, guests, resources of
-//! NVMe's virtual functions.
+//! Not supported yet: iommufd, several devices of one group at a time, hot reset, resources of NVMe's
+//! virtual functions.
 
 mod binding;
 mod calls;
@@ -25,6 +26,7 @@ mod device;
 mod dma;
 mod domain;
 mod error;
+mod guest;
 mod info;
 mod interrupt;
 mod limits;
@@ -42,6 +44,7 @@ pub use device::Device;
 pub use dma::DmaMap;
 pub use domain::{Access, DomainLimits, IommuDomain, IovaRange};
 pub use error::VfioError;
+pub use guest::Passthrough;
 pub use info::RegionInfo;
 pub use interrupt::{InterruptKind, Vector};
 pub use mapping::RegionMap;

@@ -14,6 +14,7 @@ from vmlet.devices.net import LinkEnd, Net, link
 from vmlet.devices.pci import Bar, Capability, Dma, PciDevice, Vector
 from vmlet.devices.registers import MmioDevice, PioDevice
 from vmlet.devices.rng import Rng
+from vmlet.devices.vfio import Vfio
 from vmlet.devices.virtio import VirtioDevice
 from vmlet.devices.vsock import Vsock
 
@@ -36,6 +37,7 @@ __all__ = [
     "Queue",
     "Rng",
     "Vector",
+    "Vfio",
     "VirtioConsole",
     "VirtioDevice",
     "Vsock",

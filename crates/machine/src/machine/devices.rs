@@ -94,6 +94,11 @@ impl Machine {
 }
 
 impl Parts {
+    /// Refuses devices where there is no root port to put them into.
+    pub(super) fn has_port(&self) -> Result<(), MachineError> {
+        self.bus().map(drop)
+    }
+
     fn bus(&self) -> Result<&PciBus, MachineError> {
         let bus = self.board.pci.as_ref();
         bus.ok_or(MachineError::Device(PciError::Full { count: 0 }))

@@ -33,6 +33,7 @@ impl Machine {
     pub fn save(&self) -> Result<Vec<u8>, MachineError> {
         let (parts, _turn) = (self.open()?, self.inner()?.take_turn());
         parts.expect("saving", State::Paused)?;
+        parts.saveable()?;
         let vcpus: Vec<VcpuState> = parts
             .vcpus
             .iter()

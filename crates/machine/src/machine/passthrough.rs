@@ -1,0 +1,55 @@
+//! Devices of the host that the guest drives.
+
+use vmlet_host::{HostRoot, PciAddress};
+use vmlet_vfio::{Device, Passthrough, VfioError};
+
+use super::{Machine, Parts};
+use crate::{MachineError, ThreadStarter, devices::shared_reactor};
+
+impl Machine {
+    /// Opens the device at `address`, which VFIO's driver has to have, and puts it into root port
+    /// `port`, or into the first that is free; gives which. It reaches all of the guest's memory,
+    /// which is locked until it has gone, and nothing else.
+    pub fn attach_vfio(
+        &self,
+        address: &str,
+        port: Option<u8>,
+        spawn: &ThreadStarter,
+    ) -> Result<u8, MachineError> {
+        let address: PciAddress = address.parse().map_err(VfioError::from)?;
+        if self.is_counted()? {
+            return Err(MachineError::Config {
+                what: "devices",
+                detail: format!("the host's device {address} in a run that is counted"),
+                remedy: "Make the VM with clock=\"realtime\".",
+            });
+        }
+        let parts = self.open()?;
+        parts.has_port()?;
+        let device = Device::open(&HostRoot::default(), address)?;
+        let function = Passthrough::new(device, &parts.space, &shared_reactor(spawn)?)?;
+        self.attach(function, port)
+    }
+}
+
+impl Parts {
+    /// Refuses to save what nobody could restore.
+    pub(super) fn saveable(&self) -> Result<(), MachineError> {
+        let Some(bus) = &self.board.pci else {
+            return Ok(());
+        };
+        for port in 1..=bus.root.ports() {
+            let function = bus.root.function(port);
+            if let Some(function) = function
+                && let Some(reason) = function.unsaveable()
+            {
+                return Err(MachineError::Unsaveable {
+                    device: function.name(),
+                    port,
+                    reason,
+                });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,22 @@
+//! Devices of the host that guests drive.
+
+use pyo3::prelude::*;
+
+use crate::{
+    gateway,
+    machine::{Machine, start_thread},
+};
+
+/// A device of the host; gives its root port.
+#[pyfunction]
+#[pyo3(signature = (machine, port, *, address))]
+pub(crate) fn attach_vfio(
+    py: Python<'_>,
+    machine: &Machine,
+    port: Option<u8>,
+    address: &str,
+) -> PyResult<u8> {
+    gateway::call(py, || {
+        machine.core().attach_vfio(address, port, &start_thread)
+    })
+}

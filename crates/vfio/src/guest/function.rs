@@ -1,0 +1,273 @@
+//! A device of the host in a slot of a VM's bus.
+
+use std::sync::{
+    Arc, Mutex, OnceLock, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use vfio_bindings::bindings::vfio::VFIO_PCI_CONFIG_REGION_INDEX;
+use vmlet_bus::{AccessContext, Flow, SavedError, SavedState};
+use vmlet_memory::AddressSpace;
+use vmlet_pci::{Function, FunctionLayout, Links, MsixLayout, Switches};
+use vmlet_reactor::{Reactor, Registration};
+
+use super::{
+    line::Line,
+    memory::GuestMemory,
+    names,
+    shape::{self, Shape},
+    signals::Signals,
+};
+use crate::{Device, InterruptKind, VfioError};
+
+/// Config space without extended capabilities.
+const CONFIG_BYTES: usize = 256;
+
+/// A device of the host that a guest drives. Taken from it when unplugged or dropped.
+#[derive(Debug)]
+pub struct Passthrough {
+    name: &'static str,
+    device: Arc<Device>,
+    shape: Shape,
+    space: Arc<AddressSpace>,
+    memory: Arc<GuestMemory>,
+    reactor: Arc<Reactor>,
+    signals: OnceLock<Signals>,
+    links: OnceLock<Links>,
+    /// Waits for the line.
+    waiting: Mutex<Option<Registration>>,
+    ended: AtomicBool,
+}
+
+/// What lies at an offset of a BAR.
+enum Place {
+    Table(u64),
+    Pending(u64),
+    Device,
+}
+
+impl Passthrough {
+    /// Makes `device` ready for a guest with this memory, all of which the device can reach from
+    /// now on. It does nothing before the guest lets it. Its line is waited for by `reactor`.
+    pub fn new(
+        device: Device,
+        space: &Arc<AddressSpace>,
+        reactor: &Arc<Reactor>,
+    ) -> Result<Arc<Passthrough>, VfioError> {
+        let device = Arc::new(device);
+        device.set_master(false)?;
+        let config = device.read_vec(VFIO_PCI_CONFIG_REGION_INDEX, 0, CONFIG_BYTES)?;
+        let has = |kind| device.interrupts().iter().any(|(known, _)| *known == kind);
+        let (line, messages) = (has(InterruptKind::Intx), has(InterruptKind::Msi));
+        let shape = shape::shape(&config, device.regions(), line, messages);
+        Ok(Arc::new(Passthrough {
+            name: names::of(device.address()),
+            memory: GuestMemory::share(&device, space)?,
+            device,
+            shape,
+            space: Arc::clone(space),
+            reactor: Arc::clone(reactor),
+            signals: OnceLock::new(),
+            links: OnceLock::new(),
+            waiting: Mutex::default(),
+            ended: AtomicBool::new(false),
+        }))
+    }
+
+    fn line(&self, links: &Links) -> Option<Arc<Line>> {
+        if !self.shape.layout.intx {
+            return None;
+        }
+        match Line::new(&self.device, Arc::clone(&links.intx), &self.reactor) {
+            Ok((line, registration)) => {
+                *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(registration);
+                Some(line)
+            }
+            Err(error) => {
+                log::error!("{}: the guest does not get its INTx: {error}", self.name);
+                None
+            }
+        }
+    }
+
+    fn place(&self, bar: u8, offset: u64) -> Place {
+        let Some(msix) = self.shape.layout.msix else {
+            return Place::Device;
+        };
+        let MsixLayout {
+            vectors, inside, ..
+        } = msix;
+        let Some(inside) = inside else {
+            return Place::Device;
+        };
+        let within = |of: u8, start: u32, len: u64| {
+            let at = offset.checked_sub(start.into()).filter(|at| *at < len);
+            at.filter(|_| of == bar)
+        };
+        let table = within(msix.bar, inside.table, u64::from(vectors) * 16);
+        let bits = u64::from(vectors).div_ceil(64) * 8;
+        match (table, within(inside.pending_bar, inside.pending, bits)) {
+            (Some(at), _) => Place::Table(at),
+            (_, Some(at)) => Place::Pending(at),
+            _ => Place::Device,
+        }
+    }
+
+    /// Where on the device the bytes are that the guest finds at `offset` of config space, and how
+    /// far from the beginning of their capability.
+    fn own(&self, offset: u16, len: usize) -> Option<(u64, usize)> {
+        let begins = &self.links.get()?.capabilities;
+        let capabilities = self.shape.layout.capabilities.iter();
+        let mut all = begins.iter().zip(&self.shape.own).zip(capabilities);
+        all.find_map(|((begin, own), capability)| {
+            let within = usize::from(offset.checked_sub(*begin)?);
+            let inside = within + len <= capability.body.len() + 2;
+            inside.then_some((u64::from(*own) + within as u64, within))
+        })
+    }
+
+    /// Takes the device from the guest: it does no more DMA, then interrupts end, then it reaches
+    /// no memory, and then others can have it.
+    fn end(&self) {
+        if self.ended.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Err(error) = self.device.set_master(false) {
+            log::debug!("{}: {error}", self.name);
+        }
+        if let Some(signals) = self.signals.get() {
+            signals.end();
+        }
+        let waiting = self.waiting.lock();
+        // Dropped without the lock: its end waits for a handler that runs.
+        let waiting = waiting.unwrap_or_else(PoisonError::into_inner).take();
+        drop(waiting);
+        self.memory.release(&self.space);
+        self.device.close();
+    }
+}
+
+impl Function for Passthrough {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn layout(&self) -> FunctionLayout {
+        self.shape.layout.clone()
+    }
+
+    fn connect(&self, links: Links) {
+        let line = self.line(&links);
+        let _ = self.links.set(links.clone());
+        let signals = Signals::new(Arc::clone(&self.device), links, line);
+        let _ = self.signals.set(signals);
+    }
+
+    fn read_bar(&self, _: &dyn AccessContext, bar: u8, offset: u64, data: &mut [u8]) -> Flow {
+        match (self.place(bar, offset), self.links.get()) {
+            (Place::Table(at), Some(links)) => links.msix.read_table(at, data),
+            (Place::Pending(at), Some(links)) => links.msix.read_pending(at, data),
+            _ => {
+                if self.device.read(bar.into(), offset, data).is_err() {
+                    data.fill(0xff);
+                }
+            }
+        }
+        Flow::Continue
+    }
+
+    fn write_bar(&self, _: &dyn AccessContext, bar: u8, offset: u64, data: &[u8]) -> Flow {
+        match (self.place(bar, offset), self.links.get()) {
+            (Place::Table(at), Some(links)) => {
+                links.msix.write_table(at, data);
+                if let Some(signals) = self.signals.get() {
+                    signals.table_written();
+                }
+            }
+            (Place::Pending(_), _) => {}
+            _ => {
+                // A device that is gone takes no writes.
+                let _ = self.device.write(bar.into(), offset, data);
+            }
+        }
+        Flow::Continue
+    }
+
+    fn read_config(&self, offset: u16, data: &mut [u8]) -> bool {
+        let Some((at, within)) = self.own(offset, data.len()) else {
+            return false;
+        };
+        let read = self
+            .device
+            .read_vec(VFIO_PCI_CONFIG_REGION_INDEX, at, data.len());
+        let Ok(bytes) = read else {
+            return false;
+        };
+        // Id and link are the bus's.
+        for (number, (to, from)) in data.iter_mut().zip(bytes).enumerate() {
+            if within + number >= 2 {
+                *to = from;
+            }
+        }
+        true
+    }
+
+    fn write_config(&self, offset: u16, data: &[u8]) -> bool {
+        let Some((at, _)) = self.own(offset, data.len()) else {
+            return false;
+        };
+        let written = self.device.write(VFIO_PCI_CONFIG_REGION_INDEX, at, data);
+        written.is_ok()
+    }
+
+    fn switched(&self, now: Switches) {
+        if self.ended.load(Ordering::Acquire) {
+            return;
+        }
+        if let Err(error) = self.device.set_master(now.bus_master) {
+            log::warn!(
+                "{}: its right to do DMA stays as it was: {error}",
+                self.name
+            );
+        }
+        if let Some(signals) = self.signals.get() {
+            signals.switched(now);
+        }
+    }
+
+    fn unsaveable(&self) -> Option<&'static str> {
+        Some("what a device of the host holds cannot be read")
+    }
+
+    fn reset(&self) {
+        if self.device.resets()
+            && let Err(error) = self.device.reset()
+        {
+            log::warn!("{} is not reset: {error}", self.name);
+        }
+        if let Some(signals) = self.signals.get() {
+            signals.reset();
+        }
+    }
+
+    fn save(&self) -> Option<SavedState> {
+        None
+    }
+
+    fn restore(&self, saved: &SavedState) -> Result<(), SavedError> {
+        Err(SavedError::Kind {
+            expected: self.name,
+            found: saved.kind.clone(),
+        })
+    }
+
+    fn unplug(&self) {
+        self.end();
+    }
+}
+
+impl Drop for Passthrough {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

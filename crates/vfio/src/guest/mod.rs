@@ -1,0 +1,20 @@
+//! Devices of the host for guests.
+//!
+//! * `function.rs`: [`Passthrough`], a device in a slot of a VM's bus.
+//! * `shape.rs`: what its config space becomes to a guest.
+//! * `memory.rs`: all of the guest's memory, which the device can reach at the guest's addresses.
+//! * `signals.rs`: MSI and MSI-X, on while the guest has them on; `line.rs`: INTx.
+//! * `names.rs`: what messages call it.
+//!
+//! The bus has config space (crate `pci`): BARs, power states, MSI and MSI-X are its registers, and
+//! of the device's own capabilities only vendor-specific ones are reached. Not passed on: expansion
+//! ROM, I/O BARs, extended capabilities, payload and read sizes, the link's registers.
+
+mod function;
+mod line;
+mod memory;
+mod names;
+mod shape;
+mod signals;
+
+pub use function::Passthrough;
