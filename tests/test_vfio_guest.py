@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 import edu
 import iommu_log
 import vmlet
-from conftest import limit
+from conftest import command, initramfs, kernels, limit, short
 from guests.driven import IMAGE, MESSAGES, Driven
+from vmlet import host, vfio
 
 Make = Callable[..., vmlet.VM]
 
@@ -32,6 +38,15 @@ def bound() -> Iterator[str]:
     """The address of the device, given to VFIO for one test."""
     with edu.bound() as address:
         yield address
+
+
+def holdings() -> tuple[int, int]:
+    """Descriptors that this process has, and bytes that it has locked."""
+    gc.collect()
+    vmlet._core.drain()
+    line = re.search(r"VmLck:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert line is not None
+    return len(list(Path("/proc/self/fd").iterdir())), int(line[1]) * 1024
 
 
 class Guest(Driven):
@@ -161,3 +176,193 @@ def test_dma_outside_of_the_guests_memory_changes_nothing_and_is_logged(
         guest.copy(edu.OWN, outside, 16, edu.TO_MEMORY)
         told = faults()
     assert ("Write", re.sub("^0000:", "", bound), outside) in told
+
+
+@ENGINES
+def test_a_guest_resets_the_device_and_goes_on_with_it(driven: Start, engine: str) -> None:
+    guest = driven(engine)
+    # Initiate Function Level Reset.
+    guest.write(guest.capability(0x10) + 8, 1 << 15)
+    assert guest.read(COMMAND) & 0xFFFF == 0
+    guest.write(BAR, guest.bar)
+    guest.find()
+    assert guest.read(guest.bar + edu.ID) & 0xFF == 0xED
+    guest.set_pin(PIN)
+    guest.write(guest.bar + edu.RAISE, 1)
+    assert guest.wait(1, 0) == 1
+
+
+# The life of a device in a guest
+
+
+def test_nothing_is_left_of_a_guests_device(bound: str, make: Make) -> None:
+    before = holdings()
+    vm = make(kernel=IMAGE, memory="64M", pci_ports=1, devices=[vmlet.Vfio(bound)], engine="soft")
+    assert holdings()[1] == before[1] + (64 << 20)
+    with pytest.raises(vmlet.StateError, match="is in use"):
+        vfio.open(bound)
+    vm.start()
+    vm.close(wait=True)
+    assert holdings() == before
+    vfio.open(bound).close()
+
+
+def test_a_device_that_the_host_has_is_refused_and_everything_is_as_before() -> None:
+    function = edu.find()
+    before = holdings()
+    with pytest.raises(vmlet.StateError, match="vfio-pci") as refused:
+        vmlet.VM(kernel=IMAGE, memory="64M", engine="soft", devices=[vmlet.Vfio(function)])
+    assert f"vmlet vfio bind {function.address}" in str(refused.value.remedy)
+    assert holdings() == before
+
+
+def test_a_refused_device_leaves_the_vm_as_it_was(bound: str, make: Make) -> None:
+    vm = make(kernel=IMAGE, memory="64M", pci_ports=1, engine="soft")
+    vm.start()
+    before = holdings()
+    with vfio.open(bound), pytest.raises(vmlet.StateError, match="is in use"):
+        vm.attach(vmlet.Vfio(bound))
+    for port in (2, 31):
+        with pytest.raises(vmlet.ConfigError, match="root port"):
+            vm.attach(vmlet.Vfio(bound), port=port)
+    with pytest.raises(vmlet.ConfigError, match=r"0000:ff:1f\.7"):
+        vm.attach(vmlet.Vfio("0000:ff:1f.7"))
+    assert (holdings(), vm.devices) == (before, {})
+    assert vm.attach(vmlet.Vfio(host.pci_device(bound))) == 1
+    assert vm.devices == {1: f"vfio {bound}"}
+    vm.detach(1, pull=True)
+    assert (holdings(), vm.devices) == (before, {})
+
+
+def test_a_vm_with_a_device_is_not_saved_and_goes_on(bound: str, make: Make) -> None:
+    vm = make(kernel=IMAGE, memory="64M", pci_ports=1, devices=[vmlet.Vfio(bound)], engine="soft")
+    vm.start()
+    vm.pause()
+    with pytest.raises(vmlet.StateError, match=f"vfio {bound} in root port 1"):
+        vm._save()
+    vm.detach(1, pull=True)
+    vm._save()
+
+
+def test_a_counted_run_has_no_device(bound: str) -> None:
+    with pytest.raises(vmlet.ConfigError, match="counted"):
+        vmlet.VM(kernel=IMAGE, memory="64M", clock="icount", devices=[vmlet.Vfio(bound)])
+    vfio.open(bound).close()
+
+
+@pytest.mark.parametrize("address", ["", "edu", "0000:01:00.8", 7, None])
+def test_what_is_no_address_is_refused(address: object) -> None:
+    with pytest.raises(vmlet.ConfigError, match="vmlet vfio list"):
+        vmlet.Vfio(address)  # type: ignore[arg-type]
+
+
+#: An ordinary user makes a VM whose memory is more than may be locked.
+_AS_A_USER = """
+import os, resource, sys, vmlet, vmlet.devices, vmlet.vfio
+image = open(sys.argv[2], "rb").read()
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+resource.setrlimit(resource.RLIMIT_MEMLOCK, (8 << 20, 8 << 20))
+for memory in ("4M", "16M"):
+    try:
+        device = vmlet.Vfio(sys.argv[1])
+        with vmlet.VM(kernel=image, memory=memory, engine="soft", devices=[device]) as vm:
+            print(vm.devices)
+    except vmlet.HostError as error:
+        print(error.errno, error.message, error.remedy, sep="|")
+"""
+
+
+def test_a_user_is_told_how_much_must_be_locked(bound: str, tmp_path: Path) -> None:
+    group = host.pci_device(bound).group
+    assert group is not None
+    file = Path(f"/dev/vfio/{group.number}")
+    image = tmp_path / "image"
+    image.write_bytes(IMAGE)
+    owner = file.stat().st_uid
+    os.chown(file, 65534, -1)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _AS_A_USER, bound, str(image)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=limit(60),
+        )
+    finally:
+        os.chown(file, owner, -1)
+    assert done.returncode == 0, done.stderr
+    small, large = done.stdout.splitlines()
+    assert small == str({1: f"vfio {bound}"})
+    errno, message, remedy = large.split("|")
+    assert errno == "12"
+    assert f"{16 << 20} bytes for DMA" in message
+    assert str(8 << 20) in message
+    assert f"{16 << 10} KiB" in remedy
+
+
+# Debian
+
+KERNEL = "linux-6.12-cloud"
+RESERVED = 0x7000000
+#: Registers by `reg OFFSET [VALUE]`; the driver that hands the line to programs has the device.
+_UIO = f"""
+cat > /uio << 'END'
+echo {edu.VENDOR:x} {edu.DEVICE:x} > /sys/bus/pci/drivers/uio_pci_generic/new_id
+ready() {{
+  until [ -e /dev/uio0 ]; do sleep 0.1; done
+  dev=$(echo /sys/bus/pci/drivers/uio_pci_generic/0000:*)
+  printf '\\006' | dd of=$dev/config bs=1 seek=4 conv=notrunc 2> /dev/null
+  bar=$(head -n1 $dev/resource | cut -d' ' -f1)
+}}
+reg() {{ devmem $((bar + $1)) 32 $2; }}
+copied() {{ while [ $(($(reg {edu.COMMAND}) & 1)) = 1 ]; do sleep 0.1; done; }}
+copy() {{
+  reg {edu.SOURCE} $1; reg {edu.TARGET} $2; reg {edu.COUNT} $3
+  reg {edu.COMMAND} $4; copied
+}}
+irq() {{
+  dd if=/dev/uio0 of=/irq bs=4 count=1 2> /dev/null &
+  reg {edu.RAISE} $1
+  wait
+  echo "$(hexdump -v -e '1/4 "%d"' /irq) $(reg {edu.RAISED})"
+  reg {edu.ACKNOWLEDGE} $1
+  printf '\\000' | dd of=$dev/config bs=1 seek=5 conv=notrunc 2> /dev/null
+}}
+END
+"""
+
+
+@pytest.mark.kvm_linux
+def test_debian_drives_it_and_lets_go_of_it_again_and_again(bound: str, make: Make) -> None:
+    before = holdings()
+    vm = make(
+        kernel=kernels()[KERNEL],
+        initramfs=initramfs(_UIO, ("uio_pci_generic",), KERNEL),
+        cmdline=short(f"{vmlet.default_cmdline('kvm')} memmap=64K${RESERVED:#x}"),
+        engine="kvm",
+        memory="128M",
+        pci_ports=1,
+    )
+    vm.start()
+    vm.console.expect("# ", timeout=limit(60))
+    command(vm, ". /uio")
+    empty = holdings()
+    for _ in range(2):
+        assert vm.attach(vmlet.Vfio(bound)) == 1
+        command(vm, "ready")
+        assert command(vm, f"reg {edu.LIVENESS} 0x12345678; reg {edu.LIVENESS}") == "0xEDCBA987"
+        fetch = f"copy {RESERVED} {edu.OWN} 8 {edu.START}"
+        store = f"copy {edu.OWN} {RESERVED + 256} 8 {edu.START | edu.TO_MEMORY}"
+        words = f"devmem {RESERVED + 256} 32; devmem {RESERVED + 260} 32"
+        text = f"devmem {RESERVED} 32 0x6c6c6568; devmem {RESERVED + 4} 32 0x6f"
+        assert command(vm, f"{text}; {fetch}; {store}; {words}").split() == [
+            "0x6C6C6568",
+            "0x0000006F",
+        ]
+        assert command(vm, "irq 1; irq 2").splitlines() == ["1 0x00000001", "2 0x00000002"]
+        vm.detach(1, timeout=limit(30))
+        assert (vm.devices, holdings()) == ({}, empty)
+    vm.close(wait=True)
+    assert holdings() == before
