@@ -192,6 +192,30 @@ def test_a_guest_resets_the_device_and_goes_on_with_it(driven: Start, engine: st
     assert guest.wait(1, 0) == 1
 
 
+@ENGINES
+def test_registers_follow_their_bar_and_go_with_memory_decoding(driven: Start, engine: str) -> None:
+    guest = driven(engine)
+    places = [guest.bar, guest.bar + (2 << 20), guest.bar]
+    for place in places:
+        guest.write(COMMAND, 0)
+        assert guest.read(guest.bar + edu.ID) == 0xFFFFFFFF
+        guest.write(BAR, place)
+        guest.find()
+        assert guest.bar == place
+        assert guest.read(guest.bar + edu.ID) & 0xFF == 0xED
+    assert guest.read(places[1] + edu.ID) == 0xFFFFFFFF
+
+
+@pytest.mark.kvm
+def test_under_kvm_registers_are_reached_without_an_exit(driven: Start) -> None:
+    guest = driven("kvm")
+    before = guest.vm.exits().memory_reads.total()
+    for number in range(5):
+        guest.write(guest.bar + edu.LIVENESS, number)
+        assert guest.read(guest.bar + edu.LIVENESS) == number ^ 0xFFFFFFFF
+    assert guest.vm.exits().memory_reads.total() == before
+
+
 # The life of a device in a guest
 
 

@@ -30,11 +30,11 @@ _CODE = f"""
 .macro handler count
     push %eax
     push %ebx
-    incl \\count
     mov {_REGISTERS}, %ebx
     mov 0x24(%ebx), %eax
     or %eax, {_CAUSES}
     mov %eax, 0x64(%ebx)
+    incl \\count
     movl $0, {_LAPIC + 0xB0}
     pop %ebx
     pop %eax

@@ -15,7 +15,7 @@ use vmlet_vcpu::{
 use crate::{
     Config, CpuChoice, EngineChoice, MachineError, RamBacking,
     board::{
-        acpi,
+        APERTURES, acpi,
         layout::{self, PciLayout},
     },
     engine,
@@ -203,7 +203,8 @@ pub(crate) fn map_memory(config: &Config, max_slots: u32) -> Result<AddressSpace
     if config.memory > low {
         parts.push(part(layout::HIGH_START, low, config.memory - low));
     }
-    let space = AddressSpace::new(usize::try_from(max_slots).unwrap_or(usize::MAX));
+    let slots = max_slots.saturating_sub(APERTURES);
+    let space = AddressSpace::new(usize::try_from(slots).unwrap_or(usize::MAX));
     space.map(parts)?;
     Ok(space)
 }

@@ -19,6 +19,7 @@ use vmlet_vcpu::{
     EngineError, Leaving, PendingStep, RunEnd, Spawner, Stat, VcpuThread, Vm,
     x86_64::{Regs, Sregs},
 };
+use vmlet_vfio::ApertureEngine;
 
 use crate::{
     Bell, Console, CpuChoice, Event, EventKind, MachineError, PageReport, RunHandle, State,
@@ -88,6 +89,8 @@ struct Parts {
     life: Arc<Life>,
     vcpus: Vec<Arc<VcpuThread>>,
     board: Board,
+    /// Where registers of the host's devices are shown to the guest; none: by exits alone.
+    apertures: Option<Arc<dyn ApertureEngine>>,
     // Before the memory: a VM that is gone need not be told of each page that goes.
     vm: Arc<dyn Vm>,
     space: Arc<AddressSpace>,

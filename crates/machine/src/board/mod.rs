@@ -1,6 +1,7 @@
 //! The board: where everything lies and who answers an access.
 
 pub(crate) mod acpi;
+mod aperture;
 mod dispatch;
 mod doorbells;
 mod exits;
@@ -10,6 +11,7 @@ mod parts;
 mod pci;
 mod time;
 
+pub(crate) use aperture::{ApertureSlots, SLOTS as APERTURES};
 pub(crate) use dispatch::Dispatch;
 pub use dispatch::registers_at;
 pub use exits::{ExitCount, ExitKind, ExitReport};

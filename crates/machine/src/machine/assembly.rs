@@ -8,11 +8,12 @@ use vmlet_memory::{
     fork::{Origin, ParentOnly},
 };
 use vmlet_vcpu::{Hypervisor, Inputs, Limits, Vcpu, VcpuThread, x86_64::VcpuState};
+use vmlet_vfio::ApertureEngine;
 
 use super::{Inner, Machine, Parts, ThreadStarter, VcpuMaker, making::Making, reach::Reach};
 use crate::{
-    Attached, Config, Console, MachineError, attached,
-    board::Board,
+    Attached, Config, Console, EngineChoice, MachineError, attached,
+    board::{ApertureSlots, Board},
     console::ConsoleFeed,
     engine,
     journal::Journal,
@@ -120,6 +121,10 @@ impl Machine {
             sockets: Reach::default(),
             terminal: Reach::default(),
             balloon: Reach::default(),
+            apertures: (engine.name() == EngineChoice::Kvm.name()).then(|| {
+                let slots = ApertureSlots::new(Arc::clone(&vm), engine.limits().slots);
+                Arc::new(slots) as Arc<dyn ApertureEngine>
+            }),
             vm,
             dirty_rings: config.dirty_ring.is_some(),
             physical_bits: cpuid.physical_address_bits(),

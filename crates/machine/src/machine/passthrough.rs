@@ -27,7 +27,8 @@ impl Machine {
         let parts = self.open()?;
         parts.has_port()?;
         let device = Device::open(&HostRoot::default(), address)?;
-        let function = Passthrough::new(device, &parts.space, &shared_reactor(spawn)?)?;
+        let (reactor, engine) = (shared_reactor(spawn)?, parts.apertures.as_ref());
+        let function = Passthrough::new(device, &parts.space, &reactor, engine)?;
         self.attach(function, port)
     }
 }

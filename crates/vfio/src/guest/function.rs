@@ -1,8 +1,11 @@
 //! A device of the host in a slot of a VM's bus.
 
-use std::sync::{
-    Arc, Mutex, OnceLock, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    ops::Range,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use vfio_bindings::bindings::vfio::VFIO_PCI_CONFIG_REGION_INDEX;
@@ -12,6 +15,7 @@ use vmlet_pci::{Function, FunctionLayout, Links, MsixLayout, Switches};
 use vmlet_reactor::{Reactor, Registration};
 
 use super::{
+    aperture::{ApertureEngine, Apertures},
     line::Line,
     memory::GuestMemory,
     names,
@@ -31,6 +35,7 @@ pub struct Passthrough {
     shape: Shape,
     space: Arc<AddressSpace>,
     memory: Arc<GuestMemory>,
+    apertures: Option<Apertures>,
     reactor: Arc<Reactor>,
     signals: OnceLock<Signals>,
     links: OnceLock<Links>,
@@ -48,11 +53,13 @@ enum Place {
 
 impl Passthrough {
     /// Makes `device` ready for a guest with this memory, all of which the device can reach from
-    /// now on. It does nothing before the guest lets it. Its line is waited for by `reactor`.
+    /// now on. It does nothing before the guest lets it. Its line is waited for by `reactor`. Without
+    /// an `engine` that shows registers, each access to them is an exit.
     pub fn new(
         device: Device,
         space: &Arc<AddressSpace>,
         reactor: &Arc<Reactor>,
+        engine: Option<&Arc<dyn ApertureEngine>>,
     ) -> Result<Arc<Passthrough>, VfioError> {
         let device = Arc::new(device);
         device.set_master(false)?;
@@ -60,7 +67,10 @@ impl Passthrough {
         let has = |kind| device.interrupts().iter().any(|(known, _)| *known == kind);
         let (line, messages) = (has(InterruptKind::Intx), has(InterruptKind::Msi));
         let shape = shape::shape(&config, device.regions(), line, messages);
+        let trapped = || trapped(shape.layout.msix);
+        let apertures = engine.map(|engine| Apertures::new(&device, engine, trapped()));
         Ok(Arc::new(Passthrough {
+            apertures,
             name: names::of(device.address()),
             memory: GuestMemory::share(&device, space)?,
             device,
@@ -105,8 +115,10 @@ impl Passthrough {
             at.filter(|_| of == bar)
         };
         let table = within(msix.bar, inside.table, u64::from(vectors) * 16);
-        let bits = u64::from(vectors).div_ceil(64) * 8;
-        match (table, within(inside.pending_bar, inside.pending, bits)) {
+        match (
+            table,
+            within(inside.pending_bar, inside.pending, pending_bytes(vectors)),
+        ) {
             (Some(at), _) => Place::Table(at),
             (_, Some(at)) => Place::Pending(at),
             _ => Place::Device,
@@ -138,6 +150,9 @@ impl Passthrough {
         if let Some(signals) = self.signals.get() {
             signals.end();
         }
+        if let Some(apertures) = &self.apertures {
+            apertures.end();
+        }
         let waiting = self.waiting.lock();
         // Dropped without the lock: its end waits for a handler that runs.
         let waiting = waiting.unwrap_or_else(PoisonError::into_inner).take();
@@ -145,6 +160,26 @@ impl Passthrough {
         self.memory.release(&self.space);
         self.device.close();
     }
+}
+
+/// Bytes of the pending bits of so many vectors.
+fn pending_bytes(vectors: u16) -> u64 {
+    u64::from(vectors).div_ceil(64) * 8
+}
+
+/// BARs and ranges of MSI-X's table and of its pending bits.
+fn trapped(msix: Option<MsixLayout>) -> Vec<(u8, Range<u64>)> {
+    let Some((msix, inside)) = msix.and_then(|msix| Some((msix, msix.inside?))) else {
+        return Vec::new();
+    };
+    let range = |start: u32, len: u64| u64::from(start)..u64::from(start) + len;
+    vec![
+        (msix.bar, range(inside.table, u64::from(msix.vectors) * 16)),
+        (
+            inside.pending_bar,
+            range(inside.pending, pending_bytes(msix.vectors)),
+        ),
+    ]
 }
 
 impl Function for Passthrough {
@@ -232,6 +267,13 @@ impl Function for Passthrough {
         }
         if let Some(signals) = self.signals.get() {
             signals.switched(now);
+        }
+    }
+
+    fn bar_moved(&self, bar: u8, at: Option<u64>) {
+        let at = at.filter(|_| !self.ended.load(Ordering::Acquire));
+        if let Some(apertures) = &self.apertures {
+            apertures.moved(bar, at);
         }
     }
 

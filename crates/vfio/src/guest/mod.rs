@@ -3,6 +3,7 @@
 //! * `function.rs`: [`Passthrough`], a device in a slot of a VM's bus.
 //! * `shape.rs`: what its config space becomes to a guest.
 //! * `memory.rs`: all of the guest's memory, which the device can reach at the guest's addresses.
+//! * `aperture.rs`: registers that it reaches without an exit, and [`ApertureEngine`].
 //! * `signals.rs`: MSI and MSI-X, on while the guest has them on; `line.rs`: INTx.
 //! * `names.rs`: what messages call it.
 //!
@@ -10,6 +11,7 @@
 //! of the device's own capabilities only vendor-specific ones are reached. Not passed on: expansion
 //! ROM, I/O BARs, extended capabilities, payload and read sizes, the link's registers.
 
+mod aperture;
 mod function;
 mod line;
 mod memory;
@@ -17,4 +19,5 @@ mod names;
 mod shape;
 mod signals;
 
+pub use aperture::ApertureEngine;
 pub use function::Passthrough;
