@@ -17,7 +17,14 @@ _SAME_EVERYWHERE = ("test_kernels", "test_cli_kernel", "test_cli_run")
 #: both lanes have work.
 _LINUX = ("test_boot", "test_counted_linux", "test_soft_linux", "test_userland")
 #: Devices that are passed on, which the lab's second machine has.
-_PASSED_ON = ("test_inventory", "test_sriov", "test_vfio", "test_vfio_guest", "test_vfio_refusals")
+_PASSED_ON = (
+    "test_inventory",
+    "test_sriov",
+    "test_vfio",
+    "test_vfio_guest",
+    "test_vfio_refusals",
+    "test_vfio_vfs",
+)
 #: The most guests that end by themselves in one run of the lab before that is a finding.
 _ENDED_GUESTS = 2
 #: Two steps run at once: a test that waits for something gets that much more time.
