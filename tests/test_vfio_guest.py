@@ -363,18 +363,20 @@ def test_debian_drives_it_and_lets_go_of_it_again_and_again(bound: str, make: Ma
     before = holdings()
     vm = make(
         kernel=kernels()[KERNEL],
-        initramfs=initramfs(_UIO, ("uio_pci_generic",), KERNEL),
+        initramfs=initramfs(_UIO, ("uio_pci_generic", "virtio_balloon"), KERNEL),
         cmdline=short(f"{vmlet.default_cmdline('kvm')} memmap=64K${RESERVED:#x}"),
         engine="kvm",
         memory="128M",
-        pci_ports=1,
+        pci_ports=2,
+        devices=[vmlet.Balloon()],
     )
     vm.start()
     vm.console.expect("# ", timeout=limit(60))
     command(vm, ". /uio")
     empty = holdings()
     for _ in range(2):
-        assert vm.attach(vmlet.Vfio(bound)) == 1
+        assert vm.attach(vmlet.Vfio(bound)) == 2
+        given_back, kept = vm.balloon.given_back, vm.balloon.kept
         command(vm, "ready")
         assert command(vm, f"reg {edu.LIVENESS} 0x12345678; reg {edu.LIVENESS}") == "0xEDCBA987"
         fetch = f"copy {RESERVED} {edu.OWN} 8 {edu.START}"
@@ -386,7 +388,16 @@ def test_debian_drives_it_and_lets_go_of_it_again_and_again(bound: str, make: Ma
             "0x0000006F",
         ]
         assert command(vm, "irq 1; irq 2").splitlines() == ["1 0x00000001", "2 0x00000002"]
-        vm.detach(1, timeout=limit(30))
-        assert (vm.devices, holdings()) == ({}, empty)
+        # What the balloon is given stays where the device may write to it.
+        vm.balloon.target = "8M"
+        deadline = time.monotonic() + limit(10)
+        while vm.balloon.size < 8 << 20:
+            assert time.monotonic() < deadline, "the guest gives nothing up"
+            time.sleep(0.05)
+        assert vm.balloon.given_back == given_back
+        assert vm.balloon.kept >= kept + (8 << 20)
+        vm.balloon.target = 0
+        vm.detach(2, timeout=limit(30))
+        assert (vm.devices, holdings()) == ({1: "virtio-balloon"}, empty)
     vm.close(wait=True)
     assert holdings() == before
