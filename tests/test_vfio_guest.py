@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -272,6 +273,26 @@ def test_a_counted_run_has_no_device(bound: str) -> None:
     with pytest.raises(vmlet.ConfigError, match="counted"):
         vmlet.VM(kernel=IMAGE, memory="64M", clock="icount", devices=[vmlet.Vfio(bound)])
     vfio.open(bound).close()
+
+
+def test_a_host_that_wants_the_device_back_is_heard_and_gets_it(make: Make) -> None:
+    found = edu.find()
+    vfio.bind(found.address)
+    path = Path("/sys/bus/pci/devices", found.address)
+    device = vmlet.Vfio(found)
+    vm = make(kernel=IMAGE, memory="64M", pci_ports=1, devices=[device], engine="soft")
+    vm.start()
+    removing = threading.Thread(target=(path / "remove").write_text, args=["1"])
+    removing.start()
+    heard = next(event for event in vm.events(timeout=limit(5)) if event.source == "host")
+    assert (heard.kind, heard.detail) == ("device-removal", f"vfio {found.address}")
+    assert removing.is_alive()
+    vm.detach(1, pull=True)
+    removing.join(limit(5))
+    assert not path.exists()
+    Path("/sys/bus/pci/rescan").write_text("1")
+    vfio.release(found.address)
+    assert edu.find().address == found.address
 
 
 @pytest.mark.parametrize("address", ["", "edu", "0000:01:00.8", 7, None])

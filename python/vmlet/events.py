@@ -14,6 +14,8 @@ _REMEDIES = {
     "they are those of a reset, and stepping there is the way.",
     "halt": "The guest halted with interrupts off: vm.vcpus[...].regs shows where.",
     "error": "vmlet doctor says what this host's engine runs; vm.vcpus[...].regs where it ended.",
+    "device-removal": "Detach it: vm.detach(port), or with pull=True without asking the guest.",
+    "device-failure": "Detach it with pull=True and attach it again, which resets it.",
 }
 
 
@@ -46,7 +48,9 @@ class Event:
     """
 
     #: "started", "paused", "resumed", or how the run ended: "poweroff", "reset", "panic",
-    #: "triple-fault", "halt", "stopped", "error"; "detached" when a device has left its slot.
+    #: "triple-fault", "halt", "stopped", "error"; "detached" when a device has left its slot;
+    #: "device-removal" when the host wants a device of its own back, "device-failure" when that has
+    #: reported an error that it does not recover from (``detail`` names it as `VM.devices` does).
     kind: str
     #: The vCPU it happened on, if on one.
     vcpu: int | None = None
@@ -64,7 +68,7 @@ class Event:
 
     @property
     def remedy(self) -> str | None:
-        """What to look at next, where the run ended badly."""
+        """What to look at next, where the run ended badly, or what a device needs."""
         return _REMEDIES.get(self.kind)
 
     def __str__(self) -> str:

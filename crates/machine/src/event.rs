@@ -25,6 +25,10 @@ pub enum EventKind {
     Error,
     /// The guest has let go of a device that was asked for.
     Detached,
+    /// The host wants a device back, and waits until it is detached.
+    DeviceRemoval,
+    /// A device of the host has reported an error that it does not recover from.
+    DeviceFailure,
 }
 
 impl EventKind {
@@ -42,6 +46,8 @@ impl EventKind {
             EventKind::Stopped => "stopped",
             EventKind::Error => "error",
             EventKind::Detached => "detached",
+            EventKind::DeviceRemoval => "device-removal",
+            EventKind::DeviceFailure => "device-failure",
         }
     }
 }

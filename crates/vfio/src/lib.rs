@@ -44,7 +44,7 @@ pub use device::Device;
 pub use dma::DmaMap;
 pub use domain::{Access, DomainLimits, IommuDomain, IovaRange};
 pub use error::VfioError;
-pub use guest::{ApertureEngine, Passthrough};
+pub use guest::{ApertureEngine, DeviceNews, Passthrough, Surroundings};
 pub use info::RegionInfo;
 pub use interrupt::{InterruptKind, Vector};
 pub use mapping::RegionMap;

@@ -1,10 +1,34 @@
 //! Devices of the host that the guest drives.
 
+use std::sync::{Arc, Weak};
+
 use vmlet_host::{HostRoot, PciAddress};
-use vmlet_vfio::{Device, Passthrough, VfioError};
+use vmlet_vfio::{Device, DeviceNews, InterruptKind, Passthrough, Surroundings, VfioError};
 
 use super::{Machine, Parts};
-use crate::{MachineError, ThreadStarter, devices::shared_reactor};
+use crate::{
+    Event, EventKind, MachineError, ThreadStarter, devices::shared_reactor, lifecycle::Life,
+};
+
+/// Makes events of what the host's kernel has to say of a device.
+#[derive(Debug)]
+struct News(Weak<Life>);
+
+impl DeviceNews for News {
+    fn told(&self, name: &'static str, what: InterruptKind) {
+        let kind = match what {
+            InterruptKind::Removal => EventKind::DeviceRemoval,
+            _ => EventKind::DeviceFailure,
+        };
+        if let Some(life) = self.0.upgrade() {
+            life.tell(Event {
+                source: "host",
+                detail: name.to_owned(),
+                ..Event::by_user(kind)
+            });
+        }
+    }
+}
 
 impl Machine {
     /// Opens the device at `address`, which VFIO's driver has to have, and puts it into root port
@@ -27,8 +51,13 @@ impl Machine {
         let parts = self.open()?;
         parts.has_port()?;
         let device = Device::open(&HostRoot::default(), address)?;
-        let (reactor, engine) = (shared_reactor(spawn)?, parts.apertures.as_ref());
-        let function = Passthrough::new(device, &parts.space, &reactor, engine)?;
+        let around = Surroundings {
+            space: &parts.space,
+            reactor: &shared_reactor(spawn)?,
+            engine: parts.apertures.as_ref(),
+            news: Arc::new(News(Arc::downgrade(&parts.life))),
+        };
+        let function = Passthrough::new(device, &around)?;
         self.attach(function, port)
     }
 }

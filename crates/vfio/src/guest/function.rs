@@ -19,6 +19,7 @@ use super::{
     line::Line,
     memory::GuestMemory,
     names,
+    news::{self, DeviceNews},
     shape::{self, Shape},
     signals::Signals,
 };
@@ -39,9 +40,22 @@ pub struct Passthrough {
     reactor: Arc<Reactor>,
     signals: OnceLock<Signals>,
     links: OnceLock<Links>,
-    /// Waits for the line.
-    waiting: Mutex<Option<Registration>>,
+    /// Wait for the line, and for what the kernel has to say.
+    waiting: Mutex<Vec<Registration>>,
     ended: AtomicBool,
+}
+
+/// What a VM has for a device.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    /// The guest's memory.
+    pub space: &'a Arc<AddressSpace>,
+    /// Who waits for the device's line.
+    pub reactor: &'a Arc<Reactor>,
+    /// Who shows registers to the guest; without one each access to them is an exit.
+    pub engine: Option<&'a Arc<dyn ApertureEngine>>,
+    /// Who hears what the host's kernel has to say of the device.
+    pub news: Arc<dyn DeviceNews>,
 }
 
 /// What lies at an offset of a BAR.
@@ -52,15 +66,9 @@ enum Place {
 }
 
 impl Passthrough {
-    /// Makes `device` ready for a guest with this memory, all of which the device can reach from
-    /// now on. It does nothing before the guest lets it. Its line is waited for by `reactor`. Without
-    /// an `engine` that shows registers, each access to them is an exit.
-    pub fn new(
-        device: Device,
-        space: &Arc<AddressSpace>,
-        reactor: &Arc<Reactor>,
-        engine: Option<&Arc<dyn ApertureEngine>>,
-    ) -> Result<Arc<Passthrough>, VfioError> {
+    /// Makes `device` ready for a guest, all of whose memory it can reach from now on. It does
+    /// nothing before the guest lets it.
+    pub fn new(device: Device, around: &Surroundings<'_>) -> Result<Arc<Passthrough>, VfioError> {
         let device = Arc::new(device);
         device.set_master(false)?;
         let config = device.read_vec(VFIO_PCI_CONFIG_REGION_INDEX, 0, CONFIG_BYTES)?;
@@ -68,18 +76,22 @@ impl Passthrough {
         let (line, messages) = (has(InterruptKind::Intx), has(InterruptKind::Msi));
         let shape = shape::shape(&config, device.regions(), line, messages);
         let trapped = || trapped(shape.layout.msix);
-        let apertures = engine.map(|engine| Apertures::new(&device, engine, trapped()));
+        let apertures = around
+            .engine
+            .map(|engine| Apertures::new(&device, engine, trapped()));
+        let name = names::of(device.address());
+        let waiting = news::listen(&device, name, around.reactor, &around.news)?;
         Ok(Arc::new(Passthrough {
             apertures,
-            name: names::of(device.address()),
-            memory: GuestMemory::share(&device, space)?,
+            name,
+            memory: GuestMemory::share(&device, around.space)?,
             device,
             shape,
-            space: Arc::clone(space),
-            reactor: Arc::clone(reactor),
+            space: Arc::clone(around.space),
+            reactor: Arc::clone(around.reactor),
             signals: OnceLock::new(),
             links: OnceLock::new(),
-            waiting: Mutex::default(),
+            waiting: Mutex::new(waiting),
             ended: AtomicBool::new(false),
         }))
     }
@@ -90,7 +102,10 @@ impl Passthrough {
         }
         match Line::new(&self.device, Arc::clone(&links.intx), &self.reactor) {
             Ok((line, registration)) => {
-                *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(registration);
+                let waiting = self.waiting.lock();
+                waiting
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(registration);
                 Some(line)
             }
             Err(error) => {
@@ -155,7 +170,7 @@ impl Passthrough {
         }
         let waiting = self.waiting.lock();
         // Dropped without the lock: its end waits for a handler that runs.
-        let waiting = waiting.unwrap_or_else(PoisonError::into_inner).take();
+        let waiting = std::mem::take(&mut *waiting.unwrap_or_else(PoisonError::into_inner));
         drop(waiting);
         self.memory.release(&self.space);
         self.device.close();

@@ -5,6 +5,7 @@
 //! * `memory.rs`: all of the guest's memory, which the device can reach at the guest's addresses.
 //! * `aperture.rs`: registers that it reaches without an exit, and [`ApertureEngine`].
 //! * `signals.rs`: MSI and MSI-X, on while the guest has them on; `line.rs`: INTx.
+//! * `news.rs`: [`DeviceNews`], what the host's kernel has to say of it.
 //! * `names.rs`: what messages call it.
 //!
 //! The bus has config space (crate `pci`): BARs, power states, MSI and MSI-X are its registers, and
@@ -16,8 +17,10 @@ mod function;
 mod line;
 mod memory;
 mod names;
+mod news;
 mod shape;
 mod signals;
 
 pub use aperture::ApertureEngine;
-pub use function::Passthrough;
+pub use function::{Passthrough, Surroundings};
+pub use news::DeviceNews;
