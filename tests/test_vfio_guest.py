@@ -232,6 +232,31 @@ def test_nothing_is_left_of_a_guests_device(bound: str, make: Make) -> None:
     vfio.open(bound).close()
 
 
+def come_and_go(vm: vmlet.VM, address: str, rounds: int) -> None:
+    """Plugs the device into a running guest, which uses it, and tears it out, again and again."""
+    guest = Guest(vm)
+    bar = guest.read(0xE0008020) << 16 & 0xFFF00000
+    before = holdings()
+    for number in range(1, rounds + 1):
+        assert vm.attach(vmlet.Vfio(address)) == 1
+        guest.write(BAR, bar)
+        guest.find()
+        assert guest.bar == bar
+        guest.set_pin(PIN)
+        guest.write(bar + edu.RAISE, 1)
+        guest.wait(number, 0)
+        vm.detach(1, pull=True)
+        assert guest.read(bar + edu.ID) == 0xFFFFFFFF
+        assert (holdings(), vm.devices) == (before, {})
+
+
+@ENGINES
+def test_it_comes_and_goes_while_a_guest_runs(bound: str, make: Make, engine: str) -> None:
+    vm = make(kernel=IMAGE, engine=engine, memory="64M", pci_ports=1)
+    vm.start()
+    come_and_go(vm, bound, 5)
+
+
 def test_a_device_that_the_host_has_is_refused_and_everything_is_as_before() -> None:
     function = edu.find()
     before = holdings()

@@ -18,8 +18,8 @@ use vmlet_memory::{AddressSpace, Iova};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::{
-    BarKind, BarLayout, Function, FunctionLayout, Links, MsixLayout, SlotEvents, VendorCapability,
-    Windows, Wiring,
+    BarKind, BarLayout, Function, FunctionLayout, Links, MsixLayout, SlotEvents, Switches,
+    VendorCapability, Windows, Wiring,
 };
 
 /// An access that nobody in particular makes.
@@ -272,6 +272,7 @@ pub struct Probe {
     state: Mutex<State>,
     memory: Mutex<Vec<u8>>,
     places: Mutex<Vec<(u8, Option<u64>)>>,
+    switches: Mutex<Switches>,
     unplugged: AtomicBool,
 }
 
@@ -282,6 +283,7 @@ impl Default for Probe {
             state: Mutex::default(),
             memory: Mutex::new(vec![0; MEMORY_BYTES]),
             places: Mutex::default(),
+            switches: Mutex::default(),
             unplugged: AtomicBool::new(false),
         }
     }
@@ -291,6 +293,11 @@ impl Probe {
     /// Where BARs went since the last call.
     pub fn places(&self) -> Vec<(u8, Option<u64>)> {
         std::mem::take(&mut lock(&self.places))
+    }
+
+    /// What the guest has switched on.
+    pub fn switches(&self) -> Switches {
+        *lock(&self.switches)
     }
 
     /// Whether it has left its bus.
@@ -465,6 +472,10 @@ impl Function for Probe {
             self.write_register(REG_SCRATCH, u32::from_le_bytes(word));
         }
         word.is_some()
+    }
+
+    fn switched(&self, now: Switches) {
+        *lock(&self.switches) = now;
     }
 
     fn bar_moved(&self, bar: u8, at: Option<u64>) {

@@ -166,3 +166,19 @@ fn interrupt_disable_and_msix_silence_inta() {
     bus.set_half(PROBE, control, ON | MASKED);
     assert!(!line.is_high());
 }
+
+#[test]
+fn a_function_is_told_whether_it_may_master_its_bus_and_interrupt_by_its_line() {
+    let (bus, probe) = Bus::with_probe();
+    let told = || (probe.switches().bus_master, probe.switches().line);
+    assert_eq!(told(), (false, true));
+    bus.set_half(PROBE, 4, 6);
+    assert_eq!(told(), (true, true));
+    bus.set_half(PROBE, 4, 1 << 10);
+    assert_eq!(told(), (false, false));
+    bus.set_half(PROBE, 4, 4);
+    bus.set_half(PROBE, bus.capability(PROBE, 0x11) + 2, ON);
+    assert_eq!(told(), (true, false));
+    bus.root.pull(1, Plug::Hot).unwrap();
+    assert_eq!(told(), (false, false));
+}

@@ -7,7 +7,10 @@
 use std::{
     fmt::Debug,
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use vmlet_memory::{Gpa, Hva, PAGE_SIZE};
@@ -40,6 +43,8 @@ pub(super) struct Apertures {
     /// Bars and ranges that are the bus's.
     trapped: Vec<(u8, Range<u64>)>,
     shown: Mutex<Vec<Shown>>,
+    /// A guest that moves a BAR to where it cannot be shown is told of once.
+    told: AtomicBool,
 }
 
 impl Apertures {
@@ -53,6 +58,7 @@ impl Apertures {
             engine: Arc::clone(engine),
             trapped,
             shown: Mutex::default(),
+            told: AtomicBool::new(false),
         }
     }
 
@@ -68,10 +74,11 @@ impl Apertures {
         for range in self.parts(bar) {
             match self.show(bar, at, range) {
                 Ok(new) => shown.push(new),
-                Err(error) => {
+                Err(error) if !self.told.swap(true, Ordering::Relaxed) => {
                     let address = self.device.address();
                     log::warn!("BAR {bar} of {address} is reached by exits: {error}");
                 }
+                Err(_) => {}
             }
         }
     }

@@ -24,6 +24,8 @@ struct State {
     eventfds: BTreeMap<u16, EventFd>,
     switches: Switches,
     ended: bool,
+    /// A failure was told: a guest can have it come again and again.
+    told: bool,
 }
 
 /// A device's interrupts.
@@ -84,11 +86,12 @@ impl Signals {
                 .as_ref()
                 .filter(|_| wanted == Some(InterruptKind::Intx));
             let on = line.map_or(Ok(()), |line| line.wire(true));
-            self.tell(off.and(on));
+            tell(&self.device, state, off.and(on));
         }
         match wanted {
             Some(InterruptKind::Msi) if state.eventfds.is_empty() => {
-                self.tell(self.add(state, &[0]));
+                let done = self.add(state, &[0]);
+                tell(&self.device, state, done);
             }
             Some(InterruptKind::Msix) => {
                 let open = |vector: &u16| self.links.msix.is_open(*vector);
@@ -96,7 +99,8 @@ impl Signals {
                 let new: Vec<u16> = vectors
                     .filter(|vector| !state.eventfds.contains_key(vector))
                     .collect();
-                self.tell(self.add(state, &new));
+                let done = self.add(state, &new);
+                tell(&self.device, state, done);
             }
             _ => {}
         }
@@ -159,16 +163,6 @@ impl Signals {
         })
     }
 
-    fn tell(&self, done: Result<(), VfioError>) {
-        match done {
-            Ok(()) | Err(VfioError::Closed) => {}
-            Err(error) => {
-                let address = self.device.address();
-                log::error!("the guest does not get interrupts of {address}: {error}");
-            }
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -178,4 +172,15 @@ impl Signals {
 fn fds(state: &State, vectors: std::ops::RangeInclusive<u16>) -> Vec<RawFd> {
     let fd = |vector| state.eventfds.get(&vector).map_or(-1, AsRawFd::as_raw_fd);
     vectors.map(fd).collect()
+}
+
+fn tell(device: &Device, state: &mut State, done: Result<(), VfioError>) {
+    match done {
+        Err(error) if !matches!(error, VfioError::Closed) && !state.told => {
+            let address = device.address();
+            log::error!("the guest does not get interrupts of {address}: {error}");
+            state.told = true;
+        }
+        _ => {}
+    }
 }
