@@ -22,8 +22,8 @@ _PASSED_ON = (
     "test_sriov",
     "test_vfio",
     "test_vfio_guest",
+    "test_vfio_nics",
     "test_vfio_refusals",
-    "test_vfio_vfs",
 )
 #: The most guests that end by themselves in one run of the lab before that is a finding.
 _ENDED_GUESTS = 2

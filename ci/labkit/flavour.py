@@ -80,7 +80,7 @@ VTD = replace(
     AMD,
     name="vtd",
     summary="VT-d, and devices to pass on: edu, cards with SR-IOV, with ATS, with two functions",
-    provides=("vfio", "vtd", "edu", "sriov", "ats", "shared-group"),
+    provides=("kvm", "kvm-linux", "linux", "vfio", "vtd", "edu", "sriov", "ats", "shared-group"),
     plugged=(
         "edu",
         "igb,netdev=card0",

@@ -1,7 +1,8 @@
-"""Virtual functions of a network card, each in a guest of its own."""
+"""Network cards of the host, and their virtual functions, in guests."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,8 +11,8 @@ import pytest
 
 import edu
 import vmlet
-from conftest import command, initramfs, kernels, limit
-from vmlet import host
+from conftest import command, initramfs, kernels, lacks, limit
+from vmlet import host, vfio
 
 Make = Callable[..., vmlet.VM]
 
@@ -74,3 +75,37 @@ def test_two_guests_with_virtual_functions_reach_the_card_and_each_other(
         assert int(command(first, "grep -c eth0 /proc/interrupts")) > 1
         for vm in guests:
             vm.close(wait=True)
+
+
+#: Addresses of the network that the emulator has behind the other card.
+_GATEWAY, _LEASED = "10.0.2.2", "10.0.2.15"
+
+
+@pytest.fixture
+def caching() -> Iterator[str]:
+    """A card with ATS on, given to VFIO for one test; its driver has it again afterwards."""
+    found = next((one for one in host.pci_devices() if one.ats == "on"), None)
+    if found is None or "VMLET_LAB" not in os.environ:
+        lacks("ats", "no function of this host has ATS on that may be taken from its driver")
+    vfio.bind(found.address)
+    yield found.address
+    vfio.release(found.address)
+    after = host.pci_device(found.address)
+    assert (after.driver, after.ats) == (found.driver, "on")
+
+
+@pytest.mark.kvm_linux
+def test_a_card_with_an_address_cache_keeps_it_on_in_a_guest(caching: str, make: Make) -> None:
+    vm = make(
+        kernel=kernels()["linux-6.12-cloud"],
+        initramfs=initramfs(modules=("virtio_net",), kernel="linux-6.12-cloud"),
+        engine="kvm",
+        memory="128M",
+        devices=[vmlet.Vfio(caching)],
+    )
+    vm.start()
+    vm.console.expect("# ", timeout=limit(60))
+    command(vm, _UP.format(_LEASED), timeout=30)
+    assert pings(vm, _GATEWAY)
+    assert int(command(vm, "grep -c MSIX.*virtio /proc/interrupts")) == 3
+    assert host.pci_device(caching).ats == "on"
