@@ -171,15 +171,16 @@ impl Msix {
     /// The guest reads the table from `offset` on, in a BAR that the function serves itself.
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {
         let table = Msix::table_bytes(self.vectors());
-        for (at, byte) in (offset..).zip(data) {
+        for (number, byte) in (0..).zip(data) {
+            let at = offset.saturating_add(number);
             *byte = if at < table { self.byte(at) } else { 0 };
         }
     }
 
     /// The same for pending bits.
     pub fn read_pending(&self, offset: u64, data: &mut [u8]) {
-        for (at, byte) in (offset..).zip(data) {
-            *byte = self.pending_byte(at);
+        for (number, byte) in (0..).zip(data) {
+            *byte = self.pending_byte(offset.saturating_add(number));
         }
     }
 

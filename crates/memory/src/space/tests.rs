@@ -222,6 +222,48 @@ fn a_late_listener_hears_of_the_whole_map_or_stays_out() {
     assert_eq!(*calls.lock().unwrap(), expected);
 }
 
+/// Notes the addresses of mappings that come and go.
+#[derive(Debug, Default)]
+struct Mapped(Mutex<Vec<(char, u64)>>);
+
+impl MapListener for Mapped {
+    fn name(&self) -> &'static str {
+        "mapped"
+    }
+
+    fn prepare(&self, change: &MapChange) -> Result<(), Refusal> {
+        let came = change.mapped.iter().map(|m| ('+', m.gpa.0));
+        let gone = change.unmapped.iter().map(|m| ('-', m.gpa.0));
+        self.0.lock().unwrap().extend(came.chain(gone));
+        Ok(())
+    }
+
+    fn commit(&self, _: &MapChange) {}
+
+    fn rollback(&self, _: &MapChange) {}
+}
+
+#[test]
+fn a_change_names_the_mappings_that_come_and_go_where_slots_join_them() {
+    let (space, ram) = (space(), ram(0x4000));
+    let part = |gpa, offset| Mapping {
+        len: 0x2000,
+        offset,
+        ..Mapping::ram(Gpa(gpa), Arc::clone(&ram))
+    };
+    space.map(vec![part(0, 0)]).unwrap();
+    let heard = Arc::new(Mapped::default());
+    let listener = Arc::clone(&heard) as Arc<dyn MapListener>;
+    space.add_listener(Arc::clone(&listener)).unwrap();
+    space.map(vec![part(0x2000, 0x2000)]).unwrap();
+    space.set_dirty_logging(true).unwrap();
+    space.unmap(Gpa(0), 0x2000).unwrap();
+    space.remove_listener(&listener);
+    space.unmap(Gpa(0x2000), 0x2000).unwrap();
+    let told = heard.0.lock().unwrap().clone();
+    assert_eq!(told, [('+', 0), ('+', 0x2000), ('-', 0)]);
+}
+
 #[test]
 fn more_slots_than_the_engine_takes_are_refused() {
     let space = AddressSpace::new(1);

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
-    BarKind, BarLayout, FunctionLayout, Links, MsixLayout, PciError, VendorCapability,
+    BarKind, BarLayout, FunctionLayout, Links, Msix, MsixInside, MsixLayout, PciError,
+    VendorCapability,
     testing::{ID, REG_ADDRESS, REG_DMA, REG_ID, REG_SCRATCH},
 };
 
@@ -44,6 +45,37 @@ fn config_space_follows_the_bus_numbers_that_the_guest_gives() {
     assert_eq!(bus.word(PROBE, 0), u32::MAX);
     assert_eq!(bus.word(Bdf::at(7, 0), 0), 0x0bed_1234);
     assert_eq!(bus.word(Bdf::at(8, 0), 0), u32::MAX);
+}
+
+#[test]
+fn a_table_of_msix_among_other_registers_takes_no_bar_of_its_own() {
+    let inside = MsixInside {
+        table: 0x2000,
+        pending_bar: 2,
+        pending: 0x800,
+    };
+    let msix = MsixLayout {
+        vectors: 3,
+        bar: 0,
+        inside: Some(inside),
+    };
+    assert_eq!(msix.places(), [(0, 0x2000), (2, 0x800)]);
+    let layout = FunctionLayout {
+        msix: Some(msix),
+        ..layout()
+    };
+    assert_eq!(layout.all_bars(), layout.bars);
+    let bus = Bus::new();
+    let sink = Arc::new(bus.board.messages.clone());
+    let table = Msix::new(3, sink, PROBE.requester());
+    table.write_table(0x10, &[0; 16]);
+    let (mut bytes, mut pending) = ([0xff; 4], [0xff; 8]);
+    table.read_table(0x1c, &mut bytes);
+    table.read_pending(0, &mut pending);
+    assert_eq!((bytes, pending), ([0; 4], [0; 8]));
+    assert!(!table.is_open(1) && !table.is_open(3));
+    table.read_table(u64::MAX - 1, &mut bytes);
+    table.read_pending(u64::MAX, &mut pending);
 }
 
 /// PCI 3.0, section 6.2.5.1: all ones written read back as the size.
