@@ -27,6 +27,8 @@ _PASSED_ON = (
 )
 #: The most guests that end by themselves in one run of the lab before that is a finding.
 _ENDED_GUESTS = 2
+#: A test that stands still for so many seconds shows where, in the step's log.
+_STANDS_STILL = "faulthandler_timeout=300"
 #: Two steps run at once: a test that waits for something gets that much more time.
 _HOST_FACTOR = "3"
 
@@ -34,6 +36,7 @@ _HOST_FACTOR = "3"
 def _pytest(log: Path, report: Report, where: str, command: Words, junit: Path) -> None:
     junit.unlink(missing_ok=True)
     options: Words = ["-q", "-ra", "--junitxml", junit, "-p", "no:cacheprovider"]
+    options = [*options, "-o", _STANDS_STILL]
     status = run([*command, *options], log, timeout=3700, env={"VMLET_TIME_FACTOR": _HOST_FACTOR})
     if junit.exists():
         report.count(outcome.of_junit(junit), where)
@@ -113,7 +116,7 @@ def _python_in_lab(log: Path, report: Report) -> None:
 def _passed_on(log: Path, report: Report) -> None:
     out = TARGET / "lab-out"
     out.mkdir(exist_ok=True)
-    lab: Words = [REPOSITORY / "ci" / "lab", "vtd", "--timeout", "420", "--out", out]
+    lab: Words = [REPOSITORY / "ci" / "lab", "vtd", "--timeout", "480", "--out", out]
     lab = [*lab, "--", "python", "-B", "-m", "pytest"]
     tests: Words = [f"tests/{name}.py" for name in _PASSED_ON]
     _pytest_in_lab(log, report, "lab vtd", lab, tests, out / "passed-on.xml")
