@@ -18,6 +18,7 @@ import pytest
 import edu
 import vmlet
 from conftest import lacks, limit
+from vf_queue import asked_for_mac
 from vmlet import host, vfio
 
 #: The virtual function of that card.
@@ -66,26 +67,6 @@ def switch_up(interface: str, *, up: bool) -> None:
         told = fcntl.ioctl(link, 0x8913, request.pack(interface.encode(), 0))
         name, flags = request.unpack(told)
         fcntl.ioctl(link, 0x8914, request.pack(name, flags & ~1 | up))
-
-
-def asked_for_mac(device: vfio.Device) -> str:
-    """What the card's driver answers the reset message of a virtual function's driver, by the
-    mailbox of the 82576 (data sheet, 7.8.2.9.1 and 8.14): the MAC it shall use."""
-    control, memory, take, request, told = 0xC40, 0x800, 1 << 2, 1 << 0, 1 << 4
-    registers = device.bars[0]
-    deadline = time.monotonic() + limit(5)
-    registers.write(control, take)
-    while not registers.read(control) & take:
-        assert time.monotonic() < deadline, "the mailbox cannot be had"
-        registers.write(control, take)
-    registers.write(memory, 1)
-    registers.write(control, request)
-    while not registers.read(control) & told:
-        assert time.monotonic() < deadline, "the card's driver does not answer"
-        time.sleep(0.01)
-    answer = [registers.read(memory + 4 * word) for word in range(3)]
-    assert answer[0] == 0x8000_0001
-    return struct.pack("<II", *answer[1:])[:6].hex(":")
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:

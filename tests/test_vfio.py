@@ -190,6 +190,17 @@ def test_a_write_to_what_was_just_unmapped_changes_nothing_and_is_logged(
     assert ("Write", device.address.removeprefix("0000:"), buffer.iova) in faults()
 
 
+def test_a_message_to_an_entry_that_is_not_present_is_blocked_and_logged(
+    machine: edu.Edu,
+) -> None:
+    """Intel VT-d specification, section 5.1.2.2 (the remappable format) and chapter 7 (reason 22h:
+    the entry is not present). No interrupt of the kernel's has an entry so far up."""
+    entry = 0x7F00
+    with iommu_log.blocked() as told:
+        machine.store(0xFEE00000 | entry << 5 | 1 << 4, 4)
+        assert told() == [(entry, 0x22)]
+
+
 def test_memory_stays_mapped_when_nobody_has_it(machine: edu.Edu, device: vfio.Device) -> None:
     before = locked()
     iova = device.dma(4096).iova

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 import edu
+import iommu_log
 import vmlet
 from conftest import command, initramfs, kernels, lacks, limit
+from guests.driven import IMAGE
+from vf_queue import Sender, asked_for_mac
 from vmlet import host, vfio
 
 Make = Callable[..., vmlet.VM]
@@ -75,6 +78,33 @@ def test_two_guests_with_virtual_functions_reach_the_card_and_each_other(
         assert int(command(first, "grep -c eth0 /proc/interrupts")) > 1
         for vm in guests:
             vm.close(wait=True)
+
+
+@pytest.mark.parametrize("engine", [pytest.param("kvm", marks=pytest.mark.kvm), "soft"])
+def test_a_virtual_function_does_not_reach_the_guest_that_has_another(
+    card: host.PciDevice, make: Make, engine: str
+) -> None:
+    theirs, pattern = 0x2000000, bytes(range(64))
+    with (
+        card.vfs(2) as (first, second),
+        make(kernel=IMAGE, engine=engine, memory="64M", devices=[vmlet.Vfio(first)]) as vm,
+        vfio.open(second.address) as device,
+    ):
+        vm.start()
+        vm.memory[theirs : theirs + 64] = pattern
+        second.configure(mac="02:00:00:00:09:01")
+        assert asked_for_mac(device) == "02:00:00:00:09:01"
+        sender = Sender(device, iova=0x8000000)
+        with iommu_log.faults() as faults:
+            sender.send(theirs)
+            assert ("Write", second.address.removeprefix("0000:"), theirs) in faults()
+        assert vm.memory[theirs : theirs + 64] == pattern
+        # It does write: to memory of its own at the same address, of which it has none before.
+        ours = device.dma(4096, iova=theirs)
+        ours.view()[:4] = b"\xee" * 4
+        sender.send(theirs)
+        assert int.from_bytes(ours.view()[:4], "little") <= sender.sent
+        assert vm.memory[theirs : theirs + 64] == pattern
 
 
 #: Addresses of the network that the emulator has behind the other card.
