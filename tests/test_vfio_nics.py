@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -122,6 +123,48 @@ def caching() -> Iterator[str]:
     vfio.release(found.address)
     after = host.pci_device(found.address)
     assert (after.driver, after.ats) == (found.driver, "on")
+
+
+def forgotten(address: str) -> list[range]:
+    """Addresses that the cache of a function was told to forget so far, as the lab's emulator saw:
+    VT-d specification, section 6.5.2.5, with the source in the middle of the low word, and a
+    range's size in the lowest bits of its address where it is more than a page."""
+    _, bus, place = address.split(":")
+    device, function = place.split(".")
+    source = int(bus, 16) << 8 | int(device, 16) << 3 | int(function)
+    # The kernel here does not see that somebody else writes to what it has read.
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+    log = Path(os.environ["VMLET_OUT"], "emulator.log").read_text()
+    found = []
+    for high, low in re.findall(r"vtd_inv_desc .*type device high 0x(\w+) low 0x(\w+)", log):
+        if int(low, 16) >> 32 & 0xFFFF == source:
+            page, several = divmod(int(high, 16), 4096)
+            pages = 2 * ((page + 1) & ~page) if several & 1 else 1
+            begin = page & ~(pages - 1)
+            found.append(range(begin * 4096, (begin + pages) * 4096))
+    return found
+
+
+def unmapped(address: str) -> tuple[int, list[range]]:
+    """Where something was mapped, and what the function's cache was told when that ended."""
+    with vfio.open(address) as device:
+        buffer = device.dma(4096, iova=0x1234000)
+        before = len(forgotten(address))
+        buffer.unmap()
+        return buffer.iova, forgotten(address)[before:]
+
+
+def test_an_address_cache_is_told_of_what_is_unmapped(caching: str) -> None:
+    iova, told = unmapped(caching)
+    assert any(iova in addresses for addresses in told)
+
+
+def test_a_function_without_an_address_cache_is_told_of_nothing(caching: str) -> None:
+    with edu.bound() as address:
+        assert host.pci_device(address).ats == "absent"
+        assert unmapped(address)[1] == []
+    # The log goes on meanwhile.
+    assert unmapped(caching)[1] != []
 
 
 @pytest.mark.kvm_linux

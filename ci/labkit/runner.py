@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from . import guest, initrd, packages
 from .errors import LabError, progress
-from .flavour import QemuFlavour
+from .flavour import TRACE, QemuFlavour
 from .machine import Config, Machine, reported_status
 from .paths import cache_dir, locked, locked_if_free
 from .qmp import Qmp
@@ -60,7 +60,7 @@ def run(flavour: QemuFlavour, shape: Shape, command: guest.Command, options: Opt
         memory=shape.memory,
         extra=shape.extra,
     )
-    running = with_backends(config)
+    running = with_backends(config, command.out)
     with run_folder() as folder:
         devices = _placed((*flavour.plugged, *options.plug))
         plugged = 0 if options.cold else len(devices)
@@ -80,10 +80,13 @@ def run(flavour: QemuFlavour, shape: Shape, command: guest.Command, options: Opt
             return _attend(machine, folder, options)
 
 
-def with_backends(config: Config) -> Config:
+def with_backends(config: Config, out: Path) -> Config:
     """The machine with what its flavour's devices need, which some keep in a saved state: it is
-    saved without."""
-    return replace(config, extra=(*config.flavour.backends, *config.extra))
+    saved without. So it is without what is traced into `out`."""
+    flavour = config.flavour
+    trace = [word for event in flavour.traced for word in ("-trace", event)]
+    trace += ["-D", str(out / TRACE)] if trace else []
+    return replace(config, extra=(*flavour.backends, *trace, *config.extra))
 
 
 def _placed(devices: tuple[str, ...]) -> list[str]:

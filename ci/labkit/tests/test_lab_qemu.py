@@ -38,13 +38,15 @@ def test_the_shape_names_no_path_of_this_host() -> None:
 def test_a_flavour_that_only_plugs_devices_in_shares_the_saved_state() -> None:
     saved = replace(config(), flavour=VTD)
     assert (saved.shape(), VTD.state, saved.extra) == (config().shape(), AMD.state, ())
-    assert with_backends(saved).shape() == saved.shape()
-    assert with_backends(saved).extra == VTD.backends
+    running = with_backends(saved, Path("/out"))
+    assert running.shape() == saved.shape()
+    trace = ("-trace", "vtd_inv_desc", "-D", "/out/emulator.log")
+    assert running.extra == (*VTD.backends, *trace)
 
 
 def test_devices_of_the_flavour_come_before_those_that_are_asked_for() -> None:
     placed = _placed((*VTD.plugged, "edu"))
-    assert placed[0] == "edu,bus=rp0"
+    assert placed[0] == f"{VTD.plugged[0]},bus=rp0"
     assert placed[-1] == f"edu,bus=rp{len(VTD.plugged)}"
 
 
