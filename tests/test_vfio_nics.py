@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
@@ -22,6 +23,8 @@ Make = Callable[..., vmlet.VM]
 
 #: The cloud kernels lack the driver of virtual functions.
 KERNEL = "linux-6.12"
+#: How often a function comes and goes.
+_ROUNDS = int(os.environ.get("VMLET_ROUNDS", "5"))
 CARD, FIRST, SECOND = "10.77.0.1", "10.77.0.2", "10.77.0.3"
 _UP = (
     "until [ -e /sys/class/net/eth0 ]; do sleep 0.1; done; "
@@ -44,6 +47,12 @@ def card() -> Iterator[host.PciDevice]:
     yield found
     ip("link", "set", folder.name, "down")
     ip("addr", "flush", "dev", folder.name)
+
+
+def descriptors() -> int:
+    gc.collect()
+    vmlet._core.drain()
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def pings(vm: vmlet.VM, address: str) -> bool:
@@ -79,6 +88,33 @@ def test_two_guests_with_virtual_functions_reach_the_card_and_each_other(
         assert int(command(first, "grep -c eth0 /proc/interrupts")) > 1
         for vm in guests:
             vm.close(wait=True)
+
+
+@pytest.mark.kvm_linux
+def test_a_virtual_function_comes_and_goes_while_debian_runs(
+    card: host.PciDevice, make: Make
+) -> None:
+    with card.vfs(1) as (vf,):
+        vf.configure(mac="02:00:00:00:09:02")
+        vm = make(
+            kernel=kernels()[KERNEL],
+            initramfs=initramfs(modules=("igbvf",), kernel=KERNEL),
+            engine="kvm",
+            memory="192M",
+            pci_ports=1,
+        )
+        vm.start()
+        vm.console.expect("# ", timeout=limit(60))
+        before = descriptors()
+        for _ in range(_ROUNDS):
+            vm.attach(vmlet.Vfio(vf))
+            command(vm, _UP.format(FIRST), timeout=30)
+            assert pings(vm, CARD)
+            vm.detach(1, timeout=limit(30))
+            assert vm.devices == {}
+            command(vm, "while [ -e /sys/class/net/eth0 ]; do sleep 0.1; done", timeout=30)
+        assert descriptors() == before
+        vm.close(wait=True)
 
 
 @pytest.mark.parametrize("engine", [pytest.param("kvm", marks=pytest.mark.kvm), "soft"])
