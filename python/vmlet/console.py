@@ -158,9 +158,10 @@ class Console:
         how = "" if end is None else f" by {end}"
         if instruction is not None:
             how = f" by an instruction the engine lacks, {instruction},"
+        remedy = None if end is None else end.remedy
         return GuestError(
             f"the guest's run ended{how} before {awaited}; {self._tail()}",
-            remedy="vm.wait() says how it ended." if end is None else end.remedy,
+            remedy=remedy or "vm.wait() gives how it ended.",
             instruction=instruction,
         )
 
