@@ -29,6 +29,8 @@ _PASSED_ON = (
 _ENDED_GUESTS = 2
 #: A test that stands still for so many seconds shows where, in the step's log.
 _STANDS_STILL = "faulthandler_timeout=300"
+#: A machine that says nothing for so many seconds stands still itself.
+_SILENCE = ("--silence", "420")
 #: Two steps run at once: a test that waits for something gets that much more time.
 _HOST_FACTOR = "3"
 
@@ -52,16 +54,24 @@ def _pytest_in_lab(
     runs, also before anything of ours runs in it; and so for the guests in it. What fails in
     another way, or again, stays failed."""
     try:
-        _pytest(log, report, where, [*lab, *tests], junit)
-    except StepFailed as error:
+        _in_machine(log, report, where, [*lab, *tests], junit)
+    except StepFailed:
         if not junit.exists():
-            report.remark = f"{error}: the emulated machine stood still or ended; started again"
-            _pytest(log, report, where, [*lab, *tests], junit)
-            return
+            raise
         ended = [failure for failure in report.failures if outcome.is_ended_guest(failure)]
         if len(ended) < len(report.failures) or not 0 < len(ended) <= _ENDED_GUESTS:
             raise
         _again(log, report, where, lab, junit)
+
+
+def _in_machine(log: Path, report: Report, where: str, command: Words, junit: Path) -> None:
+    try:
+        _pytest(log, report, where, command, junit)
+    except StepFailed as error:
+        if junit.exists():
+            raise
+        report.remark = f"{error}: the emulated machine stood still or ended; started again"
+        _pytest(log, report, where, command, junit)
 
 
 def _again(log: Path, report: Report, where: str, lab: Words, junit: Path) -> None:
@@ -72,7 +82,7 @@ def _again(log: Path, report: Report, where: str, lab: Words, junit: Path) -> No
         tally.failed = 0
     tests: Words = [failure.node for failure in first]
     again = log.with_stem(f"{log.stem}-again")
-    _pytest(again, report, where, [*lab, *tests], junit.with_stem(f"{junit.stem}-again"))
+    _in_machine(again, report, where, [*lab, *tests], junit.with_stem(f"{junit.stem}-again"))
     told = "; ".join(f"{failure.node}: {' '.join(failure.lines[:1])}" for failure in first)
     report.remark = f"passed in a second machine only, for the guest had ended: {told}"
 
@@ -107,7 +117,15 @@ def _python_linux(log: Path, report: Report) -> None:
 def _python_in_lab(log: Path, report: Report) -> None:
     out = TARGET / "lab-out"
     out.mkdir(exist_ok=True)
-    lab: Words = [REPOSITORY / "ci" / "lab", place.LAB, "--timeout", "3600", "--out", out]
+    lab: Words = [
+        REPOSITORY / "ci" / "lab",
+        place.LAB,
+        "--timeout",
+        "3600",
+        *_SILENCE,
+        "--out",
+        out,
+    ]
     lab = [*lab, "--", "python", "-B", "-m", "pytest"]
     ignored = (f"--ignore=tests/{name}.py" for name in (*_SAME_EVERYWHERE, *_PASSED_ON))
     _pytest_in_lab(log, report, f"lab {place.LAB}", lab, ["tests", *ignored], out / "python.xml")

@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("flavour", choices=sorted(FLAVOURS), nargs="?", default="amd")
     add("--timeout", type=float, default=900.0, metavar="S", help="seconds for the run (900)")
+    add("--silence", type=float, metavar="S", help="end after so many seconds without a word")
     add("--cold", action="store_true", help="boot L1 instead of resuming its saved state")
     add("--plug", action="append", default=[], metavar="DEVICE",
         help="hot-plug this emulated device into a free root port; may be repeated")  # fmt: skip
@@ -128,13 +129,13 @@ def _run(flavour: Flavour, options: argparse.Namespace, words: list[str]) -> int
     command.out.mkdir(parents=True, exist_ok=True)
     how = Options(
         options.timeout, options.cold, tuple(options.plug), options.console,
-        tuple(path.absolute() for path in options.add),
+        tuple(path.absolute() for path in options.add), options.silence,
     )  # fmt: skip
     if isinstance(flavour, QemuFlavour):
         return runner.run(flavour, shape, command, how)
     if isinstance(flavour, BochsFlavour):
-        if options.plug or options.qemu:
-            raise LabError(f"--plug and --qemu are not for flavour {flavour.name}")
+        if options.plug or options.qemu or options.silence:
+            raise LabError(f"--plug, --qemu and --silence are not for flavour {flavour.name}")
         return bochs.run(flavour, shape, command, how)
     raise LabError(f"flavour {flavour.name} has no emulator")
 

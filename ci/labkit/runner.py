@@ -37,6 +37,7 @@ class Options:
     plug: tuple[str, ...] = ()
     console: bool = False  # L1's console to stderr while it runs
     add: tuple[Path, ...] = ()  # files that the command needs, where L1 does not see the host
+    silence: float | None = None  # seconds without a word after which the machine stands still
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,8 @@ def run_folder() -> Iterator[Path]:
 
 def _attend(machine: Machine, folder: Path, options: Options) -> int:
     console: deque[bytes] = deque(maxlen=_CONSOLE_TAIL)
-    if not _forward(machine, console, options):
-        progress(f"the command did not end within {options.timeout:g} s")
+    if late := _forward(machine, console, options):
+        progress(late)
         return TIMED_OUT
     ended = machine.wait(10.0)
     reported = reported_status(ended)
@@ -153,20 +154,24 @@ def _read_status(folder: Path) -> int | None:
         return None
 
 
-def _forward(machine: Machine, console: deque[bytes], options: Options) -> bool:
-    """Pass output on until the emulator ends; False when time ran out."""
-    end = time.monotonic() + options.timeout
+def _forward(machine: Machine, console: deque[bytes], options: Options) -> str | None:
+    """Pass output on until the emulator ends; which time ran out before, if one did."""
+    begin = said = time.monotonic()
     sinks: dict[str, BinaryIO] = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
     rest = b""
     with selectors.DefaultSelector() as selector:
         for name in ("stdout", "stderr", "console"):
             selector.register(machine.channel(name), selectors.EVENT_READ, name)
         while selector.get_map():
-            left = end - time.monotonic()
+            now = time.monotonic()
+            left = begin + options.timeout - now
             if left <= 0:
-                return False
-            for key, _ in selector.select(left):
+                return f"the command did not end within {options.timeout:g} s"
+            if options.silence is not None and now - said >= options.silence:
+                return f"nothing was said for {options.silence:g} s: L1 stands still"
+            for key, _ in selector.select(min(left, 1.0)):
                 data = _receive(machine, key.data)
+                said = time.monotonic()
                 if not data:
                     selector.unregister(key.fileobj)
                 elif key.data in sinks:
@@ -177,7 +182,7 @@ def _forward(machine: Machine, console: deque[bytes], options: Options) -> bool:
                     if options.console:
                         write(sys.stderr.buffer, data)
     console.append(rest)
-    return True
+    return None
 
 
 def _receive(machine: Machine, name: str) -> bytes:

@@ -76,3 +76,10 @@ def test_a_machine_that_ended_is_started_again(folder: Path) -> None:
     report, runs = _run(folder, None, "")
     assert runs == ["tests", "tests"]
     assert "started again" in report.remark
+
+
+def test_a_machine_that_ends_while_a_test_runs_again_is_started_again_too(folder: Path) -> None:
+    report, runs = _run(folder, _ENDED, None, "")
+    assert runs == ["tests", *["tests/test_a.py::test_b[kvm]"] * 2]
+    assert report.tallies["test_a", "lab"].cell() == "1 passed"
+    assert report.remark.startswith("passed in a second machine only")
