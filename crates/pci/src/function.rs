@@ -1,6 +1,6 @@
 //! A function as its bus sees it, and a bus as a function does.
 
-use std::{fmt::Debug, sync::Arc};
+use std::{fmt::Debug, ops::Range, sync::Arc};
 
 use vmlet_bus::{AccessContext, Dma, Doorbells, Flow, IrqLine, SavedError, SavedState};
 
@@ -83,7 +83,7 @@ impl MsixLayout {
 
     /// Bar and offset of the table, and of the pending bits.
     pub(crate) fn places(self) -> [(u8, u32); 2] {
-        let behind = u32::from(self.vectors) * 16;
+        let behind = u32::try_from(Msix::table_bytes(self.vectors)).unwrap_or(u32::MAX);
         match self.inside {
             None => [(self.bar, 0), (self.bar, behind)],
             Some(inside) => [
@@ -91,6 +91,19 @@ impl MsixLayout {
                 (inside.pending_bar, inside.pending),
             ],
         }
+    }
+
+    /// The same with all their bytes.
+    pub fn ranges(self) -> [(u8, Range<u64>); 2] {
+        let [(bar, table), (pending_bar, pending)] = self.places();
+        let range = |start: u32, len| u64::from(start)..u64::from(start) + len;
+        [
+            (bar, range(table, Msix::table_bytes(self.vectors))),
+            (
+                pending_bar,
+                range(pending, Msix::pending_bytes(self.vectors)),
+            ),
+        ]
     }
 }
 
@@ -204,7 +217,7 @@ pub struct Links {
     /// Its vector of MSI; of a function without MSI one that is never on.
     pub msi: Arc<MsiVector>,
     /// Its interrupt line; leads nowhere for a function without one. Masked by the guest's bit and
-    /// while MSI-X is on.
+    /// while MSI or MSI-X is on.
     pub intx: Arc<dyn IrqLine>,
     /// Where it hangs up doorbells.
     pub doorbells: Arc<dyn Doorbells>,

@@ -121,6 +121,11 @@ impl MsiVector {
         self.lock().pending
     }
 
+    /// Takes over a pending bit; it goes out, or away, with what [`MsiVector::set`] says next.
+    pub(crate) fn restore(&self, pending: bool) {
+        self.lock().pending = pending;
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vector> {
         self.vector.lock().unwrap_or_else(PoisonError::into_inner)
     }

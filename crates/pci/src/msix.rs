@@ -144,10 +144,14 @@ impl Msix {
         u64::from(vectors) * ENTRY
     }
 
+    /// Bytes of the pending bits.
+    pub(crate) fn pending_bytes(vectors: u16) -> u64 {
+        u64::from(vectors).div_ceil(64) * 8
+    }
+
     /// Bytes of the BAR that holds table and pending bits.
     pub(crate) fn bar_bytes(vectors: u16) -> u64 {
-        let pending = u64::from(vectors).div_ceil(64) * 8;
-        let bytes = Msix::table_bytes(vectors) + pending;
+        let bytes = Msix::table_bytes(vectors) + Msix::pending_bytes(vectors);
         bytes.next_power_of_two().max(0x1000)
     }
 

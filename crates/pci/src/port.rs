@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use vmlet_bus::{IrqLine, SavedError};
+use vmlet_bus::{IrqLine, MsiSink, SavedError};
 
 use crate::{
     Bdf, Function, PciError,
@@ -20,10 +20,9 @@ use crate::{
         STATUS_ERRORS, SavedEndpoint, Upstream,
     },
     intx::Intx,
-    msi::MsiRegisters,
+    msi::{MsiRegisters, MsiVector},
     registers::Registers,
     slot::{self, Slot},
-    vector::{Sender, Vector},
 };
 
 const COMMAND: u16 = 0x04;
@@ -54,7 +53,6 @@ struct Content {
 struct State {
     registers: Registers,
     content: Content,
-    vector: Vector,
     /// The slot asked for an interrupt when last looked at.
     asked: bool,
 }
@@ -66,7 +64,7 @@ pub(crate) struct Port {
     slot: Slot,
     msi: MsiRegisters,
     initial: Registers,
-    sender: Sender,
+    vector: MsiVector,
     intx: Intx,
     /// Secondary and subordinate bus number, for who looks for the port of a bus.
     buses: AtomicU16,
@@ -122,20 +120,20 @@ fn header(number: u8) -> (Registers, Slot, MsiRegisters) {
 
 impl Port {
     /// Port number `number`, from 1 on, which is its device number on bus 0 too.
-    pub(crate) fn new(number: u8, sender: Sender, intx: Intx) -> Port {
+    pub(crate) fn new(number: u8, sink: Arc<dyn MsiSink>, intx: Intx) -> Port {
         let (registers, slot, msi) = header(number);
+        let bdf = Bdf::new(0, number, 0);
         Port {
-            bdf: Bdf::new(0, number, 0),
+            bdf,
             slot,
             msi,
             initial: registers.clone(),
-            sender,
+            vector: MsiVector::new(sink, bdf.requester()),
             intx,
             buses: AtomicU16::new(0),
             state: Mutex::new(State {
                 registers,
                 content: Content::default(),
-                vector: Vector::default(),
                 asked: false,
             }),
         }
@@ -151,12 +149,11 @@ impl Port {
     pub(crate) fn read_config(&self, offset: u16, data: &mut [u8]) {
         let state = self.lock();
         state.registers.read(offset, data);
-        let pending = state.vector.pending;
         drop(state);
         if self.intx.asserted() {
             Registers::add_bits(offset, data, STATUS, INTERRUPT_STATUS);
         }
-        if pending {
+        if self.vector.pending() {
             Registers::add_bits(offset, data, self.msi.pending(), 1);
         }
     }
@@ -195,14 +192,11 @@ impl Port {
         let message = self.msi.message(registers, command & BUS_MASTER != 0);
         let disabled = command & INTX_DISABLE != 0 || on;
         let asks = self.slot.wants_interrupt(registers);
-        if !on {
-            state.vector.pending = false;
-        }
-        state.vector.set(message, &self.sender);
+        self.vector.set(on, message);
         self.intx.disable(disabled);
         self.intx.set(asks);
-        if std::mem::replace(&mut state.asked, asks) != asks && asks && on {
-            state.vector.trigger(&self.sender);
+        if std::mem::replace(&mut state.asked, asks) != asks && asks {
+            self.vector.trigger();
         }
     }
 
@@ -316,7 +310,6 @@ impl Port {
     pub(crate) fn reset(&self) {
         let mut state = self.lock();
         state.registers = self.initial.clone();
-        state.vector.pending = false;
         state.content.wanted = false;
         let present = state.content.endpoint.is_some();
         self.slot.set_present(&mut state.registers, present, false);
@@ -332,7 +325,7 @@ impl Port {
         let function = content.endpoint.as_ref().map(|endpoint| endpoint.save());
         SavedPort {
             config: state.registers.save(),
-            pending: state.vector.pending,
+            pending: self.vector.pending(),
             wanted: content.wanted,
             function: function.or_else(|| content.waits.clone()),
         }
@@ -375,7 +368,7 @@ impl Port {
         state.registers = registers;
         state.content.wanted = saved.wanted;
         state.asked = self.slot.wants_interrupt(&state.registers);
-        state.vector.pending = saved.pending;
+        self.vector.restore(saved.pending);
         self.apply(&mut state);
         Ok(())
     }

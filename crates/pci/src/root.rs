@@ -13,7 +13,6 @@ use crate::{
     intx::{Intx, SharedLine},
     port::{Port, SavedPort},
     registers::Registers,
-    vector::Sender,
     wiring::Wiring,
 };
 
@@ -74,12 +73,8 @@ impl Root {
             .collect();
         let decoder = Arc::new(Decoder::new(Arc::clone(&wiring.mmio)));
         let port = |number| {
-            let bdf = Bdf::new(0, number, 0);
-            let sender = Sender {
-                sink: Arc::clone(&wiring.sink),
-                requester: bdf.requester(),
-            };
-            Port::new(number, sender, Intx::new(line(&lines, number)))
+            let sink = Arc::clone(&wiring.sink);
+            Port::new(number, sink, Intx::new(line(&lines, number)))
         };
         let ports = (1..=ports.min(Self::MAX_PORTS)).map(port).collect();
         let root = Root {

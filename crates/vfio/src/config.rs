@@ -18,24 +18,34 @@ pub(crate) const MASTER: u16 = 1 << 2;
 const POWER: u8 = 1;
 const POWER_CONTROL: u64 = 4;
 const POWER_STATE: u16 = 3;
+/// Where capabilities can begin.
+const HEADER: u64 = 0x40;
 /// Entries of a list in 256 bytes.
 const MOST: usize = 48;
 
-/// Where the power control register is; `read` gives a byte of config space.
-pub(crate) fn power_control(mut read: impl FnMut(u64) -> Option<u8>) -> Option<u64> {
-    let status = u16::from_le_bytes([read(STATUS)?, read(STATUS + 1)?]);
+/// Where capabilities begin, and their ids; `read` gives a byte of config space.
+pub(crate) fn capabilities(
+    mut read: impl FnMut(u64) -> Option<u8>,
+) -> impl Iterator<Item = (u64, u8)> {
+    let mut link = Some(CAPABILITIES);
+    let status = read(STATUS).zip(read(STATUS + 1));
+    let status = status.map_or(0, |(low, high)| u16::from_le_bytes([low, high]));
     if status & STATUS_CAPABILITIES == 0 {
-        return None;
+        link = None;
     }
-    let mut at = u64::from(read(CAPABILITIES)? & !3);
-    for _ in 0..MOST {
-        match (at, read(at)?) {
-            (..0x40, _) => return None,
-            (_, POWER) => return Some(at + POWER_CONTROL),
-            _ => at = u64::from(read(at + 1)? & !3),
-        }
-    }
-    None
+    let next = move || {
+        let at = u64::from(read(link?)? & !3);
+        link = (at >= HEADER).then_some(at + 1);
+        Some((at, link.and_then(|_| read(at))?))
+    };
+    std::iter::from_fn(next).take(MOST)
+}
+
+/// Where the power control register is; `read` gives a byte of config space.
+pub(crate) fn power_control(read: impl FnMut(u64) -> Option<u8>) -> Option<u64> {
+    let mut all = capabilities(read);
+    all.find(|(_, id)| *id == POWER)
+        .map(|(at, _)| at + POWER_CONTROL)
 }
 
 /// A register of 16 bits after `data` is written to `offset`.

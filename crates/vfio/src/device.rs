@@ -97,8 +97,16 @@ impl Device {
 
     /// Memory decoding and bus mastering on.
     fn wake(&self) -> Result<(), VfioError> {
-        let now = self.config_word(config::COMMAND).unwrap_or(0);
-        let wanted = now | config::MEMORY | config::MASTER;
+        let now = self.command();
+        self.set_command(now | config::MEMORY | config::MASTER)
+    }
+
+    /// The command register.
+    fn command(&self) -> u16 {
+        self.config_word(config::COMMAND).unwrap_or(0)
+    }
+
+    fn set_command(&self, wanted: u16) -> Result<(), VfioError> {
         let range = config::COMMAND..config::COMMAND + 2;
         let region = self.region(VFIO_PCI_CONFIG_REGION_INDEX, &range)?;
         self.put(region, config::COMMAND, &wanted.to_le_bytes())
@@ -106,7 +114,6 @@ impl Device {
 
     /// Has the kernel tell of failures and of the host's wish to have the device back, where it can.
     fn listen(&self) -> Result<(), VfioError> {
-        let call = "VFIO_DEVICE_SET_IRQS";
         let mut given = self.given();
         for kind in [InterruptKind::Failure, InterruptKind::Removal] {
             let told = self
@@ -117,10 +124,7 @@ impl Device {
                     call: "eventfd",
                     source,
                 })?;
-                let fd = vector.raw_fd()?;
-                self.descriptor.call(call, |file| {
-                    calls::set_eventfds(file, kind.index(), 0, &[fd])
-                })?;
+                self.wire(kind, 0, &[vector.raw_fd()?])?;
                 given.news.push(vector);
             }
         }
@@ -327,14 +331,12 @@ impl Device {
 
     /// Lets the device do DMA and send messages, or not.
     pub(crate) fn set_master(&self, on: bool) -> Result<(), VfioError> {
-        let now = self.config_word(config::COMMAND).unwrap_or(0);
+        let now = self.command();
         let wanted = now & !config::MASTER | if on { config::MASTER } else { 0 };
         if wanted == now {
             return Ok(());
         }
-        let range = config::COMMAND..config::COMMAND + 2;
-        let region = self.region(VFIO_PCI_CONFIG_REGION_INDEX, &range)?;
-        self.put(region, config::COMMAND, &wanted.to_le_bytes())
+        self.set_command(wanted)
     }
 
     /// Switches `count` interrupts of `kind` on. One kind at a time can be.
@@ -367,9 +369,7 @@ impl Device {
             .iter()
             .map(|vector| vector.raw_fd())
             .collect::<Result<_, _>>()?;
-        self.descriptor.call("VFIO_DEVICE_SET_IRQS", |file| {
-            calls::set_eventfds(file, kind.index(), 0, &fds)
-        })?;
+        self.wire(kind, 0, &fds)?;
         given.vectors = Some((kind, vectors.clone()));
         Ok(vectors)
     }
@@ -383,9 +383,7 @@ impl Device {
         let Some((kind, vectors)) = given.vectors.take() else {
             return Ok(());
         };
-        let done = self.descriptor.call("VFIO_DEVICE_SET_IRQS", |file| {
-            calls::set_eventfds(file, kind.index(), 0, &[])
-        });
+        let done = self.unwire(kind);
         vectors.iter().for_each(|vector| vector.close());
         done
     }

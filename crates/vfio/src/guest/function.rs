@@ -75,10 +75,11 @@ impl Passthrough {
         let has = |kind| device.interrupts().iter().any(|(known, _)| *known == kind);
         let (line, messages) = (has(InterruptKind::Intx), has(InterruptKind::Msi));
         let shape = shape::shape(&config, device.regions(), line, messages);
-        let trapped = || trapped(shape.layout.msix);
+        let trapped = shape.layout.msix.map(MsixLayout::ranges);
+        let trapped = trapped.into_iter().flatten().collect();
         let apertures = around
             .engine
-            .map(|engine| Apertures::new(&device, engine, trapped()));
+            .map(|engine| Apertures::new(&device, engine, trapped));
         let name = names::of(device.address());
         let waiting = news::listen(&device, name, around.reactor, &around.news)?;
         Ok(Arc::new(Passthrough {
@@ -116,24 +117,13 @@ impl Passthrough {
     }
 
     fn place(&self, bar: u8, offset: u64) -> Place {
-        let Some(msix) = self.shape.layout.msix else {
+        let Some([table, pending]) = self.shape.layout.msix.map(MsixLayout::ranges) else {
             return Place::Device;
         };
-        let MsixLayout {
-            vectors, inside, ..
-        } = msix;
-        let Some(inside) = inside else {
-            return Place::Device;
+        let within = |(of, range): (u8, Range<u64>)| {
+            (of == bar && range.contains(&offset)).then(|| offset - range.start)
         };
-        let within = |of: u8, start: u32, len: u64| {
-            let at = offset.checked_sub(start.into()).filter(|at| *at < len);
-            at.filter(|_| of == bar)
-        };
-        let table = within(msix.bar, inside.table, u64::from(vectors) * 16);
-        match (
-            table,
-            within(inside.pending_bar, inside.pending, pending_bytes(vectors)),
-        ) {
+        match (within(table), within(pending)) {
             (Some(at), _) => Place::Table(at),
             (_, Some(at)) => Place::Pending(at),
             _ => Place::Device,
@@ -175,26 +165,6 @@ impl Passthrough {
         self.memory.release(&self.space);
         self.device.close();
     }
-}
-
-/// Bytes of the pending bits of so many vectors.
-fn pending_bytes(vectors: u16) -> u64 {
-    u64::from(vectors).div_ceil(64) * 8
-}
-
-/// BARs and ranges of MSI-X's table and of its pending bits.
-fn trapped(msix: Option<MsixLayout>) -> Vec<(u8, Range<u64>)> {
-    let Some((msix, inside)) = msix.and_then(|msix| Some((msix, msix.inside?))) else {
-        return Vec::new();
-    };
-    let range = |start: u32, len: u64| u64::from(start)..u64::from(start) + len;
-    vec![
-        (msix.bar, range(inside.table, u64::from(msix.vectors) * 16)),
-        (
-            inside.pending_bar,
-            range(inside.pending, pending_bytes(msix.vectors)),
-        ),
-    ]
 }
 
 impl Function for Passthrough {

@@ -4,13 +4,10 @@ use vmlet_pci::{
     BarKind, BarLayout, FunctionLayout, MsixInside, MsixLayout, SMALLEST_BAR, VendorCapability,
 };
 
-use crate::RegionInfo;
+use crate::{RegionInfo, config};
 
 /// Registers of the header (PCIe 6.0, section 7.5.1).
-const STATUS: usize = 0x06;
-const HAS_CAPABILITIES: u16 = 1 << 4;
 const BARS: usize = 0x10;
-const FIRST_LINK: usize = 0x34;
 const INTERRUPT_PIN: usize = 0x3d;
 /// A BAR's lowest bits (section 7.5.1.2.1).
 const IO: u32 = 1;
@@ -21,8 +18,6 @@ const PREFETCHABLE: u32 = 1 << 3;
 const MSI: u8 = 0x05;
 const VENDOR: u8 = 0x09;
 const MSIX: u8 = 0x11;
-/// Entries of a list in 256 bytes.
-const MOST: usize = 48;
 
 /// A device as a guest is to see it.
 #[derive(Clone, Debug)]
@@ -49,23 +44,15 @@ impl<'a> Config<'a> {
         u32::from(self.half(at)) | u32::from(self.half(at + 2)) << 16
     }
 
-    /// Where capabilities begin, and their ids.
-    fn capabilities(self) -> Vec<(usize, u8)> {
-        let mut found = Vec::new();
-        let mut at = usize::from(self.byte(FIRST_LINK) & !3);
-        if self.half(STATUS) & HAS_CAPABILITIES == 0 {
-            return found;
-        }
-        while at >= 0x40 && found.len() < MOST {
-            found.push((at, self.byte(at)));
-            at = usize::from(self.byte(at + 1) & !3);
-        }
-        found
+    /// Where capabilities with this id begin.
+    fn all(self, id: u8) -> impl Iterator<Item = usize> {
+        let read = move |at| self.0.get(usize::try_from(at).ok()?).copied();
+        let those = config::capabilities(read).filter(move |(_, found)| *found == id);
+        those.filter_map(|(at, _)| usize::try_from(at).ok())
     }
 
     fn find(self, id: u8) -> Option<usize> {
-        let mut all = self.capabilities().into_iter();
-        all.find(|(_, found)| *found == id).map(|(at, _)| at)
+        self.all(id).next()
     }
 
     /// A vendor's capability without id and link (section 7.9.4): its third byte says how long it is.
@@ -141,8 +128,7 @@ pub(super) fn shape(config: &[u8], regions: &[RegionInfo], line: bool, messages:
     };
     let mut own = Vec::new();
     let mut room = layout.room();
-    let vendors = config.capabilities().into_iter();
-    for (at, _) in vendors.filter(|(_, id)| *id == VENDOR) {
+    for at in config.all(VENDOR) {
         let Some(body) = config.vendor(at) else {
             continue;
         };
