@@ -119,16 +119,29 @@ class Holdings:
     @classmethod
     def now(cls) -> Holdings:
         """As it is when everything that was dropped is gone."""
-        gc.collect()
-        vmlet._core.drain()
+        open_files = descriptors()
         maps = Path("/proc/self/maps").read_text().splitlines()
         names = [(task / "comm").read_text().strip() for task in _tasks()]
         return cls(
-            descriptors=len(list(Path("/proc/self/fd").iterdir())),
+            descriptors=open_files,
             threads=tuple(sorted(name for name in names if name.startswith("vmlet-vcpu"))),
             writable=sum(_length(line) for line in maps if line.split()[1].startswith("rw")),
             vcpus=sum("kvm-vcpu" in line for line in maps),
         )
+
+
+def descriptors() -> int:
+    """Descriptors of this process, when everything that was dropped is gone."""
+    gc.collect()
+    vmlet._core.drain()
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def locked() -> int:
+    """Bytes that this process has locked."""
+    line = re.search(r"VmLck:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert line is not None
+    return int(line[1]) * 1024
 
 
 def _tasks() -> list[Path]:

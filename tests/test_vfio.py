@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ import pytest
 import edu
 import iommu_log
 import vmlet
-from conftest import limit
+from conftest import descriptors, limit, locked
 from vmlet import host, vfio
 
 #: What the device holds and fetches.
@@ -47,18 +46,6 @@ def faults() -> Iterator[Callable[[], list[tuple[str, str, int]]]]:
     """What the IOMMU logs of refused accesses from now on: direction, device, address."""
     with iommu_log.faults() as told:
         yield told
-
-
-def locked() -> int:
-    """Bytes that this process has locked."""
-    line = re.search(r"VmLck:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert line is not None
-    return int(line[1]) * 1024
-
-
-def descriptors() -> int:
-    gc.collect()
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def identity(registers: memoryview) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import subprocess
@@ -17,7 +16,7 @@ import pytest
 import edu
 import iommu_log
 import vmlet
-from conftest import command, initramfs, kernels, limit, short
+from conftest import command, descriptors, initramfs, kernels, limit, locked, short
 from guests.driven import IMAGE, MESSAGES, Driven
 from vmlet import host, vfio
 
@@ -43,11 +42,7 @@ def bound() -> Iterator[str]:
 
 def holdings() -> tuple[int, int]:
     """Descriptors that this process has, and bytes that it has locked."""
-    gc.collect()
-    vmlet._core.drain()
-    line = re.search(r"VmLck:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert line is not None
-    return len(list(Path("/proc/self/fd").iterdir())), int(line[1]) * 1024
+    return descriptors(), locked()
 
 
 class Guest(Driven):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 import edu
 import iommu_log
 import vmlet
-from conftest import command, initramfs, kernels, lacks, limit
+from conftest import command, descriptors, initramfs, kernels, lacks, limit
 from guests.driven import IMAGE
 from vf_queue import Sender, asked_for_mac
 from vmlet import host, vfio
@@ -47,12 +46,6 @@ def card() -> Iterator[host.PciDevice]:
     yield found
     ip("link", "set", folder.name, "down")
     ip("addr", "flush", "dev", folder.name)
-
-
-def descriptors() -> int:
-    gc.collect()
-    vmlet._core.drain()
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def pings(vm: vmlet.VM, address: str) -> bool:

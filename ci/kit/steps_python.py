@@ -114,30 +114,24 @@ def _python_linux(log: Path, report: Report) -> None:
     _pytest(log, report, "host", command, LOGS / "python-linux.xml")
 
 
-def _python_in_lab(log: Path, report: Report) -> None:
+def _in_lab(log: Path, report: Report, how: Words, tests: Words, junit: str) -> None:
+    """Runs tests in a flavour of the lab; `how` is that flavour and its limits."""
     out = TARGET / "lab-out"
     out.mkdir(exist_ok=True)
-    lab: Words = [
-        REPOSITORY / "ci" / "lab",
-        place.LAB,
-        "--timeout",
-        "3600",
-        *_SILENCE,
-        "--out",
-        out,
-    ]
+    lab: Words = [REPOSITORY / "ci" / "lab", *how, "--out", out]
     lab = [*lab, "--", "python", "-B", "-m", "pytest"]
+    _pytest_in_lab(log, report, f"lab {how[0]}", lab, tests, out / junit)
+
+
+def _python_in_lab(log: Path, report: Report) -> None:
     ignored = (f"--ignore=tests/{name}.py" for name in (*_SAME_EVERYWHERE, *_PASSED_ON))
-    _pytest_in_lab(log, report, f"lab {place.LAB}", lab, ["tests", *ignored], out / "python.xml")
+    limits = ("--timeout", "3600", *_SILENCE)
+    _in_lab(log, report, (place.LAB, *limits), ["tests", *ignored], "python.xml")
 
 
 def _passed_on(log: Path, report: Report) -> None:
-    out = TARGET / "lab-out"
-    out.mkdir(exist_ok=True)
-    lab: Words = [REPOSITORY / "ci" / "lab", "vtd", "--timeout", "480", "--out", out]
-    lab = [*lab, "--", "python", "-B", "-m", "pytest"]
     tests: Words = [f"tests/{name}.py" for name in _PASSED_ON]
-    _pytest_in_lab(log, report, "lab vtd", lab, tests, out / "passed-on.xml")
+    _in_lab(log, report, ("vtd", "--timeout", "480"), tests, "passed-on.xml")
 
 
 def _lab_itself(log: Path, report: Report) -> None:
