@@ -144,6 +144,14 @@ def locked() -> int:
     return int(line[1]) * 1024
 
 
+def _settled() -> Holdings:
+    """What this process has when the threads of VMs are gone, each in its own time."""
+    deadline = time.monotonic() + limit(5)
+    while (now := Holdings.now()).threads and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return now
+
+
 def _tasks() -> list[Path]:
     """The threads that are not on their way out."""
     return [task for task in Path("/proc/self/task").iterdir() if (task / "comm").exists()]
@@ -163,11 +171,9 @@ SLACK = 56 << 20
 def nothing_left() -> Iterator[None]:
     """Descriptors, threads and memory are as before when the test is over."""
     vmlet._core.drain()
-    before = Holdings.now()
+    before = _settled()
     yield
-    deadline = time.monotonic() + limit(5)
-    while (after := Holdings.now()).threads and time.monotonic() < deadline:
-        time.sleep(0.01)
+    after = _settled()
     assert after.descriptors == before.descriptors
     assert after.threads == before.threads == ()
     assert after.vcpus == before.vcpus

@@ -16,7 +16,6 @@ _IGNORED = re.compile(r"^test (\S+) \.\.\. ignored(?:, (.*))?")
 _FAILED = re.compile(r"^test (\S+)(?: - should panic)? \.\.\. FAILED")
 _OUTPUT = re.compile(r"^---- (\S+)(?: stdout)? ----$")
 _SHOWN_LINES = 12
-_ENDED_GUEST = "GuestError: the guest's run ended by "
 
 
 @dataclass(frozen=True)
@@ -145,11 +144,6 @@ def failures_of_junit(path: Path) -> list[Failure]:
             name = f"{case.get('classname')}::{case.get('name')}"
             found.append(Failure(name, _short(lines, "E  ")))
     return found
-
-
-def is_ended_guest(failure: Failure) -> bool:
-    """Whether a test failed because its guest ended by itself."""
-    return any(_ENDED_GUEST in line for line in failure.lines)
 
 
 def _short(lines: Sequence[str], mark: str) -> tuple[str, ...]:

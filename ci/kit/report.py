@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from .outcome import Skip, Tally
+from .outcome import Failure, Skip, Tally
 from .schedule import Done
+
+Which = Callable[[Done], Sequence[Failure]]
+"""What of a step is shown."""
 
 
 def lines(done: Sequence[Done], places: Sequence[str], *, whole: bool = True) -> list[str]:
@@ -21,7 +24,8 @@ def lines(done: Sequence[Done], places: Sequence[str], *, whole: bool = True) ->
         "",
         "Test groups and where they ran",
         *_table(tallies, places),
-        *_failures(done),
+        *_named("Tests that failed, and passed when they ran once more", done, _unsteady),
+        *_named("Failed tests", done, _failed),
         *(f"FAILED: {text}" for text in problems(done, whole=whole)),
         "",
         closing(done, whole=whole),
@@ -65,7 +69,9 @@ def closing(done: Sequence[Done], *, whole: bool = True) -> str:
     skipped = sum(len(tally.skips) for tally in tallies)
     skipped += sum(one.state == "skipped" for one in done)
     failed = failed or len(problems(done, whole=whole))
-    return f"{passed} passed, {failed} failed, {skipped} skipped"
+    unsteady = sum(len(one.report.unsteady) for one in done)
+    more = f", {unsteady} of the passed at the second run only" if unsteady else ""
+    return f"{passed} passed, {failed} failed, {skipped} skipped{more}"
 
 
 def _steps(done: Sequence[Done]) -> list[str]:
@@ -78,13 +84,21 @@ def _steps(done: Sequence[Done]) -> list[str]:
     return rows
 
 
-def _failures(done: Sequence[Done]) -> list[str]:
-    """The failed tests by name with what they said; nothing where none failed."""
+def _unsteady(one: Done) -> Sequence[Failure]:
+    return one.report.unsteady
+
+
+def _failed(one: Done) -> Sequence[Failure]:
+    return one.report.failures
+
+
+def _named(title: str, done: Sequence[Done], which: Which) -> list[str]:
+    """Tests by name with what they said; nothing where there are none."""
     rows = []
     for one in done:
-        for failure in one.report.failures:
+        for failure in which(one):
             rows += [f"  {failure.test} [{one.step.name}]", *(f"    {x}" for x in failure.lines)]
-    return ["", "Failed tests", *rows, ""] if rows else []
+    return ["", title, *rows, ""] if rows else []
 
 
 def _skips(tallies: dict[tuple[str, str], Tally]) -> list[str]:

@@ -26,6 +26,8 @@ class Report:
 
     tallies: dict[tuple[str, str], Tally] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    #: How tests failed first that passed when they ran once more.
+    unsteady: list[Failure] = field(default_factory=list)
     remark: str = ""
 
     def count(self, groups: dict[str, Tally], place: str) -> None:

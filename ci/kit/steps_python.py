@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from . import outcome, place
@@ -25,14 +26,17 @@ _PASSED_ON = (
     "test_vfio_nics",
     "test_vfio_refusals",
 )
-#: The most guests that end by themselves in one run of the lab before that is a finding.
-_ENDED_GUESTS = 2
+#: The most failed tests of a step that run once more.
+_ONCE_MORE = 2
 #: A test that stands still for so many seconds shows where, in the step's log.
 _STANDS_STILL = "faulthandler_timeout=300"
 #: A machine that says nothing for so many seconds stands still itself.
 _SILENCE = ("--silence", "420")
 #: Two steps run at once: a test that waits for something gets that much more time.
 _HOST_FACTOR = "3"
+
+RunTests = Callable[[Path, Words, Path], None]
+"""Runs tests: the log, which ones, and where JUnit's report goes."""
 
 
 def _pytest(log: Path, report: Report, where: str, command: Words, junit: Path) -> None:
@@ -47,24 +51,9 @@ def _pytest(log: Path, report: Report, where: str, command: Words, junit: Path) 
         raise StepFailed(f"pytest ended with status {status}")
 
 
-def _pytest_in_lab(
-    log: Path, report: Report, where: str, lab: Words, tests: Words, junit: Path
-) -> None:
+def _pytest_in_lab(log: Path, report: Report, where: str, command: Words, junit: Path) -> None:
     """Once more where the emulated machine stood still or ended, as it does once in some twenty
-    runs, also before anything of ours runs in it; and so for the guests in it. What fails in
-    another way, or again, stays failed."""
-    try:
-        _in_machine(log, report, where, [*lab, *tests], junit)
-    except StepFailed:
-        if not junit.exists():
-            raise
-        ended = [failure for failure in report.failures if outcome.is_ended_guest(failure)]
-        if len(ended) < len(report.failures) or not 0 < len(ended) <= _ENDED_GUESTS:
-            raise
-        _again(log, report, where, lab, junit)
-
-
-def _in_machine(log: Path, report: Report, where: str, command: Words, junit: Path) -> None:
+    runs, also before anything of ours runs in it."""
     try:
         _pytest(log, report, where, command, junit)
     except StepFailed as error:
@@ -74,17 +63,25 @@ def _in_machine(log: Path, report: Report, where: str, command: Words, junit: Pa
         _pytest(log, report, where, command, junit)
 
 
-def _again(log: Path, report: Report, where: str, lab: Words, junit: Path) -> None:
-    """What failed once more, in a machine of its own; the report tells how it failed first."""
-    first = report.failures
-    report.failures = []
-    for tally in report.tallies.values():
-        tally.failed = 0
-    tests: Words = [failure.node for failure in first]
-    again = log.with_stem(f"{log.stem}-again")
-    _in_machine(again, report, where, [*lab, *tests], junit.with_stem(f"{junit.stem}-again"))
-    told = "; ".join(f"{failure.node}: {' '.join(failure.lines[:1])}" for failure in first)
-    report.remark = f"passed in a second machine only, for the guest had ended: {told}"
+def _steady(run_tests: RunTests, log: Path, report: Report, tests: Words, junit: Path) -> None:
+    """Runs tests, and once more, alone, the one or two that failed.
+
+    Steps share the host's processors, and guests in the lab end by themselves in one test of
+    thousands. The report shows what failed first; what fails again, or in number, has failed.
+    """
+    try:
+        run_tests(log, tests, junit)
+    except StepFailed:
+        first = report.failures
+        nodes: Words = list(dict.fromkeys(failure.node for failure in first))
+        if not 0 < len(nodes) <= _ONCE_MORE:
+            raise
+        report.failures = []
+        for tally in report.tallies.values():
+            tally.failed = 0
+        again = junit.with_stem(f"{junit.stem}-again")
+        run_tests(log.with_stem(f"{log.stem}-again"), nodes, again)
+        report.unsteady += first
 
 
 def _scripts(log: Path, report: Report) -> None:
@@ -103,15 +100,20 @@ def _kernels(log: Path, report: Report) -> None:
 def _python(log: Path, report: Report) -> None:
     host = place.probe()
     report.remark = f"KVM {'runs kernels' if host.runs_kernels else f'limited: {host.detail}'}"
-    command: Words = [tool("python"), "-B", "-m", "pytest", "tests"]
-    command = [*command, *(f"--ignore=tests/{name}.py" for name in _LINUX)]
-    _pytest(log, report, "host", command, LOGS / "python.xml")
+    tests: Words = ["tests", *(f"--ignore=tests/{name}.py" for name in _LINUX)]
+    _on_host(log, report, tests, "python.xml")
 
 
 def _python_linux(log: Path, report: Report) -> None:
-    command: Words = [tool("python"), "-B", "-m", "pytest"]
-    command = [*command, *(f"tests/{name}.py" for name in _LINUX)]
-    _pytest(log, report, "host", command, LOGS / "python-linux.xml")
+    _on_host(log, report, [f"tests/{name}.py" for name in _LINUX], "python-linux.xml")
+
+
+def _on_host(log: Path, report: Report, tests: Words, junit: str) -> None:
+    def run_tests(log: Path, tests: Words, junit: Path) -> None:
+        command: Words = [tool("python"), "-B", "-m", "pytest", *tests]
+        _pytest(log, report, "host", command, junit)
+
+    _steady(run_tests, log, report, tests, LOGS / junit)
 
 
 def _in_lab(log: Path, report: Report, how: Words, tests: Words, junit: str) -> None:
@@ -120,7 +122,11 @@ def _in_lab(log: Path, report: Report, how: Words, tests: Words, junit: str) -> 
     out.mkdir(exist_ok=True)
     lab: Words = [REPOSITORY / "ci" / "lab", *how, "--out", out]
     lab = [*lab, "--", "python", "-B", "-m", "pytest"]
-    _pytest_in_lab(log, report, f"lab {how[0]}", lab, tests, out / junit)
+
+    def run_tests(log: Path, tests: Words, junit: Path) -> None:
+        _pytest_in_lab(log, report, f"lab {how[0]}", [*lab, *tests], junit)
+
+    _steady(run_tests, log, report, tests, out / junit)
 
 
 def _python_in_lab(log: Path, report: Report) -> None:
