@@ -1,8 +1,13 @@
 //! The device.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    num::NonZero,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
 };
 
 use vmlet_bus::{DmaView, SavedError, SavedState};
@@ -29,6 +34,9 @@ const MOST_QUEUES: u16 = 64;
 /// A batch has no more chains, and begins once it has this many bytes.
 const MOST_CHAINS: usize = 8;
 const MOST_BYTES: u64 = 64 << 10;
+/// How long more requests are waited for when all are answered; in the order of what a notification
+/// and a wake-up cost.
+const LINGER: Duration = Duration::from_micros(50);
 
 /// What a user says of a disk.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +53,8 @@ pub struct Blk {
     image: Arc<dyn Image>,
     runner: OnceLock<Runner>,
     queues: u16,
+    /// Requests run on a thread of their own, on a processor that the guest does not need for it.
+    lingers: bool,
     id: [u8; ID],
     writeback: AtomicBool,
     active: Mutex<Option<Arc<Activation>>>,
@@ -67,6 +77,7 @@ impl Blk {
         let device = Arc::new(Blk {
             runner: OnceLock::new(),
             queues: options.queues.clamp(1, MOST_QUEUES),
+            lingers: matches!(place, Place::Reactor(_)) && processors() > 1,
             id,
             writeback: AtomicBool::new(true),
             active: Mutex::default(),
@@ -111,7 +122,12 @@ impl Blk {
     /// the next is read.
     fn serve(&self, active: &Activation, queue: &VirtQueue) {
         let (view, limits) = (active.dma.view(), self.limits(active));
-        queue.drain_batches(&view, is_full, |chains| {
+        let linger = || {
+            self.lingers
+                .then_some(LINGER)
+                .filter(|_| !self.under_way.is_busy())
+        };
+        queue.drain_batches(&view, is_full, linger, |chains| {
             let (mut jobs, mut answered) = (Vec::with_capacity(chains.len()), false);
             for chain in &chains {
                 match parse(chain, &view, &limits, &self.id) {
@@ -166,6 +182,10 @@ impl Blk {
             log::error!(target: "vmlet.disk", "a {what} failed, the guest sees an I/O error: {error}");
         }
     }
+}
+
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 /// Whether a batch is large enough to begin.

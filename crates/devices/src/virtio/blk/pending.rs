@@ -27,6 +27,12 @@ struct Table {
     waiting: usize,
 }
 
+impl Table {
+    fn is_busy(&self) -> bool {
+        self.free.len() < self.requests.len()
+    }
+}
+
 /// All of them, by number.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay {
@@ -74,7 +80,7 @@ impl UnderWay {
         let mut table = self.lock();
         let tokens = tokens.map(|token| usize::try_from(token).unwrap_or(0));
         table.free.extend(tokens);
-        let told = table.waiting > 0 && table.free.len() == table.requests.len();
+        let told = table.waiting > 0 && !table.is_busy();
         drop(table);
         // A system call, even where nobody waits.
         if told {
@@ -82,11 +88,16 @@ impl UnderWay {
         }
     }
 
+    /// Whether anything is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.lock().is_busy()
+    }
+
     /// Waits until nothing is under way.
     pub(super) fn wait(&self) {
         let mut table = self.lock();
         table.waiting += 1;
-        while table.free.len() < table.requests.len() {
+        while table.is_busy() {
             table = self
                 .none
                 .wait(table)

@@ -8,9 +8,12 @@ mod chain;
 mod fault;
 mod state;
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering, fence},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering, fence},
+    },
+    time::{Duration, Instant},
 };
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
@@ -200,21 +203,24 @@ impl VirtQueue {
     /// after as many chains as the queue has entries, the doorbell is rung and the rest comes with
     /// it.
     pub fn drain(&self, view: &DmaView, mut each: impl FnMut(Chain) -> bool) {
-        self.drain_by(view, || {
+        let take = || {
             let chain = self.pop(view)?;
             Some((1, each(chain)))
-        });
+        };
+        self.drain_by(view, take, || None);
     }
 
     /// As [`VirtQueue::drain`], several at a time: `each` gets as many as are there, until a batch is
-    /// `full`.
+    /// `full`. While `linger` gives a time, more is waited for that long after each batch before
+    /// notifications are on again: one costs the driver an exit, and the device a wake-up.
     pub fn drain_batches(
         &self,
         view: &DmaView,
         full: impl Fn(&[Chain]) -> bool,
+        linger: impl Fn() -> Option<Duration>,
         mut each: impl FnMut(Vec<Chain>),
     ) {
-        self.drain_by(view, || {
+        let take = || {
             let mut batch = Vec::new();
             while !full(&batch)
                 && let Some(chain) = self.pop(view)
@@ -226,20 +232,30 @@ impl VirtQueue {
                 each(batch);
                 (count, true)
             })
-        });
+        };
+        self.drain_by(view, take, linger);
     }
 
     /// Takes turns of `take`, which says how many chains it took and whether it wants more.
-    fn drain_by(&self, view: &DmaView, mut take: impl FnMut() -> Option<(u16, bool)>) {
+    fn drain_by(
+        &self,
+        view: &DmaView,
+        mut take: impl FnMut() -> Option<(u16, bool)>,
+        linger: impl Fn() -> Option<Duration>,
+    ) {
         let mut left = self.size;
+        let mut until = None;
         self.disable_notifications(view);
         loop {
             let Some((count, goes_on)) = take() else {
-                if self.enable_notifications(view) {
-                    continue;
+                if until.is_some_and(|until| Instant::now() < until) {
+                    std::hint::spin_loop();
+                } else if !self.enable_notifications(view) {
+                    return;
                 }
-                return;
+                continue;
             };
+            until = linger().map(|more| Instant::now() + more);
             left = left.saturating_sub(count);
             if !goes_on || left == 0 && self.ring_again() {
                 return;

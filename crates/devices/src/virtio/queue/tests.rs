@@ -287,6 +287,37 @@ fn virtio_2_7_10_with_event_idx_the_next_index_is_asked_for() {
 }
 
 #[test]
+fn what_comes_while_the_device_lingers_is_taken_without_a_notification() {
+    let (driver, queue, _) = queue();
+    let view = driver.view();
+    let flags = |driver: &Driver| u16::from_le_bytes(driver.read(driver.state.used));
+    driver.send(&[readable(BUFFERS, 1)]);
+    let seen = std::cell::RefCell::new(Vec::new());
+    let linger = || (seen.borrow().len() == 1).then_some(Duration::from_secs(10));
+    std::thread::scope(|scope| {
+        let later = || {
+            std::thread::sleep(Duration::from_millis(20));
+            driver.send(&[readable(BUFFERS, 1)])
+        };
+        scope.spawn(later);
+        queue.drain_batches(
+            &view,
+            |_| false,
+            linger,
+            |chains| {
+                seen.borrow_mut().push((chains.len(), flags(&driver)));
+            },
+        );
+    });
+    assert_eq!(
+        seen.into_inner(),
+        [(1, 1), (1, 1)],
+        "notifications are off at both"
+    );
+    assert_eq!(flags(&driver), 0);
+}
+
+#[test]
 fn a_driver_that_never_stops_adding_does_not_keep_the_thread() {
     let driver = Driver::new(&dma(), 0x1000, SIZE);
     let bell = Arc::new(EventFd::new(vmm_sys_util::eventfd::EFD_NONBLOCK).unwrap());
