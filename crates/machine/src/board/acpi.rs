@@ -37,8 +37,8 @@ pub(crate) fn tables(cpus: u32, pci: Option<&PciLayout>) -> (u64, Vec<u8>) {
     let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
-    if pci.is_some() {
-        xsdt.add_entry(area.add(&pci::mcfg()));
+    if let Some(layout) = pci {
+        xsdt.add_entry(area.add(&pci::mcfg(layout)));
     }
     let xsdt = area.add(&xsdt);
     let mut root = Bytes::default();
@@ -219,6 +219,7 @@ mod tests {
         let dsdt = table(&area, address(&fadt[140..]));
         let mcfg = table(&area, address(&xsdt[52..]));
         assert_eq!((address(&mcfg[44..]), mcfg.len()), (layout::ECAM, 60));
+        assert_eq!(mcfg[54..56], [0, 30], "buses");
         for (found, name) in [
             (fadt, b"FACP"),
             (madt, b"APIC"),

@@ -72,6 +72,14 @@ pub(crate) struct PciLayout {
     pub(crate) windows: Windows,
 }
 
+impl PciLayout {
+    /// The last bus that the guest is told of: the last slot's, for there are no switches. Linux
+    /// looks for a device in every place of every bus that it is told of, and a look is an exit.
+    pub(crate) fn last_bus(&self) -> u8 {
+        self.ports
+    }
+}
+
 /// Where PCI lies on a board with `memory` bytes whose processor has addresses of `bits` bits;
 /// `None` on one without root ports.
 pub(crate) fn pci(ports: u8, memory: u64, bits: u32) -> Option<PciLayout> {

@@ -31,9 +31,9 @@ const UNKNOWN_REVISION: u8 = 1 << 3;
 const REFUSED: u8 = 1 << 4;
 
 /// Where config space lies.
-pub(super) fn mcfg() -> impl Aml {
+pub(super) fn mcfg(layout: &PciLayout) -> impl Aml {
     let mut mcfg = MCFG::new(OEM, TABLE, REVISION);
-    mcfg.add_ecam(ECAM, 0, 0, u8::MAX);
+    mcfg.add_ecam(ECAM, 0, 0, layout.last_bus());
     mcfg
 }
 
@@ -46,7 +46,7 @@ pub(super) fn append_bridge(sdt: &mut Sdt, layout: &PciLayout) {
     let reserved = Memory32Fixed::new(true, word(ECAM), word(Root::ECAM_BYTES));
     super::append_device(sdt, "MRES", &EISAName::new("PNP0C02"), vec![&reserved]);
     let windows = &layout.windows;
-    let buses = AddressSpace::new_bus_number(0u16, u16::from(u8::MAX));
+    let buses = AddressSpace::new_bus_number(0u16, u16::from(layout.last_bus()));
     let cacheable = || AddressSpaceCacheable::NotCacheable;
     let (start, end) = (word(windows.low.start), word(windows.low.end - 1));
     let low = AddressSpace::new_memory(cacheable(), true, start, end, None);
