@@ -15,6 +15,7 @@ import vmlet
 import vmlet.aio
 from conftest import Engine, initramfs, kernels, limit
 from disks import blank, command, with_disks
+from vmlet.plugged import PluggedDevice
 
 pytestmark = pytest.mark.linux
 
@@ -161,7 +162,7 @@ def test_a_guest_that_does_not_let_go_is_a_timeout_with_a_remedy(make: Make) -> 
 
 
 def test_the_asyncio_twin_attaches_and_detaches(tmp_path: Path) -> None:
-    async def come_and_go() -> list[dict[int, str]]:
+    async def come_and_go() -> list[dict[int, PluggedDevice]]:
         seen = []
         async with vmlet.aio.VM(kernel=kernels()[KERNEL], pci_ports=1, engine="soft") as vm:
             port = await vm.attach(vmlet.Disk(blank(tmp_path / "disk.img")))

@@ -211,3 +211,5 @@ def test_a_card_with_an_address_cache_keeps_it_on_in_a_guest(caching: str, make:
     assert pings(vm, _GATEWAY)
     assert int(command(vm, "grep -c MSIX.*virtio /proc/interrupts")) == 3
     assert host.pci_device(caching).ats == "on"
+    (device,) = vm.devices.values()
+    assert (device.ats, device.ats_unknown_because) == (True, None)

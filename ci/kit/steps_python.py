@@ -22,10 +22,14 @@ _PASSED_ON = (
     "test_inventory",
     "test_sriov",
     "test_vfio",
+    "test_vfio_failure",
     "test_vfio_guest",
     "test_vfio_nics",
     "test_vfio_refusals",
+    "test_vfio_user",
 )
+#: A controller that shares its queues, which a machine of its own has.
+_SHARED_QUEUES = ("test_vfio_nvme",)
 #: The most failed tests of a step that run once more.
 _ONCE_MORE = 2
 #: A test that stands still for so many seconds shows where, in the step's log.
@@ -130,7 +134,9 @@ def _in_lab(log: Path, report: Report, how: Words, tests: Words, junit: str) -> 
 
 
 def _python_in_lab(log: Path, report: Report) -> None:
-    ignored = (f"--ignore=tests/{name}.py" for name in (*_SAME_EVERYWHERE, *_PASSED_ON))
+    ignored = (
+        f"--ignore=tests/{name}.py" for name in (*_SAME_EVERYWHERE, *_PASSED_ON, *_SHARED_QUEUES)
+    )
     limits = ("--timeout", "3600", *_SILENCE)
     _in_lab(log, report, (place.LAB, *limits), ["tests", *ignored], "python.xml")
 
@@ -138,6 +144,11 @@ def _python_in_lab(log: Path, report: Report) -> None:
 def _passed_on(log: Path, report: Report) -> None:
     tests: Words = [f"tests/{name}.py" for name in _PASSED_ON]
     _in_lab(log, report, ("vtd", "--timeout", "480"), tests, "passed-on.xml")
+
+
+def _shared_queues(log: Path, report: Report) -> None:
+    tests: Words = [f"tests/{name}.py" for name in _SHARED_QUEUES]
+    _in_lab(log, report, ("nvme", "--timeout", "240"), tests, "shared-queues.xml")
 
 
 def _lab_itself(log: Path, report: Report) -> None:
@@ -167,6 +178,7 @@ PYTHON = (
     Step("python tests with Linux", _python_linux, after=_BUILT, counts=True),
     Step("python tests in the lab", _python_in_lab, after=_BUILT, holds=_LAB, counts=True),
     Step("python tests with devices passed on", _passed_on, after=_BUILT, holds=_LAB, counts=True),
+    Step("python tests with NVMe", _shared_queues, after=_BUILT, holds=_LAB, counts=True),
     Step("lab itself", _lab_itself, after=("kernels",), holds=_LAB, counts=True),
     Step("demo", _demo, after=_BUILT),
 )

@@ -36,6 +36,7 @@ class QemuFlavour(Flavour):
     plugged: tuple[str, ...] = ()  # devices that every run finds in the first slots
     backends: tuple[str, ...] = ()  # arguments of what those devices need
     traced: tuple[str, ...] = ()  # events that the emulator writes to TRACE
+    saved: bool = True  # whether the machine's state can be saved; else every run boots it
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ AMD = QemuFlavour(
         *("virtio_pci", "virtio_console", "9p", "9pnet_virtio", "qemu_fw_cfg", "overlay"),
         *("kvm-amd", "vfio-pci", "vfio_iommu_type1", "tun", "vhost_net", "vhost_vsock"),
         *("virtio_net", "virtio_blk", "igb", "nvme"),
-        *("loop", "dm-log-writes"),
+        *("loop", "dm-log-writes", "aer_inject"),
     ),
     root_ports=4,
     state="amd",
@@ -84,7 +85,10 @@ VTD = replace(
     AMD,
     name="vtd",
     summary="VT-d, and devices to pass on: edu, cards with SR-IOV, with ATS, with two functions",
-    provides=("kvm", "kvm-linux", "linux", "vfio", "vtd", "edu", "sriov", "ats", "shared-group"),
+    provides=(
+        *("kvm", "kvm-linux", "linux", "vfio", "vtd"),
+        *("edu", "sriov", "ats", "shared-group", "aer"),
+    ),
     plugged=(
         # All 32 bits of an address: interrupt messages are writes beyond the 28 it does otherwise.
         "edu,dma_mask=0xffffffff",
@@ -100,6 +104,44 @@ VTD = replace(
     ),
     # Who has an address cache is told to forget, which nothing in L1 shows.
     traced=("vtd_inv_desc",),
+)
+
+# A controller that shares its queues among virtual functions. It has no saved state, and cannot be
+# plugged in later. Its disk is memory: what is written goes with the machine.
+NVME = replace(
+    AMD,
+    name="nvme",
+    summary="VT-d, and an NVMe controller with SR-IOV to pass on",
+    provides=("kvm", "kvm-linux", "linux", "vfio", "vtd", "nvme"),
+    qemu=(*AMD.qemu, "-device", "nvme-subsys,id=subsystem"),
+    modules=(*AMD.modules, "crc32c_generic", "ext4"),
+    state="nvme",
+    saved=False,
+    plugged=(
+        # A queue for administration and two for requests stay with the controller itself.
+        "nvme,id=card,serial=lab,subsys=subsystem,sriov_max_vfs=2,sriov_vq_flexible=4,"
+        "sriov_vi_flexible=2,max_ioqpairs=6,msix_qsize=5",
+        "nvme-ns,drive=disk,bus=card,nsid=1,shared=on",
+    ),
+    backends=("-drive", "if=none,id=disk,driver=null-co,size=64M,read-zeroes=on,snapshot=on"),
+)
+
+# Two of each kind, so that who is compared has one each at the same time. Disks answer at once.
+CARDS = replace(
+    AMD,
+    name="cards",
+    summary="VT-d, and devices to measure with: a network card with SR-IOV, two NVMe controllers",
+    provides=("kvm", "kvm-linux", "linux", "vfio", "vtd", "sriov"),
+    plugged=(
+        "igb,netdev=card0",
+        "nvme,drive=disk0,serial=disk0",
+        "nvme,drive=disk1,serial=disk1",
+    ),
+    backends=(
+        *("-netdev", "user,id=card0,restrict=on"),
+        *("-drive", "if=none,id=disk0,driver=null-co,size=64M,read-zeroes=on"),
+        *("-drive", "if=none,id=disk1,driver=null-co,size=64M,read-zeroes=on"),
+    ),
 )
 
 # Parts of L1's kernel that cost many instructions to start and that no test needs.
@@ -132,4 +174,6 @@ def intel(model: Model) -> BochsFlavour:
     )
 
 
-FLAVOURS: dict[str, Flavour] = {flavour.name: flavour for flavour in (AMD, VTD, intel(HASWELL))}
+FLAVOURS: dict[str, Flavour] = {
+    flavour.name: flavour for flavour in (AMD, VTD, NVME, CARDS, intel(HASWELL))
+}

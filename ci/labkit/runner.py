@@ -64,13 +64,14 @@ def run(flavour: QemuFlavour, shape: Shape, command: guest.Command, options: Opt
     running = with_backends(config, command.out)
     with run_folder() as folder:
         devices = _placed((*flavour.plugged, *options.plug))
-        plugged = 0 if options.cold else len(devices)
+        cold = options.cold or not flavour.saved
+        plugged = 0 if cold else len(devices)
         (folder / "command").write_text(guest.script(command, config.flavour))
         (folder / "settings").write_text(guest.settings(command, plugged))
-        if options.cold:
+        if cold:
             plug = tuple(p for device in devices for p in ("-device", device))
-            cold = replace(running, extra=(*running.extra, *plug))
-            with Machine(cold, run=folder, out=command.out, go=True) as machine:
+            booted = replace(running, extra=(*running.extra, *plug))
+            with Machine(booted, run=folder, out=command.out, go=True) as machine:
                 return _attend(machine, folder, options)
         with (
             saved_state(config) as state,

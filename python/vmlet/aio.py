@@ -41,6 +41,7 @@ from vmlet.events import Event, event_of
 from vmlet.exits import Exits
 from vmlet.inspection import Walk
 from vmlet.memory import Memory
+from vmlet.plugged import PluggedDevice
 from vmlet.regions import Unclaimed
 from vmlet.vcpu import Vcpu
 
@@ -324,7 +325,7 @@ class VM:
         return Sockets(self.sync.vsock)
 
     @property
-    def devices(self) -> dict[int, str]:
+    def devices(self) -> dict[int, PluggedDevice]:
         """The devices in PCIe root ports: port and name."""
         return self.sync.devices
 

@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Literal
 
+    from vmlet.nvme import NvmeController
     from vmlet.sriov import BorrowedVfs
     from vmlet.vf_network import VfNetwork
     from vmlet.vfio import Device
@@ -132,15 +133,25 @@ class PciDevice:
         return vfio.open(self.address)
 
     def create_vfs(
-        self, count: int, *, driver: Literal["vfio-pci"] | None = "vfio-pci"
+        self,
+        count: int,
+        *,
+        driver: Literal["vfio-pci"] | None = "vfio-pci",
+        queues: int | None = None,
+        interrupts: int | None = None,
     ) -> tuple[PciDevice, ...]:
         """Makes `count` virtual functions, as root; they stay until `remove_vfs`.
 
         They are given to `driver`, or to none. There may be none yet.
+
+        An NVMe controller with virtualization management gives each so many queues (one of them for
+        administration) and interrupts, or as many as if all that there can be were made, and they
+        are online. Where it has to give up some of its own for that, it is reset, and the host's
+        requests wait meanwhile.
         """
         from vmlet import sriov
 
-        return sriov.create(self.address, count, driver)
+        return sriov.create(self.address, count, driver, (queues, interrupts))
 
     def remove_vfs(self) -> PciDevice:
         """Removes them, as root; the function as it is then. Nobody may have one open."""
@@ -149,15 +160,22 @@ class PciDevice:
         sriov.remove(self.address)
         return pci_device(self.address)
 
-    def vfs(self, count: int, *, driver: Literal["vfio-pci"] | None = "vfio-pci") -> BorrowedVfs:
+    def vfs(
+        self,
+        count: int,
+        *,
+        driver: Literal["vfio-pci"] | None = "vfio-pci",
+        queues: int | None = None,
+        interrupts: int | None = None,
+    ) -> BorrowedVfs:
         """``with pf.vfs(4) as vfs``: virtual functions for as long as the block runs.
 
-        Close what you open of them before its end. After a killed process, the next use of the
-        function or `vmlet.vfio.mend` removes them.
+        The arguments are those of `create_vfs`. Close what you open of them before its end. After a
+        killed process, the next use of the function or `vmlet.vfio.mend` removes them.
         """
         from vmlet.sriov import BorrowedVfs
 
-        return BorrowedVfs(self.address, count, driver)
+        return BorrowedVfs(self.address, count, driver, (queues, interrupts))
 
     @property
     def network(self) -> VfNetwork:
@@ -165,6 +183,14 @@ class PciDevice:
         from vmlet import vf_network
 
         return vf_network.read(self)
+
+    @property
+    def nvme(self) -> NvmeController:
+        """Queues and interrupts of an NVMe controller with virtualization management, or of one of
+        its virtual functions."""
+        from vmlet import nvme
+
+        return nvme.read(self)
 
     def configure(self, *, mac: str | None = None, vlan: int | None = None) -> VfNetwork:
         """Sets a virtual function's MAC and VLAN on its network card, as root.

@@ -14,15 +14,20 @@ if TYPE_CHECKING:
 
     _Driver = Literal["vfio-pci"] | None
 
-__all__ = ["BorrowedVfs", "create", "functions", "remove"]
+__all__ = ["BorrowedVfs", "Share", "create", "functions", "remove"]
+
+#: What each gets of an NVMe controller: queues and interrupts; None: an equal part.
+Share = tuple[int | None, int | None]
 
 
-def create(address: str, count: int, driver: _Driver) -> tuple[PciDevice, ...]:
+def create(address: str, count: int, driver: _Driver, share: Share) -> tuple[PciDevice, ...]:
     """Makes virtual functions that stay."""
-    return _create(address, count, driver, lent=False)
+    return _create(address, count, driver, share, lent=False)
 
 
-def _create(address: str, count: int, driver: _Driver, *, lent: bool) -> tuple[PciDevice, ...]:
+def _create(
+    address: str, count: int, driver: _Driver, share: Share, *, lent: bool
+) -> tuple[PciDevice, ...]:
     if driver not in ("vfio-pci", None):
         raise ConfigError(
             f"driver cannot be {driver!r}",
@@ -30,7 +35,12 @@ def _create(address: str, count: int, driver: _Driver, *, lent: bool) -> tuple[P
         )
     if not 0 <= count < 1 << 32:
         raise ConfigError(f"count cannot be {count}", remedy="See virtual_functions.total.")
-    return _devices(_core.create_vfs(address, count, driver is not None, lent))
+    for what, number in zip(("queues", "interrupts"), share, strict=True):
+        if number is not None and not 0 <= number < 1 << 16:
+            raise ConfigError(
+                f"{what} cannot be {number}", remedy="Leave it out, and each gets an equal part."
+            )
+    return _devices(_core.create_vfs(address, count, driver is not None, lent, share))
 
 
 def remove(address: str) -> None:
@@ -51,10 +61,11 @@ def _devices(addresses: list[str]) -> tuple[PciDevice, ...]:
 class BorrowedVfs:
     """A ``with`` block with virtual functions."""
 
-    def __init__(self, address: str, count: int, driver: _Driver) -> None:
+    def __init__(self, address: str, count: int, driver: _Driver, share: Share) -> None:
         self._address = address
         self._count = count
         self._driver = driver
+        self._share = share
         self._process: int | None = None
 
     def __enter__(self) -> tuple[PciDevice, ...]:
@@ -63,7 +74,7 @@ class BorrowedVfs:
                 f"the virtual functions of {self._address} are there already",
                 remedy="Call vfs() for each block.",
             )
-        found = _create(self._address, self._count, self._driver, lent=True)
+        found = _create(self._address, self._count, self._driver, self._share, lent=True)
         self._process = os.getpid()
         return found
 

@@ -6,7 +6,7 @@ import os
 import warnings
 
 from vmlet import endings, logs
-from vmlet._core import Machine, plugged
+from vmlet._core import Machine
 from vmlet.console import Console, Terminal
 from vmlet.engines import default_cmdline, resolve
 from vmlet.errors import (
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from vmlet.events import Event
     from vmlet.exits import Exits
     from vmlet.inspection import Walk
+    from vmlet.plugged import PluggedDevice
     from vmlet.regions import Unclaimed
     from vmlet.sockets import Sockets
 
@@ -233,9 +234,11 @@ class VM:
         return Sockets(self._machine)
 
     @property
-    def devices(self) -> dict[int, str]:
+    def devices(self) -> dict[int, PluggedDevice]:
         """The devices in PCIe root ports: port and name."""
-        return dict(plugged(self._machine))
+        from vmlet.plugged import devices
+
+        return devices(self._machine)
 
     def attach(self, device: Device | Model, *, port: int | None = None) -> int:
         """Puts a device into a root port, the first that is free or ``port``; says which.

@@ -357,12 +357,16 @@ fn vfio_kind(error: &VfioError) -> ErrorKind {
         | VfioError::NoType1
         | VfioError::NoReset { .. }
         | VfioError::NoSriov { .. }
-        | VfioError::NoVfDriver { .. } => ErrorKind::Unsupported,
+        | VfioError::NoVfDriver { .. }
+        | VfioError::NoNvme { .. } => ErrorKind::Unsupported,
         VfioError::Denied { .. }
         | VfioError::NoFile { .. }
         | VfioError::LockedMemory { .. }
         | VfioError::TooManyMaps
         | VfioError::Call { .. }
+        | VfioError::NvmeRefused { .. }
+        | VfioError::NvmeUnknown { .. }
+        | VfioError::NvmeNotLive { .. }
         | VfioError::File { .. } => ErrorKind::Host,
         VfioError::Busy { .. }
         | VfioError::Used { .. }
@@ -378,6 +382,7 @@ fn vfio_kind(error: &VfioError) -> ErrorKind {
         | VfioError::VfsChanging { .. }
         | VfioError::VfsNotOurs { .. }
         | VfioError::VfsMissing { .. }
+        | VfioError::NvmeWithoutDriver { .. }
         | VfioError::Closed => ErrorKind::State,
         VfioError::Memory(error) => memory_kind(error),
         VfioError::Reactor(_) => ErrorKind::Host,

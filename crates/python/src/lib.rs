@@ -85,6 +85,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(vfio::release_vfio, module)?)?;
     module.add_function(wrap_pyfunction!(vfio::mend_vfio, module)?)?;
     module.add_function(wrap_pyfunction!(vfio::create_vfs, module)?)?;
+    module.add_function(wrap_pyfunction!(vfio::nvme_function, module)?)?;
     module.add_function(wrap_pyfunction!(vfio::remove_vfs, module)?)?;
     module.add_function(wrap_pyfunction!(vfio::virtual_functions, module)?)?;
     module.add_function(wrap_pyfunction!(host::choose_engine, module)?)?;

@@ -282,13 +282,13 @@ impl Device {
             let iova = iova.unwrap_or(0);
             return Err(VfioError::NotPages { iova, len, page });
         }
+        // Before more memory is asked for.
+        self.given().dma.retain(|map| map.is_mapped());
         let ram = Ram::new(len, Backing::Anon)?;
         let holder = format!("the device {}", self.address);
         let memory = ram.lease(LeaseKind::DmaMap, 0..len, holder)?;
         let map = Arc::new(self.share(memory, iova, access)?);
-        let mut given = self.given();
-        given.dma.retain(|map| map.is_mapped());
-        given.dma.push(Arc::clone(&map));
+        self.given().dma.push(Arc::clone(&map));
         Ok(map)
     }
 

@@ -70,6 +70,10 @@ pub trait IommuDomain: Send + Sync + Debug {
 /// Below this nothing is chosen: a device that was told no address does not find memory at 0.
 const LOWEST: u64 = 0x1_0000;
 
+/// What is as large gets an address that is a multiple, as its memory has: IOMMUs translate that by
+/// pages of this size.
+const LARGE: u64 = 2 << 20;
+
 /// Which addresses of a domain are taken.
 #[derive(Debug)]
 pub(crate) struct Addresses {
@@ -136,7 +140,10 @@ impl Addresses {
     }
 
     fn lowest(&self, taken: &BTreeMap<u64, u64>, len: u64) -> Option<u64> {
-        let page = self.limits.page;
+        let page = match len {
+            LARGE.. => self.limits.page.max(LARGE),
+            _ => self.limits.page,
+        };
         self.limits.usable.iter().find_map(|range| {
             let mut first = range.first.max(LOWEST).checked_next_multiple_of(page)?;
             for (other, bytes) in taken {
@@ -181,6 +188,15 @@ mod tests {
         assert_eq!(all.take(None, 0x2000).unwrap(), Iova(0x4_0000));
         all.give_back(Iova(0x1_1000));
         assert_eq!(all.take(None, 0x3000).unwrap(), Iova(0x1_1000));
+    }
+
+    #[test]
+    fn what_is_large_has_an_address_for_large_pages() {
+        let all = addresses();
+        all.take(Some(0x4_0000), 0x1000).unwrap();
+        assert_eq!(all.take(None, 4 << 20).unwrap(), Iova(2 << 20));
+        assert_eq!(all.take(None, 2 << 20).unwrap(), Iova(6 << 20));
+        assert_eq!(all.take(None, 0x1000).unwrap(), Iova(0x1_0000));
     }
 
     #[test]

@@ -349,6 +349,79 @@ pub enum VfioError {
         /// Those that came.
         made: usize,
     },
+    /// Queues or interrupts that a virtual function cannot have.
+    #[error(
+        "a virtual function of {address} can have {}, not {asked}. Ask for that, or for fewer virtual \
+         functions",
+        nvme_range(what, *least, *most, *step)
+    )]
+    NvmeShare {
+        /// The physical function.
+        address: PciAddress,
+        /// Queues or interrupts.
+        what: &'static str,
+        /// Asked for, or what is an equal part.
+        asked: u16,
+        /// What it needs.
+        least: u16,
+        /// What is free for each.
+        most: u16,
+        /// What numbers are multiples of.
+        step: u16,
+    },
+    /// A function whose queues are not shared.
+    #[error(
+        "{address} has no share of an NVMe controller's queues: its card is no NVMe controller with \
+         virtualization management, or no driver of the host has that. Leave queues and interrupts out"
+    )]
+    NoNvme {
+        /// The function.
+        address: PciAddress,
+    },
+    /// The controller's answer.
+    #[error(
+        "the NVMe controller {address} does not {what}: status {status:#x}. The NVM Express Base \
+         Specification lists what that means, in section 3.3.3.2.1"
+    )]
+    NvmeRefused {
+        /// The physical function.
+        address: PciAddress,
+        /// What it was to do.
+        what: &'static str,
+        /// Status code and its type.
+        status: u16,
+    },
+    /// The controller does not know one of its virtual functions.
+    #[error(
+        "the NVMe controller {address} does not list its virtual function {number}. Its firmware is \
+         broken; leave its virtual functions alone"
+    )]
+    NvmeUnknown {
+        /// The physical function.
+        address: PciAddress,
+        /// Which, from 1.
+        number: u16,
+    },
+    /// The controller does not come back.
+    #[error(
+        "the NVMe controller {address} is not live after its reset, but {state:?}. The kernel's log says \
+         why (dmesg)"
+    )]
+    NvmeNotLive {
+        /// The physical function.
+        address: PciAddress,
+        /// The state its driver gives.
+        state: String,
+    },
+    /// Nobody can give a controller back what it had.
+    #[error(
+        "the NVMe controller {address} cannot be given back its queues and interrupts: its driver does \
+         not have it. As root: echo {address} > /sys/bus/pci/drivers/nvme/bind, then vmlet vfio mend"
+    )]
+    NvmeWithoutDriver {
+        /// The physical function.
+        address: PciAddress,
+    },
     /// A file of sysfs, or the note of what a device had before.
     #[error("{} cannot be {}", path.display(), if *write { "written" } else { "read" })]
     File {
@@ -405,6 +478,14 @@ impl VfioError {
 fn list(uses: &[Use], part: fn(&Use) -> &String) -> String {
     let parts: Vec<&str> = uses.iter().map(|one| part(one).as_str()).collect();
     parts.join(", ")
+}
+
+fn nvme_range(what: &str, least: u16, most: u16, step: u16) -> String {
+    match step {
+        _ if most < least => format!("{most} {what} and needs {least}"),
+        0 | 1 => format!("{least} to {most} {what}"),
+        _ => format!("{least} to {most} {what} in steps of {step}"),
+    }
 }
 
 fn no_vf_driver(driver: Option<&str>) -> String {

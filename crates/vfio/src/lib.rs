@@ -15,8 +15,7 @@
 //!
 //! Source: `include/uapi/linux/vfio.h`, Documentation/driver-api/vfio.rst.
 //!
-//! Not supported yet: iommufd, several devices of one group at a time, hot reset, resources of NVMe's
-//! virtual functions.
+//! Not supported yet: iommufd, several devices of one group at a time, hot reset.
 
 mod binding;
 mod calls;
@@ -49,4 +48,6 @@ pub use info::RegionInfo;
 pub use interrupt::{InterruptKind, Vector};
 pub use mapping::RegionMap;
 pub use mend::mend;
-pub use sriov::{VfRequest, create_vfs, remove_vfs, virtual_functions};
+pub use sriov::{
+    NvmeFunction, VfRequest, create_vfs, nvme_function, remove_vfs, virtual_functions,
+};

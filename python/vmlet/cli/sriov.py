@@ -41,6 +41,8 @@ def add_parser(commands: Commands) -> None:
         help="the MAC of the first, of the second, ...; may be repeated",
     )
     making.add_argument("--vlan", type=int, help="the VLAN of all")
+    making.add_argument("--queues", type=int, help="queues of each, of an NVMe controller")
+    making.add_argument("--interrupts", type=int, help="interrupts of each, likewise")
     making.set_defaults(execute=execute_create)
     removing = inner.add_parser("remove", help="remove them", description=_REMOVE)
     removing.add_argument("address", metavar="ADDRESS", help="0000:01:00.0")
@@ -62,7 +64,12 @@ def execute_create(args: argparse.Namespace) -> int:
             f"{len(args.mac)} MACs were given for {args.count} virtual functions",
             remedy="Give one each at most.",
         )
-    made = card.create_vfs(args.count, driver=None if args.no_driver else "vfio-pci")
+    made = card.create_vfs(
+        args.count,
+        driver=None if args.no_driver else "vfio-pci",
+        queues=args.queues,
+        interrupts=args.interrupts,
+    )
     try:
         for number, one in enumerate(made):
             mac = args.mac[number] if number < len(args.mac) else None

@@ -15,5 +15,5 @@ mod vector;
 pub(crate) use device::{VfioDevice, bind_vfio, open_vfio, release_vfio};
 pub(crate) use dma::DmaBuffer;
 pub(crate) use guest::attach_vfio;
-pub(crate) use sriov::{create_vfs, mend_vfio, remove_vfs, virtual_functions};
+pub(crate) use sriov::{create_vfs, mend_vfio, nvme_function, remove_vfs, virtual_functions};
 pub(crate) use vector::VfioVector;

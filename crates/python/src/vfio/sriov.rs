@@ -11,7 +11,8 @@ fn texts(found: &[PciAddress]) -> Vec<String> {
     found.iter().map(ToString::to_string).collect()
 }
 
-/// Makes virtual functions of the physical function; their addresses.
+/// Makes virtual functions of the physical function; their addresses. `share` is what each gets of
+/// an NVMe controller's queues and interrupts.
 #[pyfunction]
 pub(crate) fn create_vfs(
     py: Python<'_>,
@@ -19,8 +20,16 @@ pub(crate) fn create_vfs(
     count: u32,
     bind: bool,
     lent: bool,
+    share: (Option<u16>, Option<u16>),
 ) -> PyResult<Vec<String>> {
-    let request = VfRequest { count, bind, lent };
+    let (queues, interrupts) = share;
+    let request = VfRequest {
+        count,
+        bind,
+        lent,
+        queues,
+        interrupts,
+    };
     gateway::call(py, || {
         let physical = address(physical)?;
         let made = vmlet_vfio::create_vfs(&HostRoot::default(), physical, request)?;
@@ -44,6 +53,22 @@ pub(crate) fn virtual_functions(py: Python<'_>, physical: &str) -> PyResult<Vec<
         let physical = address(physical)?;
         let found = vmlet_vfio::virtual_functions(&HostRoot::default(), physical);
         Ok(texts(&found))
+    })
+}
+
+/// What an NVMe controller that shares has, or a virtual function of it: number, online, queues,
+/// interrupts.
+#[pyfunction]
+pub(crate) fn nvme_function(py: Python<'_>, function: &str) -> PyResult<(u16, bool, u16, u16)> {
+    gateway::call(py, || {
+        let function = address(function)?;
+        let found = vmlet_vfio::nvme_function(&HostRoot::default(), function)?;
+        Ok((
+            found.controller,
+            found.online,
+            found.queues,
+            found.interrupts,
+        ))
     })
 }
 

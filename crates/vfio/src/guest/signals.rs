@@ -2,7 +2,8 @@
 //!
 //! Messages go by eventfds from the kernel to the guest's local APICs, without this process. A
 //! vector gets its eventfd when the guest first unmasks it: the host's interrupts are not without
-//! number, and guests use few of those that devices have.
+//! number, and guests use few of those that devices have. The device itself has MSI-X on as soon as
+//! the guest has: some look at that when they are set up, before their driver unmasks anything.
 
 use std::{
     collections::BTreeMap,
@@ -22,6 +23,8 @@ struct State {
     kind: Option<InterruptKind>,
     /// Eventfds by vector.
     eventfds: BTreeMap<u16, EventFd>,
+    /// How many vectors the host has on.
+    vectors: u16,
     switches: Switches,
     ended: bool,
     /// A failure was told: a guest can have it come again and again.
@@ -81,11 +84,16 @@ impl Signals {
             let before = std::mem::replace(&mut state.kind, wanted);
             let off = before.map_or(Ok(()), |kind| self.switch_off(kind));
             state.eventfds.clear();
+            state.vectors = 0;
             let line = self
                 .line
                 .as_ref()
                 .filter(|_| wanted == Some(InterruptKind::Intx));
             let on = line.map_or(Ok(()), |line| line.wire(true));
+            let on = on.and_then(|()| match wanted {
+                Some(InterruptKind::Msix) => self.wire(state, 0, &[-1]),
+                _ => Ok(()),
+            });
             tell(&self.device, state, off.and(on));
         }
         match wanted {
@@ -131,23 +139,32 @@ impl Signals {
         let Some(kind) = kind else {
             return Ok(());
         };
-        let on = state.eventfds.last_key_value().map(|(last, _)| *last);
         for vector in new {
             let eventfd = self.eventfd(kind, *vector)?;
             state.eventfds.insert(*vector, eventfd);
         }
         let inside = |last: u16| new.iter().all(|vector| *vector < last) || self.device.grows(kind);
-        if on.is_some_and(inside) {
+        if state.vectors > 0 && inside(state.vectors) {
             return new.iter().try_for_each(|one| {
-                self.device
-                    .wire(kind, u32::from(*one), &fds(state, *one..=*one))
+                let fds = fds(state, *one..=*one);
+                self.wire(state, *one, &fds)
             });
         }
-        if on.is_some() {
+        if state.vectors > 0 {
             self.device.unwire(kind)?;
         }
         let last = state.eventfds.last_key_value().map_or(0, |(last, _)| *last);
-        self.device.wire(kind, 0, &fds(state, 0..=last))
+        let fds = fds(state, 0..=last);
+        self.wire(state, 0, &fds)
+    }
+
+    /// Has vectors of the kind that is on written to these eventfds.
+    fn wire(&self, state: &mut State, first: u16, fds: &[RawFd]) -> Result<(), VfioError> {
+        let kind = state.kind.ok_or(VfioError::Closed)?;
+        self.device.wire(kind, first.into(), fds)?;
+        let end = usize::from(first).saturating_add(fds.len());
+        state.vectors = state.vectors.max(u16::try_from(end).unwrap_or(u16::MAX));
+        Ok(())
     }
 
     fn eventfd(&self, kind: InterruptKind, vector: u16) -> Result<EventFd, VfioError> {

@@ -10,7 +10,11 @@ use std::{
 
 use vmlet_host::{HostRoot, PciAddress, PciDevice};
 
-use super::note::{Lock, Note, Owner};
+use super::{
+    note::{Lock, Note, Owner},
+    nvme::AdminQueue,
+    sharing::{Sharing, numbers},
+};
 use crate::{
     VfioError,
     binding::Binding,
@@ -32,6 +36,24 @@ pub struct VfRequest {
     /// They are removed when this process has ended, by the next use of the physical function or by
     /// [`mend`](crate::mend); else they stay.
     pub lent: bool,
+    /// Queues of each, of an NVMe controller with virtualization management; else as many as if all
+    /// that there can be were made.
+    pub queues: Option<u16>,
+    /// Interrupts of each, likewise.
+    pub interrupts: Option<u16>,
+}
+
+impl VfRequest {
+    /// So many, given to VFIO's driver, that stay.
+    pub fn new(count: u32) -> VfRequest {
+        VfRequest {
+            count,
+            bind: true,
+            lent: false,
+            queues: None,
+            interrupts: None,
+        }
+    }
 }
 
 /// Makes virtual functions of the physical function at `address`, which has none. No driver of the
@@ -56,17 +78,24 @@ pub fn virtual_functions(root: &HostRoot, address: PciAddress) -> Vec<PciAddress
 }
 
 pub(crate) struct PhysicalFunction<'a> {
-    function: Function<'a>,
+    pub(super) function: Function<'a>,
+    /// Where it is an NVMe controller.
+    pub(super) queue: &'a dyn AdminQueue,
 }
 
 impl<'a> PhysicalFunction<'a> {
-    pub(crate) fn new(root: &'a HostRoot, address: PciAddress, kernel: &'a dyn Attributes) -> Self {
+    pub(crate) fn new<K: Attributes + AdminQueue>(
+        root: &'a HostRoot,
+        address: PciAddress,
+        kernel: &'a K,
+    ) -> Self {
         PhysicalFunction {
             function: Function {
                 root,
                 address,
                 kernel,
             },
+            queue: kernel,
         }
     }
 
@@ -79,9 +108,13 @@ impl<'a> PhysicalFunction<'a> {
         if enabled != 0 {
             return Err(self.there(&device, enabled)?);
         }
-        let note = Note::new(&device, self.value("sriov_drivers_autoprobe"), self.this()?);
+        let sharing = self.sharing(&device, request)?;
+        let mut note = Note::new(&device, self.value("sriov_drivers_autoprobe"), self.this()?);
+        if let Some(sharing) = &sharing {
+            note.nvme = Some(sharing.controller.primary()?);
+        }
         note.write(self.function.root, self.function.address)?;
-        self.make(request, &note).inspect_err(|_| {
+        self.make(request, &note, sharing).inspect_err(|_| {
             if let Err(error) = self.undo(&note) {
                 let address = self.function.address;
                 log::warn!("virtual functions of {address} are left half made: {error}");
@@ -195,13 +228,25 @@ impl<'a> PhysicalFunction<'a> {
             .try_for_each(|vf| self.binding(vf).check_unused())
     }
 
-    fn make(&self, request: VfRequest, note: &Note) -> Result<Vec<PciAddress>, VfioError> {
+    fn make(
+        &self,
+        request: VfRequest,
+        note: &Note,
+        sharing: Option<Sharing<'_>>,
+    ) -> Result<Vec<PciAddress>, VfioError> {
+        if let Some(Sharing { controller, share }) = &sharing {
+            // A reset takes virtual functions away: before there are any.
+            controller.make_room(request.count, *share)?;
+        }
         if note.autoprobe.is_some() {
             self.write("sriov_drivers_autoprobe", "0")?;
         }
         self.enable(request.count)?;
         let made = self.wait(request.count)?;
         self.restore_autoprobe(note)?;
+        if let Some(Sharing { controller, share }) = &sharing {
+            numbers(&made).try_for_each(|number| controller.give(number, *share))?;
+        }
         if request.bind {
             made.iter().try_for_each(|vf| self.binding(*vf).bind())?;
         }
@@ -248,6 +293,10 @@ impl<'a> PhysicalFunction<'a> {
 
     /// Takes virtual functions away, puts back what was there, and forgets it.
     fn undo(&self, note: &Note) -> Result<(), VfioError> {
+        let shared = match note.nvme {
+            Some(before) => Some((self.noted_controller()?, before)),
+            None => None,
+        };
         for vf in self.functions() {
             match self.binding(vf).release() {
                 // Somebody gave it to VFIO by hand; it goes all the same.
@@ -255,8 +304,14 @@ impl<'a> PhysicalFunction<'a> {
                 Err(error) => return Err(error),
             }
         }
+        if let Some((controller, _)) = &shared {
+            controller.take_back()?;
+        }
         if enabled(&self.function.device()?) != 0 {
             self.write("sriov_numvfs", "0")?;
+        }
+        if let Some((controller, before)) = &shared {
+            controller.restore(*before)?;
         }
         self.restore_autoprobe(note)?;
         Note::drop_of(self.function.root, self.function.address)

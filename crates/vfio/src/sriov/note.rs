@@ -11,6 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use vmlet_host::{HostRoot, PciAddress, PciDevice};
 
+use super::nvme::Share;
 use crate::{VfioError, error::file_error, noted::Noted};
 
 /// A process, told apart from a later one of the same number.
@@ -60,6 +61,10 @@ pub(crate) struct Note {
     device: u16,
     /// `sriov_drivers_autoprobe`; kernels before 4.12 have none.
     pub(super) autoprobe: Option<String>,
+    /// Queues and interrupts that an NVMe controller had; none where its virtual functions get none
+    /// of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) nvme: Option<Share>,
     pub(super) owner: Option<Owner>,
 }
 
@@ -69,6 +74,7 @@ impl Note {
             vendor: device.vendor,
             device: device.device,
             autoprobe,
+            nvme: None,
             owner: Some(owner),
         }
     }

@@ -14,8 +14,11 @@ use vmlet_host::{PciAddress, PciDevice};
 use super::{
     lifecycle::{PhysicalFunction, VfRequest},
     note::{Lock, Note},
+    nvme::{AdminCommand, AdminQueue},
 };
 use crate::{VfioError, noted::Noted, sysfs::Attributes, testing::Tree};
+
+mod nvme;
 
 const PF: &str = "0000:01:00.0";
 /// A network card's.
@@ -24,6 +27,8 @@ const TWO: VfRequest = VfRequest {
     count: 2,
     bind: true,
     lent: false,
+    queues: None,
+    interrupts: None,
 };
 
 fn vf(number: u32) -> String {
@@ -39,18 +44,25 @@ struct Host {
     /// The process is killed at this write.
     killed_at: Cell<Option<usize>>,
     writes: RefCell<Vec<String>>,
+    /// The card is an NVMe controller.
+    controller: RefCell<Option<nvme::Controller>>,
 }
 
 impl Host {
     fn new() -> Host {
+        Host::with(["0x8086", "0x10c9", CLASS], "igb")
+    }
+
+    fn with(ids: [&str; 3], driver: &str) -> Host {
         let host = Host {
             tree: Tree::new(),
             unable: Cell::new(false),
             short: Cell::new(false),
             killed_at: Cell::new(None),
             writes: RefCell::default(),
+            controller: RefCell::default(),
         };
-        host.function(PF, ["0x8086", "0x10c9", CLASS], 11);
+        host.function(PF, ids, 11);
         for (name, text) in [
             ("sriov_totalvfs", "7\n"),
             ("sriov_numvfs", "0\n"),
@@ -58,7 +70,7 @@ impl Host {
         ] {
             host.file(&format!("sys/bus/pci/devices/{PF}/{name}"), text);
         }
-        host.set_driver(PF, Some("igb"));
+        host.set_driver(PF, Some(driver));
         host.file("sys/bus/pci/drivers/vfio-pci/bind", "");
         let id = process::id();
         let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
@@ -102,6 +114,21 @@ impl Host {
         .unwrap();
     }
 
+    /// What the kernel is asked for, unless the process has been killed.
+    fn count(&self, what: String) -> io::Result<()> {
+        let number = self.writes.borrow().len();
+        if self.killed_at.get().is_some_and(|at| number >= at) {
+            return Err(io::Error::other("killed"));
+        }
+        self.writes.borrow_mut().push(what);
+        Ok(())
+    }
+
+    fn reset(&self) {
+        assert_eq!(self.value("sriov_numvfs"), "0", "a reset takes them away");
+        self.controller.borrow_mut().as_mut().unwrap().reset();
+    }
+
     fn driver(&self, address: &str) -> Option<String> {
         let found = PciDevice::read(&self.root(), address.parse().unwrap());
         found.unwrap().driver
@@ -111,7 +138,8 @@ impl Host {
     fn assert_untouched(&self) {
         assert_eq!(self.value("sriov_numvfs"), "0");
         assert_eq!(self.value("sriov_drivers_autoprobe"), "1");
-        assert_eq!(self.driver(PF).as_deref(), Some("igb"));
+        let driver = self.controller.borrow().as_ref().map_or("igb", |_| "nvme");
+        assert_eq!(self.driver(PF).as_deref(), Some(driver));
         assert!(!Note::path(&self.root(), PF.parse().unwrap()).exists());
         let bindings = fs::read_dir(self.path("run/vmlet/vfio"));
         assert_eq!(bindings.map_or(0, Iterator::count), 0);
@@ -152,17 +180,16 @@ impl Deref for Host {
 impl Attributes for Host {
     fn write(&self, path: &Path, text: &str) -> io::Result<()> {
         let name = self.name(path);
-        let number = self.writes.borrow().len();
-        if self.killed_at.get().is_some_and(|at| number >= at) {
-            return Err(io::Error::other("killed"));
-        }
-        self.writes.borrow_mut().push(format!("{name}={text}"));
+        self.count(format!("{name}={text}"))?;
         let address = name.split('/').nth(4).unwrap_or_default().to_owned();
         if name.ends_with("/sriov_numvfs") {
             if self.unable.get() {
                 return Err(io::Error::from_raw_os_error(libc::ENOENT));
             }
             let count: u32 = text.parse().unwrap();
+            if let Some(controller) = &mut *self.controller.borrow_mut() {
+                controller.functions_change();
+            }
             match count {
                 0 => self.disable(),
                 count if self.short.get() => self.enable(count - 1),
@@ -177,10 +204,23 @@ impl Attributes for Host {
         } else if name == "sys/bus/pci/drivers_probe" {
             let wanted = self.path(&format!("sys/bus/pci/devices/{text}/driver_override"));
             self.set_driver(text, Some(&fs::read_to_string(wanted).unwrap()));
+        } else if name.ends_with("/reset") {
+            self.reset();
         } else {
             self.file(name, text);
         }
         Ok(())
+    }
+}
+
+impl AdminQueue for Host {
+    fn admin(&self, file: &Path, command: AdminCommand, data: &mut [u8]) -> io::Result<u16> {
+        assert_eq!(self.name(file), "dev/nvme0");
+        if data.is_empty() {
+            self.count(format!("{command:x?}"))?;
+        }
+        let mut controller = self.controller.borrow_mut();
+        Ok(controller.as_mut().unwrap().admin(command, data))
     }
 }
 

@@ -1,0 +1,95 @@
+"""Devices of the host for a user without rights, to whom root has handed them over."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import edu
+from conftest import limit
+from vmlet import host
+
+NOBODY = 65534
+HERE = Path(__file__).parent
+#: What is done again: by `vmlet.vfio`, and by guests on KVM and on the software CPU.
+AGAIN = (
+    "test_vfio.py::test_a_bar_is_read_and_written",
+    "test_vfio.py::test_a_bar_is_a_memory_view",
+    "test_vfio.py::test_dma_goes_both_ways",
+    "test_vfio.py::test_read_only_memory_is_read",
+    "test_vfio.py::test_an_interrupt_is_awaited",
+    "test_vfio.py::test_a_line_comes_again_once_it_is_unmasked",
+    "test_vfio_guest.py::test_registers_are_the_devices",
+    "test_vfio_guest.py::test_dma_goes_both_ways_to_the_guests_own_addresses",
+    "test_vfio_guest.py::test_a_message_interrupts_the_guest",
+    "test_vfio_guest.py::test_the_line_interrupts_the_guest_again_and_again",
+    "test_vfio_guest.py::test_a_guest_resets_the_device_and_goes_on_with_it",
+    "test_vfio_guest.py::test_registers_follow_their_bar_and_go_with_memory_decoding",
+    "test_vfio_guest.py::test_it_comes_and_goes_while_a_guest_runs",
+)
+#: Half of them, those of guests, run on two engines.
+RUNS = 6 + 7 * 2
+
+#: Runs tests as that user, once all is imported that an ordinary user may not read everywhere.
+_AS_A_USER = f"""
+import ctypes, importlib, os, pkgutil, sys
+import pytest, vmlet
+for module in pkgutil.walk_packages(vmlet.__path__, "vmlet."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+class Drop:
+    def pytest_collection_finish(self, session):
+        os.setgroups([])
+        os.setgid({NOBODY})
+        os.setuid({NOBODY})
+        # The kernel hides /proc/self of who changes its user, and tests look at it.
+        ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+sys.exit(pytest.main(sys.argv[1:], plugins=[Drop()]))
+"""
+
+
+@contextmanager
+def handed_over(*files: Path) -> Iterator[None]:
+    """Files that belong to that user meanwhile."""
+    owners = [file.stat().st_uid for file in files]
+    for file in files:
+        os.chown(file, NOBODY, -1)
+    try:
+        yield
+    finally:
+        for file, owner in zip(files, owners, strict=True):
+            os.chown(file, owner, -1)
+
+
+def unlimited() -> None:
+    """Any amount of memory may be locked, as root's `ulimit -l` or PAM's limits.conf say."""
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
+
+
+@pytest.mark.kvm
+def test_a_user_who_was_given_group_and_kvm_does_all_that_root_does() -> None:
+    with edu.bound() as address:
+        group = host.pci_device(address).group
+        assert group is not None
+        with handed_over(Path(f"/dev/vfio/{group.number}"), Path("/dev/kvm")):
+            done = subprocess.run(
+                [sys.executable, "-c", _AS_A_USER, "-q", "-x", *AGAIN],
+                cwd=HERE,
+                env={**os.environ, "VMLET_BOUND": address},
+                preexec_fn=unlimited,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                check=False,
+                timeout=limit(120),
+            )
+    assert done.returncode == 0, done.stdout
+    assert re.search(rf"^{RUNS} passed in", done.stdout, re.MULTILINE), done.stdout
