@@ -14,6 +14,8 @@
   what `guests.py` makes; their sides are `subject/linux.py`, `tcg.py` and `native.py`.
 * `boot_kvm.py`: boots under KVM against QEMU's microvm, by `subject/boot.py` with `subject/init.c`
   as init.
+* `vfio.py`: devices of the host: maps for DMA by `subject/dma.py` against `floor/vfio.c`, guests
+  with devices by `subject/vfio.py` and `subject/vfioload.c` against QEMU's vfio-pci.
 * `native.py`: programs in a guest under KVM against the same outside; `kernels.py` has what it
   shares with `mips.py`.
 """

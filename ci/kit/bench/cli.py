@@ -1,7 +1,8 @@
 """`ci/bench NAME [--json]`: runs one benchmark.
 
 Here or in the lab: where it says that it needs real KVM for Linux, where this host's KVM is no use,
-or with `--lab`.  What the lab cannot make, compiled programs and images, is made here beforehand.
+where it names a machine of the lab, or with `--lab`.  What the lab cannot make, compiled programs
+and images, is made here beforehand.
 """
 
 from __future__ import annotations
@@ -13,7 +14,20 @@ from types import ModuleType
 from .. import build, place
 from ..paths import LOGS, REPOSITORY
 from ..process import CommandError, Words, progress
-from . import block, boot_kvm, boot_soft, callback, create, density, exit, mips, native, net, vsock
+from . import (
+    block,
+    boot_kvm,
+    boot_soft,
+    callback,
+    create,
+    density,
+    exit,
+    mips,
+    native,
+    net,
+    vfio,
+    vsock,
+)
 from .host import describe
 from .result import Result, to_json, to_table
 
@@ -28,6 +42,7 @@ BENCHES = {
     "mips": mips,
     "native": native,
     "net": net,
+    "vfio": vfio,
     "vsock": vsock,
 }
 
@@ -54,7 +69,7 @@ def main(arguments: list[str]) -> int:
         if options.prepare:
             return 0
         if options.lab or _wants_lab(bench):
-            return _in_lab(options.name, json=options.json)
+            return _in_lab(options.name, _lab(bench), json=options.json)
     rows = bench.run(lambda text: progress(f"bench: {text}"))
     result = Result(options.name, bench.ENGINE, describe(), rows)
     print("\n".join(to_table(result)), flush=True)
@@ -73,7 +88,14 @@ def check(name: str, bench: ModuleType) -> None:
         )
 
 
+def _lab(bench: ModuleType) -> str:
+    """The machine of the lab that has what it measures."""
+    return str(getattr(bench, "LAB", place.LAB))
+
+
 def _wants_lab(bench: ModuleType) -> bool:
+    if hasattr(bench, "LAB"):
+        return True
     if not bench.NEEDS:
         return False
     host = place.probe()
@@ -83,7 +105,7 @@ def _wants_lab(bench: ModuleType) -> bool:
     return not serves
 
 
-def _in_lab(name: str, *, json: bool) -> int:
-    lab: Words = [REPOSITORY / "ci" / "lab", place.LAB, "--timeout", str(_LAB_SECONDS), "--"]
+def _in_lab(name: str, flavour: str, *, json: bool) -> int:
+    lab: Words = [REPOSITORY / "ci" / "lab", flavour, "--timeout", str(_LAB_SECONDS), "--"]
     bench: Words = ["python", "-B", "ci/kit", "bench", name, *(["--json"] if json else [])]
     return subprocess.run([*lab, *bench], check=False, cwd=REPOSITORY).returncode

@@ -53,16 +53,19 @@ def needed() -> list[Path]:
     return [PROGRAM, _INITRD, _INDEX]
 
 
-def kernel(release: str) -> str:
-    """The path of a kernel for clouds."""
-    known = dict(line.split("=", 1) for line in _INDEX.read_text().splitlines())
-    return known[f"linux-{release}-cloud"]
+def kernel(release: str, kind: str = "-cloud") -> str:
+    """The path of a kernel for clouds, or of Debian's standard one (kind "")."""
+    return _known(f"linux-{release}{kind}")
 
 
-def modules(release: str) -> str:
+def modules(release: str, kind: str = "-cloud") -> str:
     """The directory with the modules of that kernel."""
+    return _known(f"linux-{release}{kind}-modules")
+
+
+def _known(name: str) -> str:
     known = dict(line.split("=", 1) for line in _INDEX.read_text().splitlines())
-    return known[f"linux-{release}-cloud-modules"]
+    return known[name]
 
 
 def _images() -> list[str | Path]:

@@ -37,8 +37,8 @@ class Guest(Protocol):
 class Ours:
     """A VM of this process."""
 
-    def __init__(self, images: Sequence[str], device: vmlet.devices.Model) -> None:
-        """Boot kernel, initramfs and command line with ``device``."""
+    def __init__(self, images: Sequence[str], *devices: vmlet.devices.Model) -> None:
+        """Boot kernel, initramfs and command line with ``devices``."""
         kernel, initrd, cmdline = images
         self.vm = vmlet.VM(
             kernel=kernel,
@@ -46,7 +46,7 @@ class Ours:
             cmdline=cmdline,
             memory="256M",
             engine="kvm",
-            devices=[device],
+            devices=devices,
         )
         self.vm.start()
         self.vm.console.expect("=ready", timeout=_LIMIT)
