@@ -28,6 +28,7 @@ fn of(target: &str) -> Vec<Vec<u8>> {
         "boot_modules" => payloads().iter().map(|module| modules(module)).collect(),
         "console" => vec![console()],
         "host_findings" => vec![host()],
+        "host_pci" => vec![function()],
         "guest_walk" => walks(),
         "nested_walk" => nested_walks(),
         "pci_saved" => crate::pci::states(),
@@ -141,6 +142,34 @@ fn console() -> Vec<u8> {
     ];
     let piece = |line: &[u8]| [&[u8::try_from(line.len()).unwrap_or(0)], line].concat();
     [vec![0, 1], lines.map(piece).concat()].concat()
+}
+
+/// A card with ATS and SR-IOV, both on, in a group with two reserved regions.
+fn function() -> Vec<u8> {
+    let mut config = vec![0; 4096];
+    config[..4].copy_from_slice(&[0x86, 0x80, 0xc9, 0x10]);
+    for (at, header, control) in [(0x100, 0x1400_000f_u32, 6), (0x140, 0x0001_0010, 8)] {
+        config[at..at + 4].copy_from_slice(&header.to_le_bytes());
+        config[at + control..at + control + 2].copy_from_slice(&[1, 0x80]);
+    }
+    let texts = [
+        "0x8086\n",
+        "0x10c9\n",
+        "0x020000\n",
+        "(null)\n",
+        "flr pm bus\n",
+        "7\n",
+        "2\n",
+        "DMA\n",
+        "0x00000000000c0000 0x00000000000dffff direct\n0xfee00000 0xfeefffff msi\n",
+    ];
+    let mut seed = vec![0x00, 0x10];
+    seed.append(&mut config);
+    for text in texts {
+        seed.extend_from_slice(text.as_bytes());
+        seed.push(0xff);
+    }
+    seed
 }
 
 fn host() -> Vec<u8> {
