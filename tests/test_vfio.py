@@ -15,7 +15,7 @@ import pytest
 import edu
 import iommu_log
 import vmlet
-from conftest import descriptors, limit, locked
+from conftest import Holdings, descriptors, limit, locked
 from vmlet import host, vfio
 
 #: What the device holds and fetches.
@@ -195,6 +195,15 @@ def test_memory_stays_mapped_when_nobody_has_it(machine: edu.Edu, device: vfio.D
     assert locked() == before + 4096
     machine.fetch(iova, 64)
     machine.store(device.dma(4096).iova, 64)
+
+
+def test_unmapped_memory_goes_with_its_buffer(device: vfio.Device) -> None:
+    before = Holdings.now().writable
+    buffer = device.dma(64 << 20)
+    assert Holdings.now().writable >= before + (64 << 20)
+    buffer.unmap()
+    del buffer
+    assert Holdings.now().writable < before + (32 << 20)
 
 
 def test_addresses_are_checked(device: vfio.Device) -> None:

@@ -22,21 +22,15 @@ HERE = Path(__file__).parent
 #: What is done again: by `vmlet.vfio`, and by guests on KVM and on the software CPU.
 AGAIN = (
     "test_vfio.py::test_a_bar_is_read_and_written",
-    "test_vfio.py::test_a_bar_is_a_memory_view",
     "test_vfio.py::test_dma_goes_both_ways",
-    "test_vfio.py::test_read_only_memory_is_read",
     "test_vfio.py::test_an_interrupt_is_awaited",
-    "test_vfio.py::test_a_line_comes_again_once_it_is_unmasked",
     "test_vfio_guest.py::test_registers_are_the_devices",
     "test_vfio_guest.py::test_dma_goes_both_ways_to_the_guests_own_addresses",
     "test_vfio_guest.py::test_a_message_interrupts_the_guest",
     "test_vfio_guest.py::test_the_line_interrupts_the_guest_again_and_again",
-    "test_vfio_guest.py::test_a_guest_resets_the_device_and_goes_on_with_it",
-    "test_vfio_guest.py::test_registers_follow_their_bar_and_go_with_memory_decoding",
-    "test_vfio_guest.py::test_it_comes_and_goes_while_a_guest_runs",
 )
-#: Half of them, those of guests, run on two engines.
-RUNS = 6 + 7 * 2
+#: Those of guests run on two engines.
+RUNS = 3 + 4 * 2
 
 #: Runs tests as that user, once all is imported that an ordinary user may not read everywhere.
 _AS_A_USER = f"""

@@ -282,14 +282,24 @@ impl Device {
             let iova = iova.unwrap_or(0);
             return Err(VfioError::NotPages { iova, len, page });
         }
-        // Before more memory is asked for.
-        self.given().dma.retain(|map| map.is_mapped());
         let ram = Ram::new(len, Backing::Anon)?;
         let holder = format!("the device {}", self.address);
         let memory = ram.lease(LeaseKind::DmaMap, 0..len, holder)?;
         let map = Arc::new(self.share(memory, iova, access)?);
         self.given().dma.push(Arc::clone(&map));
         Ok(map)
+    }
+
+    /// Takes memory back, as [`DmaMap::unmap`] does; it goes with the last who has it.
+    pub fn take_back(&self, map: &DmaMap) -> Result<(), VfioError> {
+        let done = map.unmap();
+        let mut given = self.given();
+        let (kept, unmapped) = given.dma.drain(..).partition(|map| map.is_mapped());
+        given.dma = kept;
+        drop(given);
+        // Without the lock: this may give much memory back to the kernel.
+        drop::<Vec<Arc<DmaMap>>>(unmapped);
+        done
     }
 
     /// Lets the device reach what `memory` holds until the map is dropped.

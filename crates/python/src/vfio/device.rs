@@ -134,7 +134,7 @@ impl VfioDevice {
             Access::ReadWrite
         };
         let map = gateway::call(py, || Ok(self.device.dma(length, iova, access)?))?;
-        Ok(DmaBuffer::new(map))
+        Ok(DmaBuffer::new(Arc::downgrade(&self.device), map))
     }
 
     /// Switches interrupts on.

@@ -1,9 +1,9 @@
 //! Memory that a device can reach.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
-use vmlet_vfio::{Access, DmaMap};
+use vmlet_vfio::{Access, Device, DmaMap};
 
 use crate::{gateway, view::View};
 
@@ -11,12 +11,13 @@ use crate::{gateway, view::View};
 #[pyclass(frozen, module = "vmlet._core")]
 #[derive(Debug)]
 pub(crate) struct DmaBuffer {
+    device: Weak<Device>,
     map: Arc<DmaMap>,
 }
 
 impl DmaBuffer {
-    pub(crate) fn new(map: Arc<DmaMap>) -> DmaBuffer {
-        DmaBuffer { map }
+    pub(crate) fn new(device: Weak<Device>, map: Arc<DmaMap>) -> DmaBuffer {
+        DmaBuffer { device, map }
     }
 }
 
@@ -54,6 +55,9 @@ impl DmaBuffer {
 
     /// Takes it from the device.
     fn unmap(&self, py: Python<'_>) -> PyResult<()> {
-        gateway::call(py, || Ok(self.map.unmap()?))
+        gateway::call(py, || match self.device.upgrade() {
+            Some(device) => Ok(device.take_back(&self.map)?),
+            None => Ok(self.map.unmap()?),
+        })
     }
 }
