@@ -324,7 +324,7 @@ def test_what_is_no_address_is_refused(address: object) -> None:
 
 #: An ordinary user makes a VM whose memory is more than may be locked.
 _AS_A_USER = """
-import os, resource, sys, vmlet, vmlet.devices, vmlet.vfio
+import os, resource, sys, vmlet, vmlet.devices, vmlet.host, vmlet.vfio
 image = open(sys.argv[2], "rb").read()
 os.setgroups([])
 os.setgid(65534)
