@@ -355,12 +355,15 @@ fn vfio_kind(error: &VfioError) -> ErrorKind {
         },
         VfioError::UnsafeInterrupts { .. }
         | VfioError::NoType1
+        | VfioError::NoIommufd { .. }
+        | VfioError::NoDeviceFile { .. }
         | VfioError::NoReset { .. }
         | VfioError::NoSriov { .. }
         | VfioError::NoVfDriver { .. } => ErrorKind::Unsupported,
         VfioError::Denied { .. }
         | VfioError::NoFile { .. }
         | VfioError::LockedMemory { .. }
+        | VfioError::LockedByUser { .. }
         | VfioError::TooManyMaps
         | VfioError::Call { .. }
         | VfioError::File { .. } => ErrorKind::Host,
