@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 from . import outcome, place
@@ -26,6 +27,12 @@ _PASSED_ON = (
     "test_vfio_nics",
     "test_vfio_refusals",
 )
+#: What of that runs behind other IOMMUs, and by iommufd, whose own tests are with it.
+_ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "iommufd": ("test_vfio_iommufd", "test_vfio", "test_vfio_nics"),
+    "viommu": ("test_vfio_refusals", "test_vfio", "test_vfio_guest"),
+    "amdvi": ("test_vfio", "test_vfio_guest"),
+}
 #: The most failed tests of a step that run once more.
 _ONCE_MORE = 2
 #: A test that stands still for so many seconds shows where, in the step's log.
@@ -130,7 +137,8 @@ def _in_lab(log: Path, report: Report, how: Words, tests: Words, junit: str) -> 
 
 
 def _python_in_lab(log: Path, report: Report) -> None:
-    ignored = (f"--ignore=tests/{name}.py" for name in (*_SAME_EVERYWHERE, *_PASSED_ON))
+    others = {*_SAME_EVERYWHERE, *_PASSED_ON, *chain.from_iterable(_ELSEWHERE.values())}
+    ignored = (f"--ignore=tests/{name}.py" for name in sorted(others))
     limits = ("--timeout", "3600", *_SILENCE)
     _in_lab(log, report, (place.LAB, *limits), ["tests", *ignored], "python.xml")
 
@@ -138,6 +146,17 @@ def _python_in_lab(log: Path, report: Report) -> None:
 def _passed_on(log: Path, report: Report) -> None:
     tests: Words = [f"tests/{name}.py" for name in _PASSED_ON]
     _in_lab(log, report, ("vtd", "--timeout", "480"), tests, "passed-on.xml")
+
+
+def _passed_on_elsewhere(flavour: str) -> Step:
+    """A step in another flavour with devices to pass on."""
+
+    def work(log: Path, report: Report) -> None:
+        tests: Words = [f"tests/{name}.py" for name in _ELSEWHERE[flavour]]
+        _in_lab(log, report, (flavour, "--timeout", "480"), tests, f"passed-on-{flavour}.xml")
+
+    name = f"python tests with devices passed on, {flavour}"
+    return Step(name, work, after=_BUILT, holds=_LAB, counts=True)
 
 
 def _lab_itself(log: Path, report: Report) -> None:
@@ -167,6 +186,7 @@ PYTHON = (
     Step("python tests with Linux", _python_linux, after=_BUILT, counts=True),
     Step("python tests in the lab", _python_in_lab, after=_BUILT, holds=_LAB, counts=True),
     Step("python tests with devices passed on", _passed_on, after=_BUILT, holds=_LAB, counts=True),
+    *map(_passed_on_elsewhere, _ELSEWHERE),
     Step("lab itself", _lab_itself, after=("kernels",), holds=_LAB, counts=True),
     Step("demo", _demo, after=_BUILT),
 )
