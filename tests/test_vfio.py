@@ -42,8 +42,8 @@ def machine(device: vfio.Device) -> edu.Edu:
 
 
 @pytest.fixture
-def faults() -> Iterator[Callable[[], list[tuple[str, str, int]]]]:
-    """What the IOMMU logs of refused accesses from now on: direction, device, address."""
+def faults() -> Iterator[Callable[[], list[iommu_log.Fault]]]:
+    """What the IOMMU logs of refused accesses from now on."""
     with iommu_log.faults() as told:
         yield told
 
@@ -124,6 +124,7 @@ def test_read_only_memory_is_read(machine: edu.Edu, device: vfio.Device) -> None
     source.view()[: len(PATTERN)] = PATTERN
     machine.fetch(source.iova, len(PATTERN))
     machine.store(source.iova, 64)
+    iommu_log.unread()
     machine.store(target.iova, len(PATTERN))
     assert source.readonly
     assert not target.readonly
@@ -134,7 +135,7 @@ def test_read_only_memory_is_read(machine: edu.Edu, device: vfio.Device) -> None
 def test_a_write_to_read_only_memory_changes_nothing_and_is_logged(
     machine: edu.Edu,
     device: vfio.Device,
-    faults: Callable[[], list[tuple[str, str, int]]],
+    faults: Callable[[], list[iommu_log.Fault]],
 ) -> None:
     page = device.dma(4096, iova=0x2000000, readonly=True)
     page.view()[:16] = b"stays as it was."
@@ -148,7 +149,7 @@ def test_a_write_to_read_only_memory_changes_nothing_and_is_logged(
 def test_a_read_of_what_is_not_mapped_gives_nothing_and_is_logged(
     machine: edu.Edu,
     device: vfio.Device,
-    faults: Callable[[], list[tuple[str, str, int]]],
+    faults: Callable[[], list[iommu_log.Fault]],
 ) -> None:
     buffer = device.dma(4096)
     buffer.view()[: len(PATTERN)] = PATTERN
@@ -162,7 +163,7 @@ def test_a_read_of_what_is_not_mapped_gives_nothing_and_is_logged(
 def test_a_write_to_what_was_just_unmapped_changes_nothing_and_is_logged(
     machine: edu.Edu,
     device: vfio.Device,
-    faults: Callable[[], list[tuple[str, str, int]]],
+    faults: Callable[[], list[iommu_log.Fault]],
 ) -> None:
     buffer = device.dma(4096, iova=0x1000000)
     view = buffer.view()
