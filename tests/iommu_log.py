@@ -31,7 +31,8 @@ def _of_vtd(found: re.Match[str]) -> list[Fault]:
 
 
 def _of_virtio(found: re.Match[str]) -> list[Fault]:
-    """Its endpoints are numbered by bus, device and function; each word of memory is a line. Where
+    """Its endpoints are numbered by bus, device and function; each word of memory is a line, of
+    which the kernel writes ten in five seconds. Where
     nothing is mapped, the emulator does not tell the direction: it may be either."""
     number = int(found[1])
     device = f"{number >> 8:02x}:{number >> 3 & 0x1F:02x}.{number & 7}"
@@ -50,7 +51,7 @@ _LOGS = {
     "virtio-iommu": _Log(
         re.compile(r"virtio_iommu .*page fault from EP (\d+) at (\w+) \[(\w*)\]"),
         _of_virtio,
-        most=1,
+        most=2,
     ),
 }
 _BLOCKED = re.compile(

@@ -28,7 +28,7 @@ _PASSED_ON = (
 )
 #: What of that runs behind other IOMMUs, and by iommufd, whose own tests are with it.
 _IOMMUFD = "test_vfio_iommufd"
-_WITHOUT_DEBIAN = ("-k", "not debian and not a_user_is_told")
+_KVM = ("-k", "not soft and not debian and not a_user_is_told")
 _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "iommufd": (
         f"tests/{_IOMMUFD}.py",
@@ -37,9 +37,9 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     ),
     "viommu": (
         "tests/test_vfio_refusals.py::test_interrupts_that_are_not_remapped_have_to_be_allowed_in_so_many_words",
-        *("tests/test_vfio.py", "tests/test_vfio_guest.py", *_WITHOUT_DEBIAN),
+        *("tests/test_vfio.py", "tests/test_vfio_guest.py", *_KVM),
     ),
-    "amdvi": ("tests/test_vfio.py", "tests/test_vfio_guest.py", *_WITHOUT_DEBIAN),
+    "amdvi": ("tests/test_vfio.py", "tests/test_vfio_guest.py", *_KVM),
 }
 #: The most failed tests of a step that run once more.
 _ONCE_MORE = 2
