@@ -67,7 +67,7 @@ _PROVIDED = {
         Check("unsafe interrupts are refused", f'test "$(cat {_ALLOWED})" = N'),
     ),
     "viommu": (
-        _unit("virtio"),
+        _present("a virtio-iommu is there", "0x1057"),
         Check("unsafe interrupts are allowed", f'test "$(cat {_ALLOWED})" = Y'),
     ),
     "amdvi": (
