@@ -138,10 +138,10 @@ def descriptors() -> int:
 
 
 def locked() -> int:
-    """Bytes that this process has locked."""
-    line = re.search(r"VmLck:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert line is not None
-    return int(line[1]) * 1024
+    """Bytes that this process has locked, or that iommufd has pinned for it."""
+    found = re.findall(r"Vm(?:Lck|Pin):\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert len(found) == 2
+    return sum(map(int, found)) * 1024
 
 
 def _settled() -> Holdings:

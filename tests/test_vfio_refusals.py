@@ -7,12 +7,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 import edu
 import vmlet
-from conftest import lacks, limit
+from conftest import descriptors, lacks, limit
+from guests.driven import IMAGE
 from vmlet import host, vfio
 
 
@@ -81,6 +83,26 @@ def test_a_user_who_was_given_the_group_maps_what_may_be_locked(bound: str) -> N
 
 
 # Refusals
+
+#: Whether VFIO takes devices whose interrupts are not remapped.
+_UNSAFE = Path("/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts")
+
+
+def test_interrupts_that_are_not_remapped_have_to_be_allowed_in_so_many_words(bound: str) -> None:
+    if host.pci_device(bound).iommu_kind != "virtio-iommu":
+        lacks("unremapped", "this host remaps interrupts")
+    before = descriptors()
+    vfio.open(bound).close()
+    _UNSAFE.write_text("N")
+    try:
+        with pytest.raises(vmlet.UnsupportedError, match="cannot be confined") as refused:
+            vfio.open(bound)
+        with pytest.raises(vmlet.UnsupportedError, match="cannot be confined"):
+            vmlet.VM(kernel=IMAGE, memory="16M", engine="soft", devices=[vmlet.Vfio(bound)])
+    finally:
+        _UNSAFE.write_text("Y")
+    assert f"echo 1 > {_UNSAFE}" in str(refused.value.remedy)
+    assert descriptors() == before
 
 
 def test_a_device_that_is_not_bound_is_refused_with_the_remedy() -> None:

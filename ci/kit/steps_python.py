@@ -30,6 +30,21 @@ _PASSED_ON = (
 )
 #: A controller that shares its queues, which a machine of its own has.
 _SHARED_QUEUES = ("test_vfio_nvme",)
+#: What of that runs behind other IOMMUs, and by iommufd, whose own tests are with it.
+_IOMMUFD = "test_vfio_iommufd"
+_KVM = ("-k", "not soft and not debian and not a_user_is_told")
+_ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "iommufd": (
+        f"tests/{_IOMMUFD}.py",
+        "tests/test_vfio.py",
+        "tests/test_vfio_nics.py::test_two_guests_with_virtual_functions_reach_the_card_and_each_other",
+    ),
+    "viommu": (
+        "tests/test_vfio_refusals.py::test_interrupts_that_are_not_remapped_have_to_be_allowed_in_so_many_words",
+        *("tests/test_vfio.py", "tests/test_vfio_guest.py", *_KVM),
+    ),
+    "amdvi": ("tests/test_vfio.py", "tests/test_vfio_guest.py", *_KVM),
+}
 #: The most failed tests of a step that run once more.
 _ONCE_MORE = 2
 #: A test that stands still for so many seconds shows where, in the step's log.
@@ -134,9 +149,8 @@ def _in_lab(log: Path, report: Report, how: Words, tests: Words, junit: str) -> 
 
 
 def _python_in_lab(log: Path, report: Report) -> None:
-    ignored = (
-        f"--ignore=tests/{name}.py" for name in (*_SAME_EVERYWHERE, *_PASSED_ON, *_SHARED_QUEUES)
-    )
+    others = (*_SAME_EVERYWHERE, *_PASSED_ON, *_SHARED_QUEUES, _IOMMUFD)
+    ignored = (f"--ignore=tests/{name}.py" for name in others)
     limits = ("--timeout", "3600", *_SILENCE)
     _in_lab(log, report, (place.LAB, *limits), ["tests", *ignored], "python.xml")
 
@@ -149,6 +163,17 @@ def _passed_on(log: Path, report: Report) -> None:
 def _shared_queues(log: Path, report: Report) -> None:
     tests: Words = [f"tests/{name}.py" for name in _SHARED_QUEUES]
     _in_lab(log, report, ("nvme", "--timeout", "240"), tests, "shared-queues.xml")
+
+
+def _passed_on_elsewhere(flavour: str) -> Step:
+    """A step in another flavour with devices to pass on."""
+
+    def work(log: Path, report: Report) -> None:
+        limits = (flavour, "--timeout", "480", "--silence", "150")
+        _in_lab(log, report, limits, _ELSEWHERE[flavour], f"passed-on-{flavour}.xml")
+
+    name = f"python tests with devices passed on in {flavour}"
+    return Step(name, work, after=_BUILT, holds=_LAB, counts=True)
 
 
 def _lab_itself(log: Path, report: Report) -> None:
@@ -179,6 +204,7 @@ PYTHON = (
     Step("python tests in the lab", _python_in_lab, after=_BUILT, holds=_LAB, counts=True),
     Step("python tests with devices passed on", _passed_on, after=_BUILT, holds=_LAB, counts=True),
     Step("python tests with NVMe", _shared_queues, after=_BUILT, holds=_LAB, counts=True),
+    *map(_passed_on_elsewhere, _ELSEWHERE),
     Step("lab itself", _lab_itself, after=("kernels",), holds=_LAB, counts=True),
     Step("demo", _demo, after=_BUILT),
 )

@@ -16,7 +16,8 @@ from .steps_static import STATIC
 from .steps_wheel import WHEEL
 from .tools import ensure
 
-PLACES = ("host", "lab amd", "lab vtd", "lab intel")
+_LABS = ("amd", "vtd", "nvme", "iommufd", "viommu", "amdvi", "intel")
+PLACES = ("host", *(f"lab {name}" for name in _LABS))
 
 
 def steps() -> list[Step]:
@@ -26,7 +27,8 @@ def steps() -> list[Step]:
     """
     found = {step.name: step for step in (*RUST, *WHEEL, *PYTHON, *STATIC)}
     first = ["wheel", "kernels", "lab itself", "python tests in the lab"]
-    first += ["python tests with devices passed on", "rust tests"]
+    first += [name for name in found if name.startswith("python tests with devices passed on")]
+    first += ["python tests with NVMe", "rust tests"]
     first += ["tiny guests in the lab", "demo", "python tests with Linux", "python tests"]
     return [*(found.pop(name) for name in first), *found.values()]
 

@@ -76,23 +76,34 @@ class Apt:
         self._run(["apt-get", *self._options(), "-q", "update"])
         stamp.touch()
 
-    def newest(self, pattern: str) -> tuple[str, str]:
-        """Name and version of the newest package whose whole name matches `pattern`.
+    def newest(self, pattern: str, below: str | None = None) -> tuple[str, str]:
+        """Name and version of the newest package whose whole name matches `pattern`, and whose
+        version is lower than `below`.
 
         Between equal versions the shorter name wins, which is the signed kernel.
         """
+        found = self._versions(pattern)
+        if below is not None:
+            found = [one for one in found if compare_versions(one[1], below) < 0]
+        if not found:
+            older = f" older than {below}" if below else ""
+            where = f"{self.codename} and its backports"
+            raise LabError(f"no package{older} matches {pattern} in {where}")
+        return max(found, key=cmp_to_key(_compare_versions_of))
+
+    def of_version(self, pattern: str, version: str) -> list[str]:
+        """Packages of just that version whose whole names match `pattern`, shorter names first."""
+        return [name for name, found in self._versions(pattern) if found == version]
+
+    def _versions(self, pattern: str) -> list[tuple[str, str]]:
+        """Name and version of all that the archives have of these packages, shorter names first."""
         self.update()
         names = self._run(["apt-cache", *self._options(), "pkgnames", _literal_prefix(pattern)])
         matching = sorted(name for name in names.split() if re.fullmatch(pattern, name))
-        found = self._versions(matching) if matching else []
-        if not found:
-            raise LabError(f"no package matches {pattern} in {self.codename} and its backports")
-        found.sort(key=lambda item: len(item[0]))
-        return max(found, key=cmp_to_key(_compare_versions_of))
-
-    def _versions(self, names: list[str]) -> list[tuple[str, str]]:
-        """Name and version of all that the archives have of these packages, in one call."""
-        return listed(self._run(["apt-cache", *self._options(), "madison", *names]))
+        if not matching:
+            return []
+        found = listed(self._run(["apt-cache", *self._options(), "madison", *matching]))
+        return sorted(set(found), key=lambda item: (len(item[0]), item))
 
     def needed_by(self, names: Sequence[str]) -> list[tuple[str, str]]:
         """Name and version of all packages of a system that has just these, as apt chooses them."""

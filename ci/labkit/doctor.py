@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from .flavour import BochsFlavour, Flavour
@@ -36,9 +37,17 @@ COMMON = (
 _AMD = (
     Check("a command may make user namespaces", "unshare --user true"),
     Check("nested paging is on", 'test "$(cat /sys/module/kvm_amd/parameters/npt)" = Y'),
-    Check("VT-d translates", "dmesg | grep -q 'DMAR: Intel(R) Virtualization Technology'"),
-    Check("VT-d remaps interrupts", "dmesg | grep -q 'DMAR-IR: Enabled IRQ remapping'"),
 )
+
+
+def _logged(claim: str, line: str) -> Check:
+    """The kernel's log has this line."""
+    return Check(claim, f"dmesg | grep -q '{line}'")
+
+
+def _unit(name: str) -> Check:
+    """The kernel has an IOMMU whose name begins so."""
+    return Check(f"an IOMMU {name} is there", f"ls /sys/class/iommu | grep -q '^{name}'")
 
 
 def _present(claim: str, device: str) -> Check:
@@ -46,19 +55,37 @@ def _present(claim: str, device: str) -> Check:
     return Check(claim, f"cat /sys/bus/pci/devices/*/device | grep -q {device}")
 
 
-_VTD = (
-    _present("edu is there", "0x11e8"),
-    _present("the card with virtual functions is there", "0x10c9"),
-    _present("the card with an address cache is there", "0x1041"),
-)
+_ALLOWED = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
+# What a flavour has to have for what it provides.
+_PROVIDED = {
+    "vtd": (
+        _logged("VT-d translates", "DMAR: Intel(R) Virtualization Technology"),
+        _logged("VT-d remaps interrupts", "DMAR-IR: Enabled IRQ remapping"),
+    ),
+    "iommufd": (
+        Check("iommufd is there", "test -c /dev/iommu"),
+        Check("unsafe interrupts are refused", f'test "$(cat {_ALLOWED})" = N'),
+    ),
+    "viommu": (
+        _present("a virtio-iommu is there", "0x1057"),
+        Check("unsafe interrupts are allowed", f'test "$(cat {_ALLOWED})" = Y'),
+    ),
+    "amdvi": (
+        _unit("ivhd"),
+        _logged("AMD-Vi remaps interrupts", "AMD-Vi: Interrupt remapping enabled"),
+    ),
+    "edu": (_present("edu is there", "0x11e8"),),
+    "sriov": (_present("the card with virtual functions is there", "0x10c9"),),
+    "ats": (_present("the card with an address cache is there", "0x1041"),),
+}
 
 
 def checks(flavour: Flavour) -> tuple[Check, ...]:
     """What must hold inside a flavour."""
     if isinstance(flavour, BochsFlavour):
         return (*COMMON, _vmx(flavour.model.parameters))
-    more = _VTD if "edu" in flavour.provides else ()
-    return (*COMMON, *_AMD, *more)
+    provided = (_PROVIDED.get(name, ()) for name in flavour.provides)
+    return (*COMMON, *_AMD, *chain.from_iterable(provided))
 
 
 def _vmx(parameters: tuple[tuple[str, str], ...]) -> Check:

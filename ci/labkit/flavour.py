@@ -22,7 +22,7 @@ class Flavour:
     memory: int  # MiB of L1 unless asked for otherwise
     memory_max: int
     kernel_cmdline: str
-    modules: tuple[str, ...]  # loaded in L1 before the command runs
+    modules: tuple[str, ...]  # loaded in L1 before the command runs, each with its options
     guest_cmdline: str = field(default="", kw_only=True)  # VMLET_GUEST_CMDLINE: for L2's kernels
 
 
@@ -37,6 +37,8 @@ class QemuFlavour(Flavour):
     backends: tuple[str, ...] = ()  # arguments of what those devices need
     traced: tuple[str, ...] = ()  # events that the emulator writes to TRACE
     saved: bool = True  # whether the machine's state can be saved; else every run boots it
+    iommufd: bool = False  # a kernel with iommufd and files of devices
+    older: bool = False  # the emulator of the release itself
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ VTD = replace(
     summary="VT-d, and devices to pass on: edu, cards with SR-IOV, with ATS, with two functions",
     provides=(
         *("kvm", "kvm-linux", "linux", "vfio", "vtd"),
-        *("edu", "sriov", "ats", "shared-group", "aer"),
+        *("edu", "sriov", "ats", "shared-group", "aer", "fault-log"),
     ),
     plugged=(
         # All 32 bits of an address: interrupt messages are writes beyond the 28 it does otherwise.
@@ -144,6 +146,68 @@ CARDS = replace(
     ),
 )
 
+# The same by the kernel's newer interface: /dev/iommu, and a file for each device.
+IOMMUFD = replace(
+    VTD,
+    name="iommufd",
+    summary="VT-d by iommufd and files of devices; what vtd has to pass on",
+    provides=(*VTD.provides, "iommufd"),
+    modules=("iommufd", *AMD.modules),
+    state="iommufd",
+    iommufd=True,
+)
+
+# It remaps no interrupts, so who passes a device on has to allow that in so many words.
+_UNSAFE = tuple(
+    f"{name} allow_unsafe_interrupts=1" if name == "vfio_iommu_type1" else name
+    for name in AMD.modules
+)
+_WITHOUT_VTD = AMD.kernel_cmdline.replace(" intel_iommu=on", "")
+
+VIOMMU = replace(
+    AMD,
+    name="viommu",
+    summary="virtio-iommu, unsafe interrupts allowed; edu and a card with SR-IOV to pass on",
+    provides=(
+        *("kvm", "kvm-linux", "linux", "vfio", "edu", "sriov", "viommu"),
+        *("fault-log", "unremapped"),
+    ),
+    qemu=(
+        *("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"),
+        *("-device", "virtio-iommu-pci"),
+    ),
+    kernel_cmdline=_WITHOUT_VTD,
+    # Functions that it serves are not given to drivers before its own is there.
+    modules=("virtio-iommu", *_UNSAFE),
+    state="viommu",
+    plugged=VTD.plugged[:2],
+    backends=VTD.backends[:2],
+)
+
+# Its devices are on the root bus from the start: behind a port their requests are not translated.
+AMDVI = replace(
+    AMD,
+    name="amdvi",
+    summary="AMD-Vi with interrupt remapping, in an older emulator; edu to pass on",
+    provides=("kvm", "kvm-linux", "linux", "svm", "npt", "vfio", "edu", "amdvi"),
+    time_factor=20,
+    cpus=1,
+    qemu=(
+        # This emulator runs on with code that another processor has just changed, as the kernel
+        # does when KVM starts: its processors take turns.
+        *("-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max"),
+        *("-device", "amd-iommu,intremap=on,device-iotlb=on"),
+    ),
+    kernel_cmdline=_WITHOUT_VTD,
+    # The emulator has no card `igb`.
+    modules=tuple(name for name in AMD.modules if name not in ("igb", "nvme")),
+    root_ports=0,
+    state="",
+    plugged=VTD.plugged[:1],
+    older=True,
+    saved=False,
+)
+
 # Parts of L1's kernel that cost many instructions to start and that no test needs.
 _NOT_STARTED = (
     *("crypto_algapi_init", "load_system_certificate_list", "init_kprobe_trace"),
@@ -175,5 +239,6 @@ def intel(model: Model) -> BochsFlavour:
 
 
 FLAVOURS: dict[str, Flavour] = {
-    flavour.name: flavour for flavour in (AMD, VTD, NVME, CARDS, intel(HASWELL))
+    flavour.name: flavour
+    for flavour in (AMD, VTD, NVME, CARDS, IOMMUFD, VIOMMU, AMDVI, intel(HASWELL))
 }

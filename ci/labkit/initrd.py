@@ -6,11 +6,12 @@ import hashlib
 from pathlib import Path
 
 from .cpio import Archive
-from .modules import load_order, read_stripped
+from .modules import load_order, module_name, normalised, read_stripped
 from .paths import LABKIT, cache_dir, locked
 
 _BUSYBOX = Path("/bin/busybox")
 _INIT, _START = LABKIT / "init.sh", LABKIT / "start.sh"
+_KEPT = 8  # images, before the one made longest ago goes: a machine may be about to read one
 
 
 def build(modules_dir: Path, modules: tuple[str, ...]) -> Path:
@@ -22,10 +23,15 @@ def build(modules_dir: Path, modules: tuple[str, ...]) -> Path:
             image.parent.mkdir(exist_ok=True)
             temporary = image.with_suffix(".new")
             temporary.write_bytes(_pack(modules_dir, modules))
-            for old in image.parent.glob("*.cpio"):
-                old.unlink()
             temporary.rename(image)
+            _drop_oldest(image.parent)
     return image
+
+
+def _drop_oldest(folder: Path) -> None:
+    images = sorted(folder.glob("*.cpio"), key=lambda path: path.stat().st_mtime)
+    for old in images[:-_KEPT]:
+        old.unlink()
 
 
 def _key(modules_dir: Path, modules: tuple[str, ...]) -> str:
@@ -48,8 +54,10 @@ def _pack(modules_dir: Path, modules: tuple[str, ...]) -> bytes:
     archive.file("start.sh", _START.read_bytes())
     dependencies = (modules_dir / "modules.dep").read_text()
     builtin = (modules_dir / "modules.builtin").read_text()
-    order = load_order(dependencies, modules, builtin)
-    for number, file in enumerate(order):
-        name = f"{number:03}-{Path(file).name.partition('.')[0]}.ko"
-        archive.file(f"modules/{name}", read_stripped(modules_dir / file))
+    options = {normalised(name): rest for name, _, rest in (one.partition(" ") for one in modules)}
+    for number, file in enumerate(load_order(dependencies, tuple(options), builtin)):
+        name = f"modules/{number:03}-{Path(file).name.partition('.')[0]}"
+        archive.file(f"{name}.ko", read_stripped(modules_dir / file))
+        if chosen := options.get(module_name(file)):
+            archive.file(f"{name}.options", chosen.encode())
     return archive.finish()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from . import packages, userland
+from . import iommufd, older_qemu, packages, userland
 from .errors import LabError, progress
 
 
@@ -21,6 +21,10 @@ def main(arguments: list[str]) -> int:
         found = packages.index(refresh=options.refresh)
         for name in userland.ROOTS:
             found[name] = userland.root(name, refresh=options.refresh)
+        if options.refresh:
+            # The lab makes them when it first needs them.
+            iommufd.kernel(refresh=True)
+            older_qemu.command(refresh=True)
         for name, path in found.items():
             if options.print:
                 print(f"{name}={path}")

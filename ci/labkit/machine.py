@@ -27,6 +27,7 @@ class Config:
     cpus: int
     memory: int  # MiB
     extra: tuple[str, ...] = ()
+    emulator: tuple[str, ...] = (QEMU,)
 
     def shape(self) -> tuple[str, ...]:
         """The arguments that the saved state depends on, without machine paths."""
@@ -72,7 +73,7 @@ class Machine:
         names = ("console", "qmp", "stdout", "stderr")
         pairs = {name: socket.socketpair() for name in names}
         theirs = {name: pair[1].fileno() for name, pair in pairs.items()}
-        command = [*guard(), QEMU, *config.shape(), *split_backends(config.extra)[1]]
+        command = [*guard(), *config.emulator, *config.shape(), *split_backends(config.extra)[1]]
         command += ["-kernel", str(config.kernel), "-initrd", str(config.initrd)]
         command += _fixed_arguments(theirs, run, out, go)
         if incoming is not None:

@@ -100,8 +100,10 @@ def _kernel(name: str, pattern: str) -> Wanted:
 
 
 L1_KERNEL = "linux-6.12"
+#: Names of its packages.
+KERNEL_6_12 = r"linux-image-6\.12\.[0-9+a-z.]*-amd64(-unsigned)?"
 WANTED = {
-    "l1": _kernel(L1_KERNEL, r"linux-image-6\.12\.[0-9+a-z.]*-amd64(-unsigned)?"),
+    "l1": _kernel(L1_KERNEL, KERNEL_6_12),
     "6.1": _kernel("linux-6.1-cloud", r"linux-image-6\.1\.0-[0-9]+-cloud-amd64(-unsigned)?"),
     "6.12": _kernel("linux-6.12-cloud", r"linux-image-6\.12\.[0-9+a-z.]*-cloud-amd64(-unsigned)?"),
     # Its 32-bit flavour has a bzImage header and starts at code32 only: no payload inside.
@@ -165,7 +167,7 @@ def _fetch(wanted: Wanted) -> dict[str, str]:
         apt.unpack(package, version, base / folder)
         for modules in (base / folder).glob("lib/modules/*"):
             progress(f"indexing the modules of {modules.name}")
-            _depmod(base / folder, modules.name)
+            depmod(base / folder, modules.name)
     found: dict[str, str] = {}
     for name, glob in wanted.files:
         matches = sorted((base / folder).glob(glob))
@@ -175,7 +177,8 @@ def _fetch(wanted: Wanted) -> dict[str, str]:
     return found
 
 
-def _depmod(root: Path, version: str) -> None:
+def depmod(root: Path, version: str) -> None:
+    """Write what the kernel of that version needs to find its modules."""
     tool = shutil.which("depmod", path="/usr/sbin:/sbin:/usr/bin")
     if tool is None:
         raise LabError("depmod is missing; install the package kmod")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from . import guest, initrd, packages
+from . import guest, initrd, iommufd, older_qemu, packages
 from .errors import LabError, progress
 from .flavour import TRACE, QemuFlavour
 from .machine import Config, Machine, reported_status
@@ -52,18 +52,19 @@ class Shape:
 def run(flavour: QemuFlavour, shape: Shape, command: guest.Command, options: Options) -> int:
     """Run the command and return its status, 124 after a timeout, 125 when L1 failed."""
     packages.ensure_tools()
-    kernels = packages.index(guests=False)
+    kernel, modules = iommufd.kernel() if flavour.iommufd else _kernel()
     config = Config(
         flavour=flavour,
-        kernel=kernels[packages.L1_KERNEL],
-        initrd=initrd.build(kernels[f"{packages.L1_KERNEL}-modules"], flavour.modules),
+        kernel=kernel,
+        initrd=initrd.build(modules, flavour.modules),
         cpus=shape.cpus,
         memory=shape.memory,
         extra=shape.extra,
+        emulator=older_qemu.command() if flavour.older else (packages.QEMU,),
     )
     running = with_backends(config, command.out)
     with run_folder() as folder:
-        devices = _placed((*flavour.plugged, *options.plug))
+        devices = _placed((*flavour.plugged, *options.plug), flavour.root_ports)
         cold = options.cold or not flavour.saved
         plugged = 0 if cold else len(devices)
         (folder / "command").write_text(guest.script(command, config.flavour))
@@ -82,6 +83,12 @@ def run(flavour: QemuFlavour, shape: Shape, command: guest.Command, options: Opt
             return _attend(machine, folder, options)
 
 
+def _kernel() -> tuple[Path, Path]:
+    """The distribution's kernel, and the folder of its modules."""
+    kernels = packages.index(guests=False)
+    return kernels[packages.L1_KERNEL], kernels[f"{packages.L1_KERNEL}-modules"]
+
+
 def with_backends(config: Config, out: Path) -> Config:
     """The machine with what its flavour's devices need, which some keep in a saved state: it is
     saved without. So it is without what is traced into `out`."""
@@ -91,10 +98,10 @@ def with_backends(config: Config, out: Path) -> Config:
     return replace(config, extra=(*flavour.backends, *trace, *config.extra))
 
 
-def _placed(devices: tuple[str, ...]) -> list[str]:
-    """Devices with a root port each, where none is named."""
+def _placed(devices: tuple[str, ...], ports: int) -> list[str]:
+    """Devices with a root port each, where none is named; a machine without has its root bus."""
     return [
-        device if ",bus=" in device else f"{device},bus=rp{number}"
+        device if ",bus=" in device or not ports else f"{device},bus=rp{number}"
         for number, device in enumerate(devices)
     ]
 

@@ -9,7 +9,9 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 for module in /modules/*.ko; do
-    insmod "$module" || echo "lab: insmod $module failed"
+    options=
+    [ -e "${module%.ko}.options" ] && options=$(cat "${module%.ko}.options")
+    insmod "$module" $options || echo "lab: insmod $module failed"
 done
 ip link set lo up
 ulimit -n 65536

@@ -126,11 +126,11 @@ class PciDevice:
         vfio.release(self.address)
         return pci_device(self.address)
 
-    def open(self) -> Device:
+    def open(self, *, iommu: Literal["iommufd", "type1"] | None = None) -> Device:
         """Opens it, as `vmlet.vfio.open` does."""
         from vmlet import vfio
 
-        return vfio.open(self.address)
+        return vfio.open(self.address, iommu=iommu)
 
     def create_vfs(
         self,

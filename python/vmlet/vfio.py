@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     _InterruptKind = Literal["INTx", "MSI", "MSI-X"]
+    _Iommu = Literal["iommufd", "type1"]
 
 __all__ = ["Buffer", "Device", "Interrupt", "Region", "bind", "mend", "open", "release"]
 
@@ -59,9 +60,16 @@ def mend() -> list[str]:
     return _core.mend_vfio()
 
 
-def open(address: str) -> Device:
-    """Opens a device that is bound. It can reach no memory yet."""
-    return Device(address)
+def open(address: str, *, iommu: _Iommu | None = None) -> Device:
+    """Opens a device that is bound. It can reach no memory yet.
+
+    `iommu` is the kernel's interface to take: "iommufd" has a file for each device, "type1" one for
+    each IOMMU group. None takes iommufd where its files can be opened, else type1::
+
+        with vmlet.vfio.open("0000:01:00.0", iommu="iommufd") as device:
+            print(device.iommu)                 # iommufd
+    """
+    return Device(address, iommu)
 
 
 class Region:
@@ -249,9 +257,11 @@ class Interrupt:
 class Device:
     """An open device; leaving its ``with`` block closes it."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, iommu: str | None = None) -> None:
         self.address = address
-        self._core = _core.open_vfio(address)
+        self._core = _core.open_vfio(address, iommu)
+        #: The kernel's interface that it was opened by: "iommufd" or "type1".
+        self.iommu = self._core.iommu
         #: Its regions by VFIO's number: BARs are 0 to 5, the expansion ROM 6, config space 7.
         self.regions = {told[0]: Region(self._core, told) for told in self._core.regions()}
         #: How many interrupts of each kind it has.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from labkit import initrd
 from labkit.errors import LabError
 from labkit.modules import load_order, module_name
 
@@ -42,3 +45,15 @@ def test_a_module_that_is_nowhere_is_an_error() -> None:
 
 def test_a_name_has_neither_folder_nor_compression() -> None:
     assert module_name("kernel/net/9p/9pnet-virtio.ko.xz") == "9pnet_virtio"
+
+
+def test_options_come_with_their_module_and_with_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "modules.dep").write_text(DEPENDENCIES)
+    (tmp_path / "modules.builtin").write_text("")
+    monkeypatch.setattr(initrd, "read_stripped", lambda path: path.name.encode())
+    image = initrd._pack(tmp_path, ("kvm", "kvm-intel ept=0 vpid=0"))
+    assert image.count(b".options\0") == 1
+    assert b"modules/002-kvm-intel.options\0" in image
+    assert b"ept=0 vpid=0" in image

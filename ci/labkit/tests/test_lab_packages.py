@@ -7,7 +7,8 @@ import re
 import pytest
 
 from labkit import packages
-from labkit.apt import _literal_prefix, compare_versions, listed
+from labkit.apt import Apt, _literal_prefix, compare_versions, listed
+from labkit.errors import LabError
 
 
 @pytest.mark.parametrize(
@@ -68,3 +69,32 @@ def test_versions_of_several_archives_are_listed() -> None:
         "N: Unable to locate package linux-b\n"
     )
     assert listed(text) == [("linux-a", "6.1-1"), ("linux-a", "6.1-2")]
+
+
+@pytest.fixture
+def archives(monkeypatch: pytest.MonkeyPatch) -> Apt:
+    """Packages that two archives have, one under two names."""
+    versions = {"linux-b-unsigned": ("6.12-1", "6.12-2"), "linux-b": ("6.12-1", "7.0-1")}
+    lines = [f"{name} | {one} | x" for name, found in versions.items() for one in found]
+
+    def run(_: Apt, command: list[str], cwd: object = None) -> str:
+        return "\n".join(lines if "madison" in command else [*versions, "linux-c"])
+
+    monkeypatch.setattr(Apt, "__init__", lambda self: setattr(self, "codename", "bookworm"))
+    monkeypatch.setattr(Apt, "update", lambda _: None)
+    monkeypatch.setattr(Apt, "_options", lambda _: [])
+    monkeypatch.setattr(Apt, "_run", run)
+    return Apt()
+
+
+def test_the_newest_is_taken_and_the_shorter_name_of_equal_ones(archives: Apt) -> None:
+    assert archives.newest("linux-b(-unsigned)?") == ("linux-b", "7.0-1")
+    assert archives.newest("linux-b(-unsigned)?", below="7") == ("linux-b-unsigned", "6.12-2")
+    assert archives.newest("linux-b(-unsigned)?", below="6.12-2") == ("linux-b", "6.12-1")
+    with pytest.raises(LabError, match="no package older than 6 matches"):
+        archives.newest("linux-b(-unsigned)?", below="6")
+
+
+def test_packages_of_one_version_are_found_shorter_names_first(archives: Apt) -> None:
+    assert archives.of_version("linux-b(-unsigned)?", "6.12-1") == ["linux-b", "linux-b-unsigned"]
+    assert archives.of_version("linux-b(-unsigned)?", "8") == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit.flavour import AMD, VTD
+from labkit.flavour import AMD, AMDVI, VTD
 from labkit.machine import Config, reported_status, split_backends
 from labkit.runner import _placed, with_backends
 
@@ -45,14 +45,20 @@ def test_a_flavour_that_only_plugs_devices_in_shares_the_saved_state() -> None:
 
 
 def test_devices_of_the_flavour_come_before_those_that_are_asked_for() -> None:
-    placed = _placed((*VTD.plugged, "edu"))
+    placed = _placed((*VTD.plugged, "edu"), VTD.root_ports)
     assert placed[0] == f"{VTD.plugged[0]},bus=rp0"
     assert placed[-1] == f"edu,bus=rp{len(VTD.plugged)}"
 
 
 def test_devices_of_the_flavour_fit_the_root_ports() -> None:
-    ports = {device.partition("bus=rp")[2].partition(",")[0] for device in _placed(VTD.plugged)}
+    placed = _placed(VTD.plugged, VTD.root_ports)
+    ports = {device.partition("bus=rp")[2].partition(",")[0] for device in placed}
     assert {int(port) for port in ports} == set(range(VTD.root_ports))
+
+
+def test_a_machine_without_root_ports_has_its_devices_on_the_root_bus() -> None:
+    assert AMDVI.root_ports == 0
+    assert _placed(AMDVI.plugged, AMDVI.root_ports) == list(AMDVI.plugged)
 
 
 @pytest.mark.parametrize("status", [0, 1, 7, 63])

@@ -6,7 +6,8 @@ pub(crate) fn findings(root: &HostRoot) -> Vec<Finding> {
     vec![units(root), interrupt_remapping(root)]
 }
 
-/// `/sys/class/iommu`: `dmar0...` is VT-d, `ivhd0...` AMD-Vi, `virtio...` virtio-iommu.
+/// `/sys/class/iommu`: `dmar0...` is VT-d, `ivhd0...` AMD-Vi; virtio-iommu has the name of what its
+/// registers are on, a PCI address.
 fn units(root: &HostRoot) -> Finding {
     let topic = "iommu";
     if !root.exists("sys") {
@@ -20,7 +21,7 @@ fn units(root: &HostRoot) -> Finding {
              boot with intel_iommu=on.",
         );
     }
-    let mut kinds: Vec<_> = names.iter().map(|name| kind(name)).collect();
+    let mut kinds: Vec<_> = names.iter().map(|name| kind(root, name)).collect();
     kinds.sort_unstable();
     kinds.dedup();
     Finding::ok(
@@ -29,16 +30,30 @@ fn units(root: &HostRoot) -> Finding {
     )
 }
 
-pub(crate) fn kind(name: &str) -> &'static str {
+/// What the unit of that name is.
+pub(crate) fn kind(root: &HostRoot, name: &str) -> &'static str {
     if name.starts_with("dmar") {
         "VT-d"
     } else if name.starts_with("ivhd") {
         "AMD-Vi"
-    } else if name.starts_with("virtio") {
-        "virtio-iommu"
+    } else if is_virtio(root, name) {
+        VIRTIO
     } else {
         "another kind"
     }
+}
+
+const VIRTIO: &str = "virtio-iommu";
+
+fn is_virtio(root: &HostRoot, name: &str) -> bool {
+    let place = root.target(format!("sys/class/iommu/{name}"));
+    place.is_some_and(|place| place.contains("/virtio"))
+}
+
+/// Whether functions get their group from a driver's first try only, as behind virtio-iommu.
+pub(crate) fn groups_come_late(root: &HostRoot) -> bool {
+    let names = root.names("sys/class/iommu");
+    names.iter().any(|name| kind(root, name) == VIRTIO)
 }
 
 /// The interrupt chips of remapped vectors are named `IR-...` in `/proc/interrupts`. Their absence
@@ -64,12 +79,16 @@ mod tests {
         for (name, wanted) in [
             ("dmar0", "VT-d (dmar0)"),
             ("ivhd1", "AMD-Vi (ivhd1)"),
-            ("virtio0", "virtio-iommu (virtio0)"),
             ("smmu3", "another kind (smmu3)"),
         ] {
             let fake = FakeRoot::new(&[(&format!("sys/class/iommu/{name}/x"), "")]);
             assert_eq!(units(&fake.root()).detail, wanted);
         }
+        let fake = FakeRoot::new(&[]);
+        let place = "../../devices/pci0000:00/0000:00:01.0/virtio0/iommu/0000:00:01.0";
+        fake.link("sys/class/iommu/0000:00:01.0", place);
+        let wanted = "virtio-iommu (0000:00:01.0)";
+        assert_eq!(units(&fake.root()).detail, wanted);
     }
 
     #[test]

@@ -48,17 +48,27 @@ fn iommufd(root: &HostRoot) -> Finding {
     )
 }
 
-/// Without interrupt remapping a device can raise any interrupt of the host, so VFIO refuses it
-/// unless this parameter is on.
+/// Without interrupt remapping a device can raise any interrupt of the host, so these modules refuse
+/// it unless this parameter of theirs is on.
 fn unsafe_interrupts(root: &HostRoot) -> Finding {
     let topic = "unsafe interrupts";
-    match switched_on(root, "vfio_iommu_type1", "allow_unsafe_interrupts") {
-        None => Finding::unknown(topic, "vfio_iommu_type1 is not loaded"),
-        Some(false) => Finding::ok(topic, "refused"),
-        Some(true) => Finding::warning(topic, "allowed").because(
-            "vfio_iommu_type1.allow_unsafe_interrupts is on: where interrupts are not remapped, a \
-             device that is handed on can raise any of the host's",
-            "As root: echo 0 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts.",
+    let modules = ["vfio_iommu_type1", "iommufd"].into_iter();
+    let loaded = modules.filter_map(|module| {
+        let allowed = switched_on(root, module, "allow_unsafe_interrupts")?;
+        Some((module, allowed))
+    });
+    let loaded: Vec<_> = loaded.collect();
+    if loaded.is_empty() {
+        return Finding::unknown(topic, "neither vfio_iommu_type1 nor iommufd is loaded");
+    }
+    match loaded.iter().find(|(_, allowed)| *allowed) {
+        None => Finding::ok(topic, "refused"),
+        Some((module, _)) => Finding::warning(topic, "allowed").because(
+            format!(
+                "{module}.allow_unsafe_interrupts is on: where interrupts are not remapped, a device \
+                 that is handed on can raise any of the host's"
+            ),
+            format!("As root: echo 0 > /sys/module/{module}/parameters/allow_unsafe_interrupts."),
         ),
     }
 }
@@ -81,7 +91,7 @@ fn functions(root: &HostRoot) -> Finding {
         return Finding::ok(topic, detail);
     }
     let units = root.names("sys/class/iommu");
-    let kinds: Vec<_> = units.iter().map(|name| iommu::kind(name)).collect();
+    let kinds: Vec<_> = units.iter().map(|name| iommu::kind(root, name)).collect();
     Finding::warning(topic, detail).because(
         format!("{} is active and serves none of them", kinds.join(", ")),
         "The kernel's log says why: dmesg | grep -i -e DMAR -e AMD-Vi -e iommu.",
@@ -124,10 +134,14 @@ mod tests {
 
     #[test]
     fn allowed_unsafe_interrupts_are_a_warning() {
-        let file = "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
-        for (text, state) in [("Y\n", State::Warning), ("N\n", State::Ok)] {
-            let fake = FakeRoot::new(&[(file, text)]);
-            assert_eq!(unsafe_interrupts(&fake.root()).state, state);
+        for module in ["vfio_iommu_type1", "iommufd"] {
+            let file = format!("sys/module/{module}/parameters/allow_unsafe_interrupts");
+            for (text, state) in [("Y\n", State::Warning), ("N\n", State::Ok)] {
+                let fake = FakeRoot::new(&[(&file, text)]);
+                let found = unsafe_interrupts(&fake.root());
+                assert_eq!(found.state, state);
+                assert!(found.cause.is_none_or(|cause| cause.starts_with(module)));
+            }
         }
     }
 

@@ -355,6 +355,8 @@ fn vfio_kind(error: &VfioError) -> ErrorKind {
         },
         VfioError::UnsafeInterrupts { .. }
         | VfioError::NoType1
+        | VfioError::NoIommufd { .. }
+        | VfioError::NoDeviceFile { .. }
         | VfioError::NoReset { .. }
         | VfioError::NoSriov { .. }
         | VfioError::NoVfDriver { .. }
@@ -362,6 +364,7 @@ fn vfio_kind(error: &VfioError) -> ErrorKind {
         VfioError::Denied { .. }
         | VfioError::NoFile { .. }
         | VfioError::LockedMemory { .. }
+        | VfioError::LockedByUser { .. }
         | VfioError::TooManyMaps
         | VfioError::Call { .. }
         | VfioError::NvmeRefused { .. }

@@ -1,11 +1,12 @@
-//! The ioctls of VFIO (`include/uapi/linux/vfio.h`), and a wait for an eventfd.
+//! The ioctls of VFIO (`include/uapi/linux/vfio.h`) and of iommufd (`iommufd.h` beside it), and a wait
+//! for an eventfd.
 //!
 //! Invariant: every argument is a structure or a buffer of ours that outlives the call, and its
-//! `argsz` says how long it is, so that the kernel writes no further. Only [`map_dma`] has an effect
-//! that outlasts its call: its caller answers for the memory.
+//! first word says how long it is, so that the kernel writes no further. Only [`map_dma`] and
+//! [`map_space`] have an effect that outlasts their call: their callers answer for the memory.
 //!
 //! The crate vfio-ioctls wraps most of these, but maps all memory writable and gives no errors of
-//! regions and of resets.
+//! regions and of resets; iommufd-ioctls does not ask for the addresses that can be mapped.
 
 #![expect(unsafe_code, reason = "ioctls")]
 
@@ -17,10 +18,16 @@ use std::{
     time::Duration,
 };
 
+use iommufd_bindings::{
+    IOMMUFD_CMD_IOAS_ALLOC, IOMMUFD_CMD_IOAS_IOVA_RANGES, IOMMUFD_CMD_IOAS_MAP,
+    IOMMUFD_CMD_IOAS_UNMAP, iommu_ioas_alloc, iommu_ioas_iova_ranges, iommu_ioas_map,
+    iommu_ioas_unmap, iommu_iova_range,
+};
 use vfio_bindings::bindings::vfio::{
     VFIO_GROUP_FLAGS_VIABLE, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK,
-    VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE, VFIO_TYPE1v2_IOMMU, vfio_device_info,
-    vfio_group_status, vfio_iommu_type1_dma_map, vfio_iommu_type1_dma_unmap, vfio_irq_info,
+    VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE, VFIO_TYPE1v2_IOMMU,
+    vfio_device_attach_iommufd_pt, vfio_device_bind_iommufd, vfio_device_info, vfio_group_status,
+    vfio_iommu_type1_dma_map, vfio_iommu_type1_dma_unmap, vfio_irq_info,
 };
 use vmm_sys_util::ioctl::{
     ioctl, ioctl_with_mut_ptr, ioctl_with_mut_ref, ioctl_with_ptr, ioctl_with_ref, ioctl_with_val,
@@ -41,15 +48,30 @@ const DEVICE_GET_REGION_INFO: c_ulong = call(8);
 const DEVICE_GET_IRQ_INFO: c_ulong = call(9);
 const DEVICE_SET_IRQS: c_ulong = call(10);
 const DEVICE_RESET: c_ulong = call(11);
+const DEVICE_BIND_IOMMUFD: c_ulong = call(18);
+const DEVICE_ATTACH_IOMMUFD_PT: c_ulong = call(19);
 /// The same number as 12 of a device; this one is a container's.
 const IOMMU_GET_INFO: c_ulong = call(12);
 const IOMMU_MAP_DMA: c_ulong = call(13);
 const IOMMU_UNMAP_DMA: c_ulong = call(14);
 
+/// `_IO(';', number)`.
+const fn iommufd_call(number: u32) -> c_ulong {
+    0x3b00 + number as c_ulong
+}
+
+const IOAS_ALLOC: c_ulong = iommufd_call(IOMMUFD_CMD_IOAS_ALLOC);
+const IOAS_IOVA_RANGES: c_ulong = iommufd_call(IOMMUFD_CMD_IOAS_IOVA_RANGES);
+const IOAS_MAP: c_ulong = iommufd_call(IOMMUFD_CMD_IOAS_MAP);
+const IOAS_UNMAP: c_ulong = iommufd_call(IOMMUFD_CMD_IOAS_UNMAP);
+
 /// The header of `vfio_irq_set`, in words.
 const IRQ_SET_WORDS: u32 = 5;
 /// A reply that is longer than this is not asked for again.
 const LONGEST_REPLY: usize = 1 << 16;
+/// Ranges of addresses that are asked for at first, and at most.
+const FEW_RANGES: usize = 16;
+const MOST_RANGES: usize = 1 << 12;
 
 fn done(result: i32) -> io::Result<i32> {
     (result >= 0)
@@ -195,6 +217,94 @@ pub(crate) fn unmap_dma(container: &File, iova: u64, len: u64) -> io::Result<u64
     // SAFETY: a structure of the length it says.
     done(unsafe { ioctl_with_mut_ref(container, IOMMU_UNMAP_DMA, &mut unmap) })?;
     Ok(unmap.size)
+}
+
+/// Opens a device by its own file: nothing of it can be used before.
+pub(crate) fn bind_iommufd(device: &File, iommufd: &File) -> io::Result<()> {
+    let mut bind = vfio_device_bind_iommufd {
+        argsz: size::<vfio_device_bind_iommufd>(),
+        iommufd: iommufd.as_raw_fd(),
+        ..Default::default()
+    };
+    // SAFETY: a structure of the length it says.
+    done(unsafe { ioctl_with_mut_ref(device, DEVICE_BIND_IOMMUFD, &mut bind) }).map(drop)
+}
+
+/// An address space of iommufd's, in which nothing is mapped.
+pub(crate) fn new_space(iommufd: &File) -> io::Result<u32> {
+    let mut alloc = iommu_ioas_alloc {
+        size: size::<iommu_ioas_alloc>(),
+        ..Default::default()
+    };
+    // SAFETY: a structure of the length it says.
+    done(unsafe { ioctl_with_mut_ref(iommufd, IOAS_ALLOC, &mut alloc) })?;
+    Ok(alloc.out_ioas_id)
+}
+
+/// Has a device that is open translated by an address space.
+pub(crate) fn attach(device: &File, space: u32) -> io::Result<()> {
+    let mut attach = vfio_device_attach_iommufd_pt {
+        argsz: size::<vfio_device_attach_iommufd_pt>(),
+        pt_id: space,
+        ..Default::default()
+    };
+    // SAFETY: a structure of the length it says.
+    done(unsafe { ioctl_with_mut_ref(device, DEVICE_ATTACH_IOMMUFD_PT, &mut attach) }).map(drop)
+}
+
+/// What addresses and lengths of maps are multiples of, and the first and last addresses of each
+/// range that can be mapped.
+pub(crate) fn space_ranges(iommufd: &File, space: u32) -> io::Result<(u64, Vec<(u64, u64)>)> {
+    let mut found = vec![iommu_iova_range::default(); FEW_RANGES];
+    loop {
+        let mut asked = iommu_ioas_iova_ranges {
+            size: size::<iommu_ioas_iova_ranges>(),
+            ioas_id: space,
+            num_iovas: u32::try_from(found.len()).unwrap_or(0),
+            allowed_iovas: found.as_mut_ptr().expose_provenance() as u64,
+            ..Default::default()
+        };
+        // SAFETY: a structure of the length it says, which points to as many ranges as it says.
+        let result = done(unsafe { ioctl_with_mut_ref(iommufd, IOAS_IOVA_RANGES, &mut asked) });
+        let count = usize::try_from(asked.num_iovas).unwrap_or(usize::MAX);
+        match result {
+            Ok(_) => {
+                let ranges = found.iter().take(count).map(|one| (one.start, one.last));
+                return Ok((asked.out_iova_alignment, ranges.collect()));
+            }
+            // It says how many there are.
+            Err(error)
+                if error.raw_os_error() == Some(libc::EMSGSIZE)
+                    && (found.len() + 1..=MOST_RANGES).contains(&count) =>
+            {
+                found.resize(count, iommu_iova_range::default());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Lets the devices of an address space reach what `map` says. Its length is set here.
+pub(crate) fn map_space(iommufd: &File, map: iommu_ioas_map) -> io::Result<()> {
+    let mut map = iommu_ioas_map {
+        size: size::<iommu_ioas_map>(),
+        ..map
+    };
+    // SAFETY: a structure of the length it says. The kernel pins the pages and keeps them until the
+    // map is taken back; the caller holds a lease on them meanwhile.
+    done(unsafe { ioctl_with_mut_ref(iommufd, IOAS_MAP, &mut map) }).map(drop)
+}
+
+/// Takes a map of an address space back.
+pub(crate) fn unmap_space(iommufd: &File, space: u32, iova: u64, len: u64) -> io::Result<()> {
+    let mut unmap = iommu_ioas_unmap {
+        size: size::<iommu_ioas_unmap>(),
+        ioas_id: space,
+        iova,
+        length: len,
+    };
+    // SAFETY: a structure of the length it says.
+    done(unsafe { ioctl_with_mut_ref(iommufd, IOAS_UNMAP, &mut unmap) }).map(drop)
 }
 
 /// `vfio_irq_set` with what follows it.

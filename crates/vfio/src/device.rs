@@ -1,7 +1,6 @@
 //! A device of the host, driven by this process.
 
 use std::{
-    fs::File,
     ops::Range,
     os::fd::{AsRawFd, RawFd},
     os::unix::fs::FileExt,
@@ -16,8 +15,13 @@ use vmlet_host::{HostRoot, IommuGroup, Obstacle, PciAddress};
 use vmlet_memory::{Backing, Lease, LeaseKind, Ram};
 
 use crate::{
-    Access, DmaMap, DomainLimits, InterruptKind, IommuDomain, RegionInfo, RegionMap, Vector,
-    VfioError, calls, config, descriptor::Descriptor, domain::Addresses, info, type1::Type1,
+    Access, DmaMap, DomainLimits, InterruptKind, IommuBackend, IommuDomain, RegionInfo, RegionMap,
+    Vector, VfioError,
+    backend::{self, Opened},
+    calls, config,
+    descriptor::Descriptor,
+    domain::Addresses,
+    info,
 };
 
 /// The most regions that are asked for; PCI has nine, and a driver of its own may add some.
@@ -39,7 +43,7 @@ struct Given {
 pub struct Device {
     address: PciAddress,
     descriptor: Descriptor,
-    domain: Arc<Type1>,
+    domain: Arc<dyn IommuDomain>,
     addresses: Arc<Addresses>,
     regions: Vec<RegionInfo>,
     interrupts: Vec<(InterruptKind, u32)>,
@@ -50,8 +54,13 @@ pub struct Device {
 
 impl Device {
     /// Opens the device at `address`, which VFIO's driver has to have: its memory and its right to
-    /// do DMA are switched on, and it can reach nothing.
-    pub fn open(root: &HostRoot, address: PciAddress) -> Result<Device, VfioError> {
+    /// do DMA are switched on, and it can reach nothing. Without a wish for a back end, by iommufd
+    /// where its files can be opened, else by type1.
+    pub fn open(
+        root: &HostRoot,
+        address: PciAddress,
+        wanted: Option<IommuBackend>,
+    ) -> Result<Device, VfioError> {
         if let Some(obstacle) = Obstacle::all(root, address).into_iter().next() {
             return Err(VfioError::Obstacle { address, obstacle });
         }
@@ -60,12 +69,10 @@ impl Device {
             address,
             obstacle: Obstacle::NoIommu,
         })?;
-        let domain = Type1::open(root, address, group)?;
-        let file = domain.device()?;
-        Device::with(address, domain, file)
+        Device::with(address, backend::open(root, address, group, wanted)?)
     }
 
-    fn with(address: PciAddress, domain: Type1, file: File) -> Result<Device, VfioError> {
+    fn with(address: PciAddress, (domain, file): Opened) -> Result<Device, VfioError> {
         let failed = |call| move |source| VfioError::Call { call, source };
         let told = calls::device_info(&file).map_err(failed("VFIO_DEVICE_GET_INFO"))?;
         // An index that the device has not got is refused, and left out.
@@ -82,7 +89,7 @@ impl Device {
             address,
             descriptor: Descriptor::new(file),
             addresses: Arc::new(Addresses::new(domain.limits().clone())),
-            domain: Arc::new(domain),
+            domain,
             regions,
             interrupts,
             resets: told.flags & VFIO_DEVICE_FLAGS_RESET != 0,
@@ -159,6 +166,11 @@ impl Device {
     /// Where it is.
     pub fn address(&self) -> PciAddress {
         self.address
+    }
+
+    /// How it was opened.
+    pub fn backend(&self) -> IommuBackend {
+        self.domain.backend()
     }
 
     /// Its regions, by index; those it has not got are left out.
@@ -309,8 +321,8 @@ impl Device {
         iova: Option<u64>,
         access: Access,
     ) -> Result<DmaMap, VfioError> {
-        let domain: Arc<dyn IommuDomain> = Arc::<Type1>::clone(&self.domain);
-        DmaMap::new(domain, Arc::clone(&self.addresses), memory, (iova, access))
+        let (domain, addresses) = (Arc::clone(&self.domain), Arc::clone(&self.addresses));
+        DmaMap::new(domain, addresses, memory, (iova, access))
     }
 
     /// Has the interrupts of `kind` from number `first` on written to these eventfds (-1: to none),

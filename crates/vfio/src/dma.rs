@@ -103,7 +103,7 @@ mod tests {
     use vmlet_memory::Backing;
 
     use super::*;
-    use crate::{DomainLimits, IovaRange};
+    use crate::{DomainLimits, IommuBackend, IovaRange};
 
     /// Notes what is asked of it; refuses maps that are for reading only.
     #[derive(Debug)]
@@ -126,6 +126,10 @@ mod tests {
     }
 
     impl IommuDomain for Table {
+        fn backend(&self) -> IommuBackend {
+            IommuBackend::Type1
+        }
+
         fn limits(&self) -> &DomainLimits {
             &self.limits
         }
@@ -142,6 +146,8 @@ mod tests {
             self.asked.lock().unwrap().push(("unmap", iova.0));
             Ok(())
         }
+
+        fn close(&self) {}
     }
 
     fn map(

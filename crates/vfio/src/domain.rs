@@ -1,7 +1,7 @@
 //! What a device can reach: the table that an IOMMU of the host keeps for it.
 //!
 //! `bus::DmaDomain` translates for emulated devices, in this process. An [`IommuDomain`] fills the
-//! table of real hardware; the container of type1 has one, and iommufd's will be another.
+//! table of real hardware: the container of type1 has one, an address space of iommufd is one.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use std::{
 
 use vmlet_memory::{Iova, Lease};
 
-use crate::VfioError;
+use crate::{IommuBackend, VfioError};
 
 /// What a device may do with memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,9 @@ pub struct DomainLimits {
 
 /// The table of an IOMMU of the host.
 pub trait IommuDomain: Send + Sync + Debug {
+    /// The kernel's interface to it.
+    fn backend(&self) -> IommuBackend;
+
     /// What can be mapped.
     fn limits(&self) -> &DomainLimits;
 
@@ -65,6 +68,9 @@ pub trait IommuDomain: Send + Sync + Debug {
 
     /// Takes a map back, whole. The devices cannot reach it when this returns.
     fn unmap(&self, iova: Iova, len: u64) -> Result<(), VfioError>;
+
+    /// Ends it, after its device: all maps are gone then.
+    fn close(&self);
 }
 
 /// Below this nothing is chosen: a device that was told no address does not find memory at 0.

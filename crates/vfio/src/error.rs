@@ -71,15 +71,42 @@ pub enum VfioError {
     #[error(
         "interrupts of {address} cannot be confined: this host does not remap them, so the device \
          could raise any of the host's. Where you trust it and who uses it, as root: echo 1 > \
-         /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
+         /sys/module/{module}/parameters/allow_unsafe_interrupts"
     )]
     UnsafeInterrupts {
         /// The device.
         address: PciAddress,
+        /// The kernel's module that refuses.
+        module: &'static str,
     },
     /// The kernel's VFIO cannot translate as is needed.
     #[error("the kernel's VFIO lacks type1 (version 2). As root: modprobe vfio_iommu_type1")]
     NoType1,
+    /// The kernel has no iommufd.
+    #[error(
+        "iommufd is not to be had: {} is missing. As root: modprobe iommufd, which Linux may have \
+         since 6.2 (CONFIG_IOMMUFD); in a container, pass it on (--device {0}); or use type1",
+        path.display()
+    )]
+    NoIommufd {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The kernel makes no files of devices.
+    #[error(
+        "{address} has no file of its own in /dev/vfio/devices, which iommufd needs. Linux has them \
+         since 6.6 where it is built with CONFIG_VFIO_DEVICE_CDEV; elsewhere use type1"
+    )]
+    NoDeviceFile {
+        /// The device.
+        address: PciAddress,
+    },
+    /// No interface to an IOMMU is called so.
+    #[error("iommu cannot be {name:?}. Give \"iommufd\" or \"type1\", or leave it out")]
+    NoSuchBackend {
+        /// What was asked for.
+        name: String,
+    },
     /// The limit of locked memory, which counts what devices can reach.
     #[error(
         "{len} bytes for DMA are more than this process may lock: {locked} of {limit} bytes are \
@@ -90,6 +117,20 @@ pub enum VfioError {
         /// Bytes asked for.
         len: u64,
         /// Bytes locked.
+        locked: u64,
+        /// Bytes that may be.
+        limit: u64,
+    },
+    /// The limit of locked memory, which iommufd counts for all processes of a user.
+    #[error(
+        "{len} bytes for DMA are more than this user may lock: of {limit} bytes this process has \
+         {locked}, and others of the user have some. End those, or raise the limit (ulimit -l, or \
+         prlimit --memlock)"
+    )]
+    LockedByUser {
+        /// Bytes asked for.
+        len: u64,
+        /// Bytes that this process has locked.
         locked: u64,
         /// Bytes that may be.
         limit: u64,
@@ -450,7 +491,7 @@ impl VfioError {
             VfioError::Denied { source, .. }
             | VfioError::Call { source, .. }
             | VfioError::File { source, .. } => source.raw_os_error(),
-            VfioError::LockedMemory { .. } => Some(libc::ENOMEM),
+            VfioError::LockedMemory { .. } | VfioError::LockedByUser { .. } => Some(libc::ENOMEM),
             VfioError::TooManyMaps => Some(libc::ENOSPC),
             _ => None,
         }

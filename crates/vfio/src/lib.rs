@@ -8,15 +8,18 @@
 //! * `interrupt.rs`: [`Vector`], an interrupt as an eventfd.
 //! * `domain.rs`: [`IommuDomain`], what a device can reach; `dma.rs`: [`DmaMap`], memory in it.
 //! * `guest/`: [`Passthrough`], a device that a guest drives.
-//! * `type1.rs`: groups and containers, the domain of kernels without iommufd.
+//! * `backend.rs`: [`IommuBackend`], which of the kernel's interfaces fills it: `iommufd.rs`, a file for
+//!   each device; `type1.rs`, groups and containers, which kernels have without iommufd too.
 //! * `calls.rs`: ioctls; `info.rs`: their replies, [`RegionInfo`]; `descriptor.rs`: descriptors that can be closed.
 //! * `limits.rs`: the limit of locked memory.
 //! * `error.rs`: [`VfioError`].
 //!
-//! Source: `include/uapi/linux/vfio.h`, Documentation/driver-api/vfio.rst.
+//! Source: `include/uapi/linux/vfio.h` and `iommufd.h`, Documentation/driver-api/vfio.rst.
 //!
-//! Not supported yet: iommufd, several devices of one group at a time, hot reset.
+//! Not supported yet: several devices of one group at a time, hot reset; of iommufd: page
+//! tables of guests (nesting), dirty tracking, maps of files.
 
+mod backend;
 mod binding;
 mod calls;
 mod config;
@@ -28,6 +31,7 @@ mod error;
 mod guest;
 mod info;
 mod interrupt;
+mod iommufd;
 mod limits;
 mod mapping;
 mod mend;
@@ -38,6 +42,7 @@ mod sysfs;
 mod testing;
 mod type1;
 
+pub use backend::IommuBackend;
 pub use binding::{bind, release};
 pub use device::Device;
 pub use dma::DmaMap;

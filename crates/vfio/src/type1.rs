@@ -3,19 +3,15 @@
 //! A group is opened, put into a container, and the container given its IOMMU; then the group opens
 //! its devices (Documentation/driver-api/vfio.rst).
 
-use std::{
-    fs::{File, OpenOptions},
-    io,
-    path::{Path, PathBuf},
-};
+use std::{fs::File, io, path::PathBuf};
 
 use vfio_bindings::bindings::vfio::{VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE};
 use vmlet_host::{HostRoot, PciAddress};
 use vmlet_memory::{Iova, Lease};
 
 use crate::{
-    Access, DomainLimits, IommuDomain, VfioError, calls, descriptor::Descriptor, error::denied,
-    info, limits,
+    Access, DomainLimits, IommuBackend, IommuDomain, VfioError, backend::open_file, calls,
+    descriptor::Descriptor, info, limits,
 };
 
 const CONTAINER: &str = "dev/vfio/vfio";
@@ -32,24 +28,6 @@ pub(crate) struct Type1 {
 /// The file of a group.
 pub(crate) fn group_path(root: &HostRoot, group: u32) -> PathBuf {
     root.path(format!("dev/vfio/{group}"))
-}
-
-fn open_file(path: &Path) -> Result<File, VfioError> {
-    let opened = OpenOptions::new().read(true).write(true).open(path);
-    opened.map_err(|source| match source.kind() {
-        _ if denied(&source) => VfioError::Denied {
-            path: path.to_owned(),
-            source,
-        },
-        io::ErrorKind::NotFound => VfioError::NoFile {
-            path: path.to_owned(),
-        },
-        _ => VfioError::File {
-            path: path.to_owned(),
-            write: true,
-            source,
-        },
-    })
 }
 
 /// Opens the group of `address`: one user of a group at a time.
@@ -84,7 +62,10 @@ impl Type1 {
         }
         calls::set_container(&file, &container).map_err(failed("VFIO_GROUP_SET_CONTAINER"))?;
         calls::use_type1v2(&container).map_err(|source| match source.raw_os_error() {
-            Some(libc::EPERM) => VfioError::UnsafeInterrupts { address },
+            Some(libc::EPERM) => VfioError::UnsafeInterrupts {
+                address,
+                module: "vfio_iommu_type1",
+            },
             _ => failed("VFIO_SET_IOMMU")(source),
         })?;
         let told = calls::type1_info(&container).map_err(failed("VFIO_IOMMU_GET_INFO"))?;
@@ -106,15 +87,13 @@ impl Type1 {
         let call = "VFIO_GROUP_GET_DEVICE_FD";
         self.group.call(call, |group| calls::device(group, &name))
     }
-
-    /// Closes both, after the device: all maps are gone then.
-    pub(crate) fn close(&self) {
-        self.group.close();
-        self.container.close();
-    }
 }
 
 impl IommuDomain for Type1 {
+    fn backend(&self) -> IommuBackend {
+        IommuBackend::Type1
+    }
+
     fn limits(&self) -> &DomainLimits {
         &self.limits
     }
@@ -137,6 +116,11 @@ impl IommuDomain for Type1 {
         let call = "VFIO_IOMMU_UNMAP_DMA";
         let work = |container: &File| calls::unmap_dma(container, iova.0, len);
         self.container.call(call, work).map(drop)
+    }
+
+    fn close(&self) {
+        self.group.close();
+        self.container.close();
     }
 }
 

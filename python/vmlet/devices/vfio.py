@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vmlet._core import attach_vfio
 from vmlet.devices.model import Model
@@ -30,9 +30,12 @@ class Vfio(Model):
     Args:
         function: its address ("0000:01:10.0"), or what `vmlet.host.pci_device` and ``card.vfs()``
             give.
+        iommu: by which of the kernel's interfaces it is opened, "iommufd" or "type1"; None for
+            iommufd where its files can be opened, else type1.
     """
 
     function: str | PciDevice
+    iommu: Literal["iommufd", "type1"] | None = None
 
     def __post_init__(self) -> None:
         if not _ADDRESS.fullmatch(self.address):
@@ -47,4 +50,4 @@ class Vfio(Model):
         return str(getattr(self.function, "address", self.function))
 
     def _plug(self, machine: Machine, port: int | None) -> int:
-        return attach_vfio(machine, port, address=self.address)
+        return attach_vfio(machine, port, address=self.address, iommu=self.iommu)

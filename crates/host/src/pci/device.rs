@@ -80,7 +80,7 @@ impl PciDevice {
             driver: root.link(format!("{path}/driver")),
             driver_override: file("driver_override").filter(|name| name != "(null)"),
             group: IommuGroup::of(root, address),
-            iommu_kind: iommu.as_deref().map(iommu::kind),
+            iommu_kind: iommu.as_deref().map(|name| iommu::kind(root, name)),
             iommu,
             reset_methods: reset_methods(root, &path),
             features: Features::of(&ConfigSpace::new(config.unwrap_or_default())),

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use super::{IommuGroup, Member, PciAddress, serves_vfio};
-use crate::HostRoot;
+use crate::{HostRoot, iommu};
 
 /// Why a function cannot be opened now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,8 +51,9 @@ impl Obstacle {
         let ready = driver.as_deref().is_some_and(serves_vfio);
         let others = group.as_ref().map(|group| group.in_the_way_of(address));
         let others = others.unwrap_or_default();
+        let comes_late = driver.is_none() && iommu::groups_come_late(root);
         let found = [
-            group.is_none().then(|| without_group(root)),
+            (group.is_none() && !comes_late).then(|| without_group(root)),
             (!ready && !root.exists("sys/bus/pci/drivers/vfio-pci")).then_some(Obstacle::NoDriver),
             (!ready).then_some(Obstacle::Unbound { address, driver }),
             group
@@ -209,6 +210,21 @@ mod tests {
         };
         assert!(shared.to_string().ends_with("3: 0000:01:00.1 (igb)"));
         assert!(shared.remedy().contains("vmlet vfio bind 0000:01:00.1"));
+    }
+
+    #[test]
+    fn behind_virtio_iommu_who_has_no_driver_has_no_group_yet() {
+        let fake = FakeRoot::new(&[
+            (&format!("{DEVICE}/vendor"), "0x1234\n"),
+            ("sys/bus/pci/drivers/vfio-pci/bind", ""),
+        ]);
+        let place = "../../devices/pci0000:00/0000:00:01.0/virtio0/iommu/0000:00:01.0";
+        fake.link("sys/class/iommu/0000:00:01.0", place);
+        assert_eq!(texts(&fake), ["no driver has it, where vfio-pci should"]);
+        // Who has a driver and no group is not served.
+        fake.link(&format!("{DEVICE}/driver"), "../igb");
+        let wanted = "it is in no group of the IOMMU (0000:00:01.0)";
+        assert_eq!(texts(&fake).first().unwrap(), wanted);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::sync::{Arc, Weak};
 
 use vmlet_host::{HostRoot, PciAddress};
-use vmlet_vfio::{Device, DeviceNews, InterruptKind, Passthrough, Surroundings, VfioError};
+use vmlet_vfio::{
+    Device, DeviceNews, InterruptKind, IommuBackend, Passthrough, Surroundings, VfioError,
+};
 
 use super::{Machine, Parts};
 use crate::{
@@ -33,14 +35,17 @@ impl DeviceNews for News {
 impl Machine {
     /// Opens the device at `address`, which VFIO's driver has to have, and puts it into root port
     /// `port`, or into the first that is free; gives which. It reaches all of the guest's memory,
-    /// which is locked until it has gone, and nothing else.
+    /// which is locked until it has gone, and nothing else. `iommu`: by which of the kernel's
+    /// interfaces, "iommufd" or "type1".
     pub fn attach_vfio(
         &self,
         address: &str,
+        iommu: Option<&str>,
         port: Option<u8>,
         spawn: &ThreadStarter,
     ) -> Result<u8, MachineError> {
         let address: PciAddress = address.parse().map_err(VfioError::from)?;
+        let iommu = iommu.map(str::parse::<IommuBackend>).transpose()?;
         if self.is_counted()? {
             return Err(MachineError::Config {
                 what: "devices",
@@ -50,7 +55,7 @@ impl Machine {
         }
         let parts = self.open()?;
         parts.has_port()?;
-        let device = Device::open(&HostRoot::default(), address)?;
+        let device = Device::open(&HostRoot::default(), address, iommu)?;
         let around = Surroundings {
             space: &parts.space,
             reactor: &shared_reactor(spawn)?,

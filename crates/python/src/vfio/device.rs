@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pyo3::{prelude::*, types::PyBytes};
 use vmlet_host::{HostRoot, PciAddress};
 use vmlet_machine::MachineError;
-use vmlet_vfio::{Access, Device, InterruptKind, VfioError};
+use vmlet_vfio::{Access, Device, InterruptKind, IommuBackend, VfioError};
 
 use super::{DmaBuffer, VfioVector};
 use crate::{gateway, view::View};
@@ -38,12 +38,18 @@ fn kind(name: &str) -> Result<InterruptKind, MachineError> {
     })
 }
 
-/// Opens the device at `address`, which has to be bound.
+/// Opens the device at `address`, which has to be bound, by this of the kernel's interfaces.
 #[pyfunction]
 #[pyo3(name = "open_vfio")]
-pub(crate) fn open_vfio(py: Python<'_>, address: &str) -> PyResult<VfioDevice> {
+pub(crate) fn open_vfio(
+    py: Python<'_>,
+    address: &str,
+    iommu: Option<&str>,
+) -> PyResult<VfioDevice> {
     let device = gateway::call(py, || {
-        Ok(Device::open(&HostRoot::default(), self::address(address)?)?)
+        let address = self::address(address)?;
+        let wanted = iommu.map(str::parse::<IommuBackend>).transpose()?;
+        Ok(Device::open(&HostRoot::default(), address, wanted)?)
     })?;
     Ok(VfioDevice {
         device: Arc::new(device),
@@ -70,6 +76,12 @@ pub(crate) fn release_vfio(py: Python<'_>, address: &str) -> PyResult<()> {
 
 #[pymethods]
 impl VfioDevice {
+    /// By which interface it was opened: `iommufd` or `type1`.
+    #[getter]
+    fn iommu(&self) -> String {
+        self.device.backend().to_string()
+    }
+
     /// Its regions.
     fn regions(&self) -> Vec<Region> {
         let all = self.device.regions().iter();

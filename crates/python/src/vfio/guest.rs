@@ -9,14 +9,17 @@ use crate::{
 
 /// A device of the host; gives its root port.
 #[pyfunction]
-#[pyo3(signature = (machine, port, *, address))]
+#[pyo3(signature = (machine, port, *, address, iommu))]
 pub(crate) fn attach_vfio(
     py: Python<'_>,
     machine: &Machine,
     port: Option<u8>,
     address: &str,
+    iommu: Option<&str>,
 ) -> PyResult<u8> {
     gateway::call(py, || {
-        machine.core().attach_vfio(address, port, &start_thread)
+        machine
+            .core()
+            .attach_vfio(address, iommu, port, &start_thread)
     })
 }
