@@ -10,6 +10,7 @@ use super::{
     state::{End, Registers},
     target,
     template::{Immediate, Need, Operand, Template, Unit},
+    vendor,
 };
 use crate::{
     exec::string::order,
@@ -261,6 +262,10 @@ impl Bench {
             },
         );
         compare::registers(template, encoded, &self.before, sides.0, sides.1)?;
+        if vendor::leaves_memory(template, native.vector) {
+            self.level();
+            return Ok(true);
+        }
         mask_image(self.sides, template, &places);
         let text = template.need == Need::Text;
         for place in places {

@@ -4,7 +4,7 @@ use super::{
     encode::Encoded,
     state::{ARITHMETIC, End, Image, RF, Registers, XMM},
     template::{Need, Template, Unit},
-    vector, x87,
+    vector, vendor, x87,
 };
 
 /// Summary of the x87 status word: an exception is pending.
@@ -40,24 +40,32 @@ pub(crate) fn registers(
             side.end
         }
     };
+    if vendor::keeps_store(template, native, here) {
+        return Ok(());
+    }
     if end(native) != end(here) {
         return differ("end");
     }
-    if native.registers.gpr != here.registers.gpr {
+    let pairs = native.registers.gpr.iter().zip(&here.registers.gpr);
+    let differs = |(number, (a, b)): (usize, (&u64, &u64))| {
+        (a ^ b) & vendor::bits(template, encoded, number) != 0
+    };
+    if pairs.enumerate().any(differs) {
         return differ("registers");
     }
-    let ignored = template.undefined.0 & ARITHMETIC | RF;
+    let ignored = template.undefined.0 & ARITHMETIC | RF | vendor::flags(template, native);
     if (native.registers.flags ^ here.registers.flags) & !ignored != 0 {
         return differ("flags");
     }
     if template.unit == Unit::Integer {
         return Ok(());
     }
+    let enters_mmx = vendor::enters_mmx(template, native);
     let (native, here) = (&native.registers.fx, &here.registers.fx);
     if !vectors_agree(template, native, here) {
         return differ("vectors");
     }
-    if !x87_agrees(template, &before.fx, native, here) {
+    if !enters_mmx && !x87_agrees(template, &before.fx, native, here) {
         return differ("x87");
     }
     Ok(())

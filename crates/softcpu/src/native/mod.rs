@@ -3,7 +3,8 @@
 //! * `template.rs`, and by subject `integer.rs`, `control.rs`, `vector.rs`, `x87.rs`: what is tried.
 //! * `encode.rs`, `target.rs`, `case.rs`: a random encoding, where its operands lie, its inputs.
 //! * `host.rs`, `stub.rs`: the native side. `guest.rs`: the engine's. `layout.rs`: what both share.
-//! * `bench.rs`, `compare.rs`: runs cases and compares. `undefined.rs`: what is not compared.
+//! * `bench.rs`, `compare.rs`: runs cases and compares. `undefined.rs`: what is not compared, and
+//!   `vendor.rs` what of that depends on the host's processor.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -26,6 +27,7 @@ mod target;
 mod template;
 mod undefined;
 mod vector;
+mod vendor;
 mod x87;
 
 use bench::Bench;
@@ -63,6 +65,7 @@ fn branches_stack_and_strings_equal_the_host() {
 fn sequences_equal_the_host() {
     let chained = |template: &template::Template| {
         template.undefined == undefined::Undefined::NONE
+            && !vendor::shifts_by_many(template)
             && template.need == template::Need::Nothing
             && template.immediate != template::Immediate::Address
     };

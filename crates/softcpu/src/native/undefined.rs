@@ -30,6 +30,19 @@
 //! FXSAVE image the x87 pointers are compared only with an exception that waits, because AMD's
 //! processors leave them alone otherwise.
 //!
+//! The engine does as AMD's processors do. On a host with one of Intel's these are not compared
+//! (`vendor.rs`):
+//!
+//! | what | Intel's |
+//! |---|---|
+//! | OF after ROL, ROR, SHL and SHR by a number of places | as it likes; undefined but for one place |
+//! | RCX, RSI and RDI after a repetition with 67 that did not begin | cut to 32 bits |
+//! | flags after a repeated CMPS or SCAS that a page fault ends | of another step |
+//! | an x87 store with an unmasked exception to memory that faults | no fault: the operand is not looked at |
+//! | x87's top and tags after an MMX instruction that faults | changed |
+//! | the stack after a CALL to an address that is not canonical, the 10 bytes of FSTP and FBSTP after a page fault | written in part |
+//! | FSIN, FCOS, FSINCOS, FPTAN of 0.5 and more, and of the smallest numbers | reduced by a pi of 66 bits; given back |
+//!
 //! **Not compared at all:** RF, which the way out clears.
 
 use super::state::{AF, ARITHMETIC, OF, PF, SF, ZF};

@@ -4,6 +4,7 @@ use super::{
     case::Sides,
     state::{Image, Registers},
     template::{Operand, Sizes, Template, Unit},
+    vendor,
 };
 use crate::{
     fp::x87::{EnvironmentFormat, Form, X87, form},
@@ -30,6 +31,8 @@ pub(crate) fn is_out_of_range(template: &Template, image: &Image) -> bool {
     let exponent = sign_exponent & 0x7fff;
     match template.opcode[1] {
         0xf0 => exponent >= 0x3fff,
+        // Intel's processors reduce by a pi of 66 bits, and give the smallest numbers back as they are.
+        0xf2 | 0xfb | 0xfe | 0xff => vendor::is_intel() && !(2..0x3ffe).contains(&exponent),
         0xf9 => exponent > 0x3ffd || (exponent == 0x3ffd && significand >> 56 > 0x95),
         _ => false,
     }
