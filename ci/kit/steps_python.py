@@ -51,8 +51,10 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
 _ONCE_MORE = 2
 #: A test that stands still for so many seconds shows where, in the step's log.
 _STANDS_STILL = "faulthandler_timeout=300"
-#: A machine that says nothing for so many seconds stands still itself.
+#: A machine that says nothing for so many seconds stands still itself: in the longest step, and in
+#: the others.
 _SILENCE = ("--silence", "420")
+_SHORT_SILENCE = ("--silence", "240")
 #: Two steps run at once: a test that waits for something gets that much more time.
 _HOST_FACTOR = "3"
 
@@ -159,19 +161,19 @@ def _python_in_lab(log: Path, report: Report) -> None:
 
 def _passed_on(log: Path, report: Report) -> None:
     tests: Words = [f"tests/{name}.py" for name in _PASSED_ON]
-    _in_lab(log, report, ("vtd", "--timeout", "480"), tests, "passed-on.xml")
+    _in_lab(log, report, ("vtd", "--timeout", "900", *_SHORT_SILENCE), tests, "passed-on.xml")
 
 
 def _shared_queues(log: Path, report: Report) -> None:
     tests: Words = [f"tests/{name}.py" for name in _SHARED_QUEUES]
-    _in_lab(log, report, ("nvme", "--timeout", "240"), tests, "shared-queues.xml")
+    _in_lab(log, report, ("nvme", "--timeout", "480", *_SHORT_SILENCE), tests, "shared-queues.xml")
 
 
 def _passed_on_elsewhere(flavour: str) -> Step:
     """A step in another flavour with devices to pass on."""
 
     def work(log: Path, report: Report) -> None:
-        limits = (flavour, "--timeout", "480", "--silence", "150")
+        limits = (flavour, "--timeout", "600", *_SHORT_SILENCE)
         _in_lab(log, report, limits, _ELSEWHERE[flavour], f"passed-on-{flavour}.xml")
 
     name = f"python tests with devices passed on in {flavour}"
