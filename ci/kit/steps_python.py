@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from . import outcome, place
 from .paths import LOGS, REPOSITORY, TARGET
 from .process import Words, run
 from .schedule import Report, Step, StepFailed
+from .steady import steady
 from .tools import tool
 
 _LAB = ("lab",)
@@ -47,8 +47,6 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     ),
     "amdvi": ("tests/test_vfio.py", "tests/test_vfio_guest.py", *_KVM),
 }
-#: The most failed tests of a step that run once more.
-_ONCE_MORE = 2
 #: A test that stands still for so many seconds shows where, in the step's log.
 _STANDS_STILL = "faulthandler_timeout=300"
 #: A machine that says nothing for so many seconds stands still itself: in the longest step, and in
@@ -57,9 +55,6 @@ _SILENCE = ("--silence", "420")
 _SHORT_SILENCE = ("--silence", "240")
 #: Two steps run at once: a test that waits for something gets that much more time.
 _HOST_FACTOR = "3"
-
-RunTests = Callable[[Path, Words, Path], None]
-"""Runs tests: the log, which ones, and where JUnit's report goes."""
 
 
 def _pytest(log: Path, report: Report, where: str, command: Words, junit: Path) -> None:
@@ -84,27 +79,6 @@ def _pytest_in_lab(log: Path, report: Report, where: str, command: Words, junit:
             raise
         report.remark = f"{error}: the emulated machine stood still or ended; started again"
         _pytest(log, report, where, command, junit)
-
-
-def _steady(run_tests: RunTests, log: Path, report: Report, tests: Words, junit: Path) -> None:
-    """Runs tests, and once more, alone, the one or two that failed.
-
-    Steps share the host's processors, and guests in the lab end by themselves in one test of
-    thousands. The report shows what failed first; what fails again, or in number, has failed.
-    """
-    try:
-        run_tests(log, tests, junit)
-    except StepFailed:
-        first = report.failures
-        nodes: Words = list(dict.fromkeys(failure.node for failure in first))
-        if not 0 < len(nodes) <= _ONCE_MORE:
-            raise
-        report.failures = []
-        for tally in report.tallies.values():
-            tally.failed = 0
-        again = junit.with_stem(f"{junit.stem}-again")
-        run_tests(log.with_stem(f"{log.stem}-again"), nodes, again)
-        report.unsteady += first
 
 
 def _scripts(log: Path, report: Report) -> None:
@@ -132,11 +106,11 @@ def _python_linux(log: Path, report: Report) -> None:
 
 
 def _on_host(log: Path, report: Report, tests: Words, junit: str) -> None:
-    def run_tests(log: Path, tests: Words, junit: Path) -> None:
-        command: Words = [tool("python"), "-B", "-m", "pytest", *tests]
-        _pytest(log, report, "host", command, junit)
+    def run_tests(log: Path, chosen: Words) -> None:
+        command: Words = [tool("python"), "-B", "-m", "pytest", *(chosen or tests)]
+        _pytest(log, report, "host", command, _junit(LOGS / junit, chosen))
 
-    _steady(run_tests, log, report, tests, LOGS / junit)
+    steady(run_tests, log, report, _node)
 
 
 def _in_lab(log: Path, report: Report, how: Words, tests: Words, junit: str) -> None:
@@ -146,10 +120,20 @@ def _in_lab(log: Path, report: Report, how: Words, tests: Words, junit: str) -> 
     lab: Words = [REPOSITORY / "ci" / "lab", *how, "--out", out]
     lab = [*lab, "--", "python", "-B", "-m", "pytest"]
 
-    def run_tests(log: Path, tests: Words, junit: Path) -> None:
-        _pytest_in_lab(log, report, f"lab {how[0]}", [*lab, *tests], junit)
+    def run_tests(log: Path, chosen: Words) -> None:
+        command = [*lab, *(chosen or tests)]
+        _pytest_in_lab(log, report, f"lab {how[0]}", command, _junit(out / junit, chosen))
 
-    _steady(run_tests, log, report, tests, out / junit)
+    steady(run_tests, log, report, _node)
+
+
+def _node(failure: outcome.Failure) -> str:
+    return failure.node
+
+
+def _junit(file: Path, chosen: Words) -> Path:
+    """The report of the second run beside that of the first."""
+    return file.with_stem(f"{file.stem}-again") if chosen else file
 
 
 def _python_in_lab(log: Path, report: Report) -> None:

@@ -10,6 +10,7 @@ import pytest
 from kit import steps_python
 from kit.process import Words
 from kit.schedule import Report, StepFailed
+from kit.steady import steady
 
 _ENDED = "E  vmlet.errors.GuestError: the guest's run ended by triple-fault before x was printed"
 _MACHINE = """
@@ -43,12 +44,13 @@ def _run(folder: Path, *said: str | None) -> tuple[Report, list[str]]:
     (folder / "machine.py").write_text(_MACHINE.format(said=said))
     report = Report()
 
-    def run_tests(log: Path, tests: Words, junit: Path) -> None:
-        machine: Words = [sys.executable, folder / "machine.py", *tests]
+    def run_tests(log: Path, chosen: Words) -> None:
+        machine: Words = [sys.executable, folder / "machine.py", *(chosen or ["tests"])]
+        junit = steps_python._junit(folder / "junit.xml", chosen)
         steps_python._pytest_in_lab(log, report, "lab", machine, junit)
 
     try:
-        steps_python._steady(run_tests, folder / "log", report, ["tests"], folder / "junit.xml")
+        steady(run_tests, folder / "log", report, steps_python._node)
     except StepFailed as error:
         report.remark = f"failed: {error}"
     return report, (folder / "runs").read_text().splitlines()
