@@ -16,6 +16,10 @@ class StepFailed(Exception):
     """A step found something wrong; its log says what."""
 
 
+class MachineEnded(StepFailed):
+    """The emulated machine ended or stood still before its tests were done."""
+
+
 class StepSkipped(Exception):
     """A step cannot run here; the text says why."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from . import outcome, place
 from .paths import LOGS, REPOSITORY, TARGET
 from .process import Words, run
-from .schedule import Report, Step, StepFailed
+from .schedule import MachineEnded, Report, Step, StepFailed
 from .steady import steady
 from .tools import tool
 
@@ -70,15 +70,12 @@ def _pytest(log: Path, report: Report, where: str, command: Words, junit: Path) 
 
 
 def _pytest_in_lab(log: Path, report: Report, where: str, command: Words, junit: Path) -> None:
-    """Once more where the emulated machine stood still or ended, as it does once in some twenty
-    runs, also before anything of ours runs in it."""
     try:
         _pytest(log, report, where, command, junit)
     except StepFailed as error:
         if junit.exists():
             raise
-        report.remark = f"{error}: the emulated machine stood still or ended; started again"
-        _pytest(log, report, where, command, junit)
+        raise MachineEnded(str(error)) from error
 
 
 def _scripts(log: Path, report: Report) -> None:
@@ -110,7 +107,7 @@ def _on_host(log: Path, report: Report, tests: Words, junit: str) -> None:
         command: Words = [tool("python"), "-B", "-m", "pytest", *(chosen or tests)]
         _pytest(log, report, "host", command, _junit(LOGS / junit, chosen))
 
-    steady(run_tests, log, report, _node)
+    steady(run_tests, log, report, lambda failure: failure.node)
 
 
 def _in_lab(log: Path, report: Report, how: Words, tests: Words, junit: str) -> None:
@@ -124,11 +121,7 @@ def _in_lab(log: Path, report: Report, how: Words, tests: Words, junit: str) -> 
         command = [*lab, *(chosen or tests)]
         _pytest_in_lab(log, report, f"lab {how[0]}", command, _junit(out / junit, chosen))
 
-    steady(run_tests, log, report, _node)
-
-
-def _node(failure: outcome.Failure) -> str:
-    return failure.node
+    steady(run_tests, log, report, lambda failure: failure.node)
 
 
 def _junit(file: Path, chosen: Words) -> Path:

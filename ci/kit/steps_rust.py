@@ -9,7 +9,7 @@ from pathlib import Path
 from . import fuzz, outcome
 from .paths import REPOSITORY
 from .process import Words, output, run
-from .schedule import Report, Step, StepFailed
+from .schedule import MachineEnded, Report, Step, StepFailed
 from .steady import steady
 from .steps_static import must_pass
 
@@ -70,15 +70,10 @@ def _tiny_guests(log: Path, report: Report, where: str, options: Words, shell: W
         exact: Words = ["--exact", *chosen] if chosen else []
         status = run([*command, *exact], log, timeout=1800)
         if status and "test result:" not in log.read_text(errors="replace"):
-            report.remark = f"status {status}: the emulated machine ended; started again"
-            status = run([*command, *exact], log, timeout=1800)
+            raise MachineEnded(f"the tiny guests ended with status {status}")
         _count(log, report, ("tiny guests", where), status)
 
-    steady(run_tests, log, report, _name)
-
-
-def _name(failure: outcome.Failure) -> str:
-    return failure.test
+    steady(run_tests, log, report, lambda failure: failure.test)
 
 
 def _count(log: Path, report: Report, told: tuple[str, str], status: int) -> None:

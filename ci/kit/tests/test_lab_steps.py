@@ -50,7 +50,7 @@ def _run(folder: Path, *said: str | None) -> tuple[Report, list[str]]:
         steps_python._pytest_in_lab(log, report, "lab", machine, junit)
 
     try:
-        steady(run_tests, folder / "log", report, steps_python._node)
+        steady(run_tests, folder / "log", report, lambda failure: failure.node)
     except StepFailed as error:
         report.remark = f"failed: {error}"
     return report, (folder / "runs").read_text().splitlines()
