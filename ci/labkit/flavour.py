@@ -51,6 +51,16 @@ class BochsFlavour(Flavour):
 # Self-tests, page-table isolation and messages are most of what a kernel does at start.
 _GUEST_CMDLINE = "quiet cryptomgr.notests mitigations=off"
 
+_MACHINE = ("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max")
+_KERNEL_CMDLINE = (
+    "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check "
+    "audit=0 apparmor=0 cryptomgr.notests"
+)
+# All 32 bits of an address: interrupt messages are writes beyond the 28 it does otherwise.
+_EDU = "edu,dma_mask=0xffffffff"
+_CARD = "igb,netdev=card0"
+_CARD_BACKEND = ("-netdev", "user,id=card0,restrict=on")
+
 AMD = QemuFlavour(
     name="amd",
     summary="AMD-V with nested paging, VT-d with interrupt remapping and device IOTLB",
@@ -62,14 +72,11 @@ AMD = QemuFlavour(
     memory=2560,
     memory_max=2815,
     qemu=(
-        *("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"),
+        *_MACHINE,
         # `caching-mode` makes the guest flush after a map too, as passing a device on needs.
         *("-device", "intel-iommu,intremap=on,device-iotlb=on,caching-mode=on"),
     ),
-    kernel_cmdline=(
-        "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check "
-        "audit=0 apparmor=0 cryptomgr.notests intel_iommu=on"
-    ),
+    kernel_cmdline=f"{_KERNEL_CMDLINE} intel_iommu=on",
     modules=(
         *("virtio_pci", "virtio_console", "9p", "9pnet_virtio", "qemu_fw_cfg", "overlay"),
         *("kvm-amd", "vfio-pci", "vfio_iommu_type1", "tun", "vhost_net", "vhost_vsock"),
@@ -92,18 +99,14 @@ VTD = replace(
         *("edu", "sriov", "ats", "shared-group", "aer", "fault-log"),
     ),
     plugged=(
-        # All 32 bits of an address: interrupt messages are writes beyond the 28 it does otherwise.
-        "edu,dma_mask=0xffffffff",
-        "igb,netdev=card0",
+        _EDU,
+        _CARD,
         "virtio-net-pci,netdev=card1,disable-legacy=on,iommu_platform=on,ats=on",
         # Two functions of one card are one group. The first is plugged in last and shows both.
         "virtio-rng-pci,bus=rp3,addr=0.1,multifunction=on",
         "edu,bus=rp3,addr=0.0,multifunction=on",
     ),
-    backends=(
-        *("-netdev", "user,id=card0,restrict=on"),
-        *("-netdev", "user,id=card1,restrict=on"),
-    ),
+    backends=(*_CARD_BACKEND, "-netdev", "user,id=card1,restrict=on"),
     # Who has an address cache is told to forget, which nothing in L1 shows.
     traced=("vtd_inv_desc",),
 )
@@ -135,12 +138,12 @@ CARDS = replace(
     summary="VT-d, and devices to measure with: a network card with SR-IOV, two NVMe controllers",
     provides=("kvm", "kvm-linux", "linux", "vfio", "vtd", "sriov"),
     plugged=(
-        "igb,netdev=card0",
+        _CARD,
         "nvme,drive=disk0,serial=disk0",
         "nvme,drive=disk1,serial=disk1",
     ),
     backends=(
-        *("-netdev", "user,id=card0,restrict=on"),
+        *_CARD_BACKEND,
         *("-drive", "if=none,id=disk0,driver=null-co,size=64M,read-zeroes=on"),
         *("-drive", "if=none,id=disk1,driver=null-co,size=64M,read-zeroes=on"),
     ),
@@ -162,7 +165,6 @@ _UNSAFE = tuple(
     f"{name} allow_unsafe_interrupts=1" if name == "vfio_iommu_type1" else name
     for name in AMD.modules
 )
-_WITHOUT_VTD = AMD.kernel_cmdline.replace(" intel_iommu=on", "")
 
 VIOMMU = replace(
     AMD,
@@ -172,16 +174,13 @@ VIOMMU = replace(
         *("kvm", "kvm-linux", "linux", "vfio", "edu", "sriov", "viommu"),
         *("fault-log", "unremapped"),
     ),
-    qemu=(
-        *("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"),
-        *("-device", "virtio-iommu-pci"),
-    ),
-    kernel_cmdline=_WITHOUT_VTD,
+    qemu=(*_MACHINE, "-device", "virtio-iommu-pci"),
+    kernel_cmdline=_KERNEL_CMDLINE,
     # Functions that it serves are not given to drivers before its own is there.
     modules=("virtio-iommu", *_UNSAFE),
     state="viommu",
-    plugged=VTD.plugged[:2],
-    backends=VTD.backends[:2],
+    plugged=(_EDU, _CARD),
+    backends=_CARD_BACKEND,
 )
 
 # Its devices are on the root bus from the start: behind a port their requests are not translated.
@@ -198,12 +197,12 @@ AMDVI = replace(
         *("-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max"),
         *("-device", "amd-iommu,intremap=on,device-iotlb=on"),
     ),
-    kernel_cmdline=_WITHOUT_VTD,
+    kernel_cmdline=_KERNEL_CMDLINE,
     # The emulator has no card `igb`.
     modules=tuple(name for name in AMD.modules if name not in ("igb", "nvme")),
     root_ports=0,
     state="",
-    plugged=VTD.plugged[:1],
+    plugged=(_EDU,),
     older=True,
     saved=False,
 )

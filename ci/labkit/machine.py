@@ -35,9 +35,8 @@ class Config:
         # and whether its pages are nested, are written without a lock whenever any processor loads
         # FPU state (`cpu_clear_ignne` of QEMU 10.0.2): guests that run there end by triple faults
         # and their hosts stand still. So nothing runs there.
-        used = f"1-{self.cpus}" if self.cpus > 1 else "1"
         arguments = [*self.flavour.qemu, "-smp", str(self.cpus + 1), "-m", str(self.memory)]
-        more = f"isolcpus=0 irqaffinity={used}"
+        more = f"isolcpus=0 irqaffinity=1-{self.cpus}"
         arguments += ["-append", f"{self.flavour.kernel_cmdline} {more}"]
         for number in range(self.flavour.root_ports):
             arguments += ["-device", f"pcie-root-port,id=rp{number},chassis={number + 1}"]
