@@ -47,6 +47,49 @@ class Mode:
 
 
 @dataclass(frozen=True)
+class Program:
+    """What a guest runs: `subject/NAMEload.c`, compiled, and packed as its initial file system."""
+
+    name: str
+
+    @property
+    def compiled(self) -> Path:
+        """The program."""
+        return TARGET / "bench" / f"{self.name}load"
+
+    @property
+    def initrd(self) -> Path:
+        """The initial file system."""
+        return TARGET / "bench" / f"{self.name}.cpio"
+
+    def prepare(self, release: str, kind: str, *drivers: str) -> None:
+        """Have the kernels, compile the program and pack it with drivers of one of them."""
+        guests.index()
+        source = _SUBJECT / f"{self.name}load.c"
+        compiler: Words = [
+            "gcc",
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-static",
+            "-o",
+            self.compiled,
+            source,
+        ]
+        must(compiler, "compiling init", LOGS / f"bench-{self.name}load.log")
+        pack: Words = [tool("python"), "-B", _SUBJECT / "initramfs.py", self.initrd, self.compiled]
+        must(
+            [*pack, guests.modules(release, kind), *drivers],
+            "packing the initramfs",
+            LOGS / "bench-initramfs.log",
+        )
+
+    def needed(self) -> list[Path]:
+        """What `prepare` makes."""
+        return [self.compiled, self.initrd, *guests.needed()[2:]]
+
+
+@dataclass(frozen=True)
 class Bench:
     """A program, the kernel modules it takes beside virtio_pci, and QEMU's flags for the device."""
 
@@ -56,13 +99,9 @@ class Bench:
     modes: tuple[Mode, ...]
 
     @property
-    def program(self) -> Path:
-        """The compiled program."""
-        return TARGET / "bench" / f"{self.name}load"
-
-    @property
-    def _initrd(self) -> Path:
-        return TARGET / "bench" / f"{self.name}.cpio"
+    def program(self) -> Program:
+        """What the guest runs."""
+        return Program(self.name)
 
     @property
     def qemu(self) -> Words:
@@ -71,17 +110,11 @@ class Bench:
 
     def prepare(self) -> None:
         """Have QEMU and the kernel, compile and pack the program."""
-        guests.index()
-        source = _SUBJECT / f"{self.name}load.c"
-        compiler: Words = ["gcc", "-O2", "-Wall", "-Wextra", "-static", "-o", self.program, source]
-        must(compiler, "compiling init", LOGS / f"bench-{self.name}load.log")
-        modules: Words = [guests.modules(_RELEASE), "virtio_pci", self.module]
-        pack: Words = [tool("python"), "-B", _SUBJECT / "initramfs.py", self._initrd, self.program]
-        must([*pack, *modules], "packing the initramfs", LOGS / "bench-initramfs.log")
+        self.program.prepare(_RELEASE, guests.CLOUD, "virtio_pci", self.module)
 
     def needed(self) -> list[Path]:
         """What `prepare` makes."""
-        return [self.program, self._initrd, *guests.needed()[2:]]
+        return self.program.needed()
 
     def ours(self, *words: str | Path, cmdline: str = CMDLINE) -> Words:
         """The command of the side with vmlet; ``words`` are the subject's own."""
@@ -93,7 +126,7 @@ class Bench:
 
     def _command(self, side: str, words: Sequence[str | Path], cmdline: str) -> Words:
         program: Words = [tool("python"), "-B", _SUBJECT / f"{self.name}.py", side, *words]
-        return [*program, guests.kernel(_RELEASE), self._initrd, cmdline]
+        return [*program, guests.kernel(_RELEASE), self.program.initrd, cmdline]
 
 
 @dataclass

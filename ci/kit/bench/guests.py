@@ -15,6 +15,8 @@ _SUBJECT = Path(__file__).resolve().parent / "subject"
 _SOURCE = _SUBJECT / "kernels.rs"
 PROGRAM = TARGET / "bench" / "kernels"
 _INITRD = TARGET / "bench" / "kernels.cpio"
+#: Kernels that are made for clouds; "" is for Debian's standard ones.
+CLOUD = "-cloud"
 _INDEX = TARGET / "bench" / "kernels.txt"  # the lab cannot fetch what is missing
 # The same instructions everywhere: one static program, no vectors.
 _FLAGS = ("-O", "-C", "panic=abort", "-C", "strip=symbols", "-C", "target-feature=+crt-static")
@@ -53,12 +55,12 @@ def needed() -> list[Path]:
     return [PROGRAM, _INITRD, _INDEX]
 
 
-def kernel(release: str, kind: str = "-cloud") -> str:
+def kernel(release: str, kind: str = CLOUD) -> str:
     """The path of a kernel for clouds, or of Debian's standard one (kind "")."""
     return _known(f"linux-{release}{kind}")
 
 
-def modules(release: str, kind: str = "-cloud") -> str:
+def modules(release: str, kind: str = CLOUD) -> str:
     """The directory with the modules of that kernel."""
     return _known(f"linux-{release}{kind}-modules")
 

@@ -64,7 +64,7 @@ def _taps() -> Iterator[None]:
 @contextmanager
 def _server() -> Iterator[None]:
     """The host's end."""
-    with subprocess.Popen([_BENCH.program, "serve"], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen([_BENCH.program.compiled, "serve"], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         yield

@@ -21,19 +21,17 @@ from typing import Any
 
 from labkit import packages
 
-from ..paths import LOGS, TARGET
-from ..process import CommandError, Words, must
+from ..process import CommandError, Words
 from ..tools import tool
 from . import guests
-from .asked import CMDLINE, Mode, Side, tell
+from .asked import CMDLINE, Mode, Program, Side, tell
 from .floors import compile_floor, floor
 from .result import Row
 from .rounds import Plan, Samples, measure
 from .worker import Worker
 
 _SUBJECT = Path(__file__).resolve().parent / "subject"
-_PROGRAM = TARGET / "bench" / "vfioload"
-_INITRD = TARGET / "bench" / "vfio.cpio"
+_PROGRAM = Program("vfio")
 #: The kernels for clouds lack the driver of virtual functions.
 _RELEASE, _KIND = "6.12", ""
 _MODULES = ("igbvf", "nvme", "virtio_pci")
@@ -66,18 +64,12 @@ PLANS = (*_MAPS, *_PLANS)
 def prepare() -> None:
     """Compile the floor and the guests' program, have QEMU and the kernel."""
     compile_floor("vfio")
-    guests.index()
-    source = _SUBJECT / "vfioload.c"
-    compiler: Words = ["gcc", "-O2", "-Wall", "-Wextra", "-static", "-o", _PROGRAM, source]
-    must(compiler, "compiling init", LOGS / "bench-vfioload.log")
-    pack: Words = [tool("python"), "-B", _SUBJECT / "initramfs.py", _INITRD, _PROGRAM]
-    pack = [*pack, guests.modules(_RELEASE, _KIND), *_MODULES]
-    must(pack, "packing the initramfs", LOGS / "bench-initramfs.log")
+    _PROGRAM.prepare(_RELEASE, _KIND, *_MODULES)
 
 
 def needed() -> list[Path]:
     """What `prepare` makes."""
-    return [floor("vfio"), _PROGRAM, _INITRD, *guests.needed()[2:]]
+    return [floor("vfio"), *_PROGRAM.needed()]
 
 
 @dataclass(frozen=True)
@@ -161,7 +153,7 @@ def _maps(cards: _Cards, told: Callable[[str], None]) -> list[Row]:
 def _guest_command(side: int, cards: _Cards) -> Words:
     """The command of vmlet (0) or QEMU (1) with its own devices."""
     cmdline = f"{CMDLINE} net.ifnames=0 ipv6.disable=1 GUEST={_GUESTS[side]} HOST={_HOST}"
-    images: Words = [guests.kernel(_RELEASE, _KIND), _INITRD, cmdline]
+    images: Words = [guests.kernel(_RELEASE, _KIND), _PROGRAM.initrd, cmdline]
     program: Words = [tool("python"), "-B", _SUBJECT / "vfio.py"]
     devices = (cards.vfs[side], cards.disks[side])
     if side == 0:

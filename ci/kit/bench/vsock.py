@@ -41,7 +41,9 @@ prepare, needed = _BENCH.prepare, _BENCH.needed
 @contextmanager
 def _server(*path: Path) -> Iterator[None]:
     """The host's end."""
-    with subprocess.Popen([_BENCH.program, "serve", *path], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [_BENCH.program.compiled, "serve", *path], stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         if process.stdout.readline() != b"=serving\n":
             raise CommandError("the host's end does not listen; vhost-vsock takes its module")

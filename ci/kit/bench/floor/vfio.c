@@ -4,34 +4,15 @@
  * bytes of new memory, whose pages are "2m" or "4k" large, and unmaps them, and prints the nanoseconds
  * of both. The memory is of vmlet's kind, as in "vm.h".
  */
-#include <errno.h>
+#include "floor.h"
 #include <fcntl.h>
 #include <linux/vfio.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { HUGE_PAGE = 2 << 20, IOVA = 2 << 20 };
-
-static void check(int bad, const char *what)
-{
-    if (bad) {
-        fprintf(stderr, "floor: %s: %s\n", what, strerror(errno));
-        exit(1);
-    }
-}
-
-static long long now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000LL + t.tv_nsec;
-}
+enum { IOVA = 2 << 20 };
 
 static int open_container(const char *number, const char *address)
 {

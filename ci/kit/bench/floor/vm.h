@@ -3,18 +3,14 @@
  * anonymous, aligned to and advised for large pages, since the first touch of one is a cost of the policy
  * and not of the code. /dev/kvm is opened and the CPUID table read once.
  */
-#include <errno.h>
+#include "floor.h"
 #include <fcntl.h>
 #include <linux/kvm.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { MEMORY = 256 << 20, HUGE_PAGE = 2 << 20, ENTRY = 0x100000, GDT = 0x500, RESET = 0x64, CPUID_ENTRIES = 256 };
+enum { MEMORY = 256 << 20, ENTRY = 0x100000, GDT = 0x500, RESET = 0x64, CPUID_ENTRIES = 256 };
 
 struct vm {
     int vm, vcpu;
@@ -24,21 +20,6 @@ struct vm {
 
 static int kvm, run_size;
 static struct kvm_cpuid2 *cpuid;
-
-static void check(int bad, const char *what)
-{
-    if (bad) {
-        fprintf(stderr, "floor: %s: %s\n", what, strerror(errno));
-        exit(1);
-    }
-}
-
-static long long now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000LL + t.tv_nsec;
-}
 
 static void make_vm(struct vm *vm, const void *code, size_t size)
 {

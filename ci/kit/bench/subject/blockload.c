@@ -7,20 +7,12 @@
  */
 #define _GNU_SOURCE
 #include "load.h"
+#include "random.h"
 #include <linux/aio_abi.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 
 enum { MOST = 16 };
-
-static uint64_t next_random(void)
-{
-	static uint64_t state = 0x9e3779b97f4a7c15u;
-	state ^= state << 13;
-	state ^= state >> 7;
-	state ^= state << 17;
-	return state;
-}
 
 struct work {
 	int disk;

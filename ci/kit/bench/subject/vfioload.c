@@ -8,6 +8,7 @@
  */
 #define _GNU_SOURCE
 #include "load.h"
+#include "random.h"
 #include "link.h"
 #include <linux/fs.h>
 #include <netinet/in.h>
@@ -67,15 +68,6 @@ static uint64_t ping(int link, const struct sockaddr_in *host, uint64_t count)
 	}
 	qsort(times, count, sizeof *times, by_size);
 	return times[count / 2] * count;
-}
-
-static uint64_t next_random(void)
-{
-	static uint64_t state = 0x9e3779b97f4a7c15u;
-	state ^= state << 13;
-	state ^= state >> 7;
-	state ^= state << 17;
-	return state;
 }
 
 static uint64_t blocks(int disk, void *buffer, uint64_t size, uint64_t count)
