@@ -4,6 +4,9 @@ interrupts and copies 4 KiB of its own memory to and from addresses it is told."
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +68,24 @@ def card() -> host.PciDevice:
     if found is None or "VMLET_LAB" not in os.environ:
         lacks("sriov", "only a card of the lab is taken from its driver")
     return found
+
+
+@contextmanager
+def killed_with_functions(address: str, count: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has so many virtual functions for itself, and is killed at the end."""
+    script = (
+        "import time; from vmlet import host\n"
+        f"with host.pci_device({address!r}).vfs({count}):\n"
+        "    print('made', flush=True)\n"
+        "    time.sleep(1000)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"made\n"
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGKILL)
 
 
 class Edu:

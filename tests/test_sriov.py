@@ -81,19 +81,10 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
 
 def left_by_a_killed_process(address: str) -> None:
     """Virtual functions of a block whose process was killed inside of it."""
-    script = (
-        "import sys, time; from vmlet import host\n"
-        f"with host.pci_device({address!r}).vfs(2) as vfs:\n"
-        "    print(vfs[1].address, flush=True)\n"
-        "    time.sleep(1000)"
-    )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().strip()
+    with edu.killed_with_functions(address, 2) as process:
         with pytest.raises(vmlet.StateError, match=f"belong to process {process.pid}"):
             host.pci_device(address).remove_vfs()
         assert vfio.mend() == []
-        process.send_signal(signal.SIGKILL)
     assert host.pci_device(address).virtual_functions == host.VirtualFunctions(7, 2)
 
 

@@ -18,6 +18,7 @@ import iommu_log
 import vmlet
 from conftest import command, descriptors, initramfs, kernels, limit, locked, short
 from guests.driven import IMAGE, MESSAGES, Driven
+from ordinary_user import handed_over
 from vmlet import host, vfio
 
 Make = Callable[..., vmlet.VM]
@@ -346,9 +347,7 @@ def test_a_user_is_told_how_much_must_be_locked(bound: str, tmp_path: Path) -> N
     file = Path(f"/dev/vfio/{group.number}")
     image = tmp_path / "image"
     image.write_bytes(IMAGE)
-    owner = file.stat().st_uid
-    os.chown(file, 65534, -1)
-    try:
+    with handed_over(file):
         done = subprocess.run(
             [sys.executable, "-c", _AS_A_USER, bound, str(image)],
             capture_output=True,
@@ -356,8 +355,6 @@ def test_a_user_is_told_how_much_must_be_locked(bound: str, tmp_path: Path) -> N
             check=False,
             timeout=limit(60),
         )
-    finally:
-        os.chown(file, owner, -1)
     assert done.returncode == 0, done.stderr
     small, large = done.stdout.splitlines()
     assert small == f"{ ({1: f'vfio {bound}'}) }|None|only root may read capabilities"

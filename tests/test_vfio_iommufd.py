@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +16,7 @@ import edu
 import vmlet
 from conftest import descriptors, lacks, limit, locked
 from guests.driven import IMAGE
+from ordinary_user import NOBODY, handed_over
 from vmlet import host, vfio
 
 Make = Callable[..., vmlet.VM]
@@ -54,17 +54,6 @@ def opened() -> set[str]:
     links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
     targets = {str(link.readlink()) for link in links}
     return {target for target in targets if target.startswith(("/dev/vfio", "/dev/iommu"))}
-
-
-@contextmanager
-def owned_by_a_user(*files: Path) -> Iterator[None]:
-    for file in files:
-        os.chown(file, 65534, -1)
-    try:
-        yield
-    finally:
-        for file in files:
-            os.chown(file, 0, -1)
 
 
 # Which one is taken
@@ -189,14 +178,14 @@ class User:
 
 def test_a_user_needs_both_files_and_maps_what_may_be_locked(bound: str) -> None:
     files = (IOMMUFD, file_of(bound))
-    with User(bound) as user, owned_by_a_user(*files):
-        for owner, missing in ((0, files[1]), (65534, files[0])):
+    with User(bound) as user, handed_over(*files):
+        for owner, missing in ((0, files[1]), (NOBODY, files[0])):
             os.chown(files[1], owner, -1)
-            os.chown(files[0], 65534 - owner, -1)
+            os.chown(files[0], NOBODY - owner, -1)
             errno, message, remedy = user.maps(4096).split("|")
             assert (int(errno), message) == (13, f"this user may not use {missing}")
             assert f"chown USER {missing}" in remedy
-        os.chown(files[0], 65534, -1)
+        os.chown(files[0], NOBODY, -1)
         assert user.maps(3 << 18) == f"mapped {3 << 18}"
         errno, message, remedy = user.maps(1 << 19).split("|")
         assert int(errno) == 12
@@ -209,7 +198,7 @@ def test_a_user_needs_both_files_and_maps_what_may_be_locked(bound: str) -> None
 def test_what_other_processes_of_a_user_have_locked_counts(bound: str) -> None:
     with edu.card().vfs(1) as (vf,):
         files = (IOMMUFD, file_of(bound), file_of(vf.address))
-        with owned_by_a_user(*files), User(vf.address) as other, User(bound) as user:
+        with handed_over(*files), User(vf.address) as other, User(bound) as user:
             assert other.maps(3 << 18).startswith("mapped")
             assert user.maps(4096).startswith("mapped")
             errno, message, _ = user.maps(1 << 19).split("|")

@@ -6,16 +6,15 @@ import fcntl
 import hashlib
 import json
 import os
-import signal
 import struct
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import edu
 import vmlet
 from conftest import command, initramfs, kernels, lacks, limit
 from vmlet import cli, host, vfio
@@ -127,16 +126,9 @@ def test_an_exception_gives_everything_back(card: host.PciDevice) -> None:
 
 def test_mend_gives_back_what_a_killed_process_shared(card: host.PciDevice) -> None:
     before = state(card)
-    script = (
-        "import time; from vmlet import host\n"
-        f"with host.pci_device({card.address!r}).vfs(1) as (vf,):\n"
-        "    print(vf.nvme, flush=True)\n"
-        "    time.sleep(1000)"
-    )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert b"online=True" in process.stdout.readline()
-        process.send_signal(signal.SIGKILL)
+    with edu.killed_with_functions(card.address, 1):
+        (vf,) = (one for one in host.pci_devices() if one.physical_function == card.address)
+        assert vf.nvme.online
     assert state(card) != before
     assert vfio.mend() == [card.address]
     assert state(card) == before

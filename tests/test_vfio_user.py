@@ -7,17 +7,15 @@ import re
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import edu
 from conftest import limit
+from ordinary_user import NOBODY, handed_over
 from vmlet import host
 
-NOBODY = 65534
 HERE = Path(__file__).parent
 #: What is done again: by `vmlet.vfio`, and by guests on KVM and on the software CPU.
 AGAIN = (
@@ -48,19 +46,6 @@ class Drop:
         ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
 sys.exit(pytest.main(sys.argv[1:], plugins=[Drop()]))
 """
-
-
-@contextmanager
-def handed_over(*files: Path) -> Iterator[None]:
-    """Files that belong to that user meanwhile."""
-    owners = [file.stat().st_uid for file in files]
-    for file in files:
-        os.chown(file, NOBODY, -1)
-    try:
-        yield
-    finally:
-        for file, owner in zip(files, owners, strict=True):
-            os.chown(file, owner, -1)
 
 
 def unlimited() -> None:

@@ -8,7 +8,7 @@ use super::{
 };
 
 /// Summary of the x87 status word: an exception is pending.
-const PENDING: u16 = 1 << 7;
+pub(crate) const PENDING: u16 = 1 << 7;
 /// C1, UE, PE and the summary depend on the last place.
 const LAST_PLACE: u16 = 0x0230;
 

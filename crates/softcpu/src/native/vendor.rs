@@ -5,14 +5,12 @@
 use std::{fs, sync::LazyLock};
 
 use super::{
-    compare::Side,
+    compare::{PENDING, Side},
     encode::Encoded,
     state::{ARITHMETIC, OF},
     template::{Need, Operand, Reg, Template, Unit},
 };
 
-/// Summary of the x87 status word: an exception is pending.
-const PENDING: u16 = 1 << 7;
 const BREAKPOINT: u8 = 3;
 const STACK_FAULT: u8 = 12;
 const GENERAL_PROTECTION: u8 = 13;
