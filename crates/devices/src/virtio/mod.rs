@@ -24,5 +24,5 @@ pub mod vsock;
 
 use device::read_image;
 pub use device::{Activation, Place, VirtioDevice, VirtioInterrupt};
-pub use queue::{Buffer, Chain, QueueFault, QueueState, VirtQueue};
+pub use queue::{Batches, Buffer, Chain, QueueFault, QueueState, VirtQueue};
 pub use transport::VirtioPci;

@@ -24,6 +24,8 @@ use super::{Client, Done, Image, Job, Operation, RawImage};
 
 /// Requests that the kernel has at once; more wait here.
 const ENTRIES: u32 = 256;
+/// To copy so many bytes takes longer than to wake up a thread of the kernel's for it.
+const LARGE: u64 = 256 << 10;
 
 #[derive(Debug, Default)]
 struct Table {
@@ -31,6 +33,8 @@ struct Table {
     under_way: Vec<Option<Job>>,
     free: Vec<usize>,
     waiting: VecDeque<Job>,
+    /// The request that a thread of the kernel's copies.
+    aside: Option<usize>,
 }
 
 struct Ring {
@@ -192,9 +196,23 @@ impl Table {
         self.under_way.get(number)?.as_ref()
     }
 
+    /// Whether large request `number` goes to a thread of the kernel's, so that another which waits
+    /// is copied at the same time. One does: more would take the processors of the guest.
+    fn goes_aside(&mut self, number: usize) -> bool {
+        let is_large = |job: &Job| job.memory.len() >= LARGE;
+        let goes = self.aside.is_none()
+            && self.get(number).is_some_and(is_large)
+            && self.waiting.front().is_some_and(is_large);
+        if goes {
+            self.aside = Some(number);
+        }
+        goes
+    }
+
     fn take(&mut self, number: usize) -> Option<Job> {
         let job = self.under_way.get_mut(number)?.take()?;
         self.free.push(number);
+        self.aside = self.aside.filter(|aside| *aside != number);
         Some(job)
     }
 }
@@ -212,7 +230,10 @@ impl Ring {
             let Some(entry) = entry else {
                 break;
             };
-            let entry = entry.user_data(number as u64);
+            let mut entry = entry.user_data(number as u64);
+            if self.table.goes_aside(number) {
+                entry = entry.flags(squeue::Flags::ASYNC);
+            }
             // SAFETY: the entry's pieces belong to the job in the table, which stays there until its
             // completion is taken, and the descriptor to the image, which outlives the ring.
             let pushed = unsafe { self.ring.submission().push(&entry) };

@@ -7,7 +7,6 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
 };
 
 use vmlet_bus::{DmaView, SavedError, SavedState};
@@ -21,7 +20,7 @@ use super::{
 };
 use crate::{
     backend::block::{Client, Done, Image, Job, Operation, Runner},
-    virtio::{Activation, Chain, Place, VirtQueue, VirtioDevice, read_image},
+    virtio::{Activation, Batches, Chain, Place, VirtQueue, VirtioDevice, read_image},
 };
 
 const NAME: &str = "virtio-blk";
@@ -34,9 +33,6 @@ const MOST_QUEUES: u16 = 64;
 /// A batch has no more chains, and begins once it has this many bytes.
 const MOST_CHAINS: usize = 8;
 const MOST_BYTES: u64 = 64 << 10;
-/// How long more requests are waited for when all are answered; in the order of what a notification
-/// and a wake-up cost.
-const LINGER: Duration = Duration::from_micros(50);
 
 /// What a user says of a disk.
 #[derive(Clone, Debug, Default)]
@@ -122,12 +118,7 @@ impl Blk {
     /// the next is read.
     fn serve(&self, active: &Activation, queue: &VirtQueue) {
         let (view, limits) = (active.dma.view(), self.limits(active));
-        let linger = || {
-            self.lingers
-                .then_some(LINGER)
-                .filter(|_| !self.under_way.is_busy())
-        };
-        queue.drain_batches(&view, is_full, linger, |chains| {
+        let mut begin = |chains: Vec<Chain>| {
             let (mut jobs, mut answered) = (Vec::with_capacity(chains.len()), false);
             for chain in &chains {
                 match parse(chain, &view, &limits, &self.id) {
@@ -153,7 +144,13 @@ impl Blk {
             {
                 runner.submit(jobs);
             }
-        });
+        };
+        let batches = Batches {
+            is_full: &is_full,
+            may_wait: &|| self.lingers && !self.under_way.is_busy(),
+            each: &mut begin,
+        };
+        queue.drain_batches(&view, batches);
     }
 
     fn begin(&self, queue: u16, chain: &Chain, steps: Vec<Step>, written: u32) -> Vec<Job> {
@@ -191,7 +188,9 @@ fn processors() -> usize {
 /// Whether a batch is large enough to begin.
 fn is_full(batch: &[Chain]) -> bool {
     let bytes = |chain: &Chain| chain.readable_len() + chain.writable_len();
-    batch.len() >= MOST_CHAINS || batch.iter().map(bytes).sum::<u64>() >= MOST_BYTES
+    // Large ones go by two, which may be copied at the same time.
+    batch.len() >= MOST_CHAINS
+        || batch.len() > 1 && batch.iter().map(bytes).sum::<u64>() >= MOST_BYTES
 }
 
 fn name(operation: Operation) -> &'static str {

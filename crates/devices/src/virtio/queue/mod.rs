@@ -4,16 +4,15 @@
 //! chains that are looked at as a whole before a device sees them, and a queue that ends when its
 //! driver breaks the rules: the device then needs a reset (section 2.1.2).
 
+mod batches;
 mod chain;
 mod fault;
+mod pace;
 mod state;
 
-use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering, fence},
-    },
-    time::{Duration, Instant},
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering, fence},
 };
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
@@ -21,10 +20,12 @@ use vm_memory::{Bytes, GuestAddress};
 use vmlet_bus::DmaView;
 use vmm_sys_util::eventfd::EventFd;
 
+pub use batches::Batches;
 pub use chain::{Buffer, Chain};
 pub use fault::QueueFault;
 pub use state::QueueState;
 
+use self::pace::Pace;
 use super::VirtioInterrupt;
 
 /// `VIRTQ_AVAIL_F_NO_INTERRUPT` (section 2.7.6).
@@ -51,6 +52,9 @@ pub struct VirtQueue {
     enabled: bool,
     ring: Mutex<Ring>,
     broken: AtomicBool,
+    /// Interrupts are kept back; who sets this interrupts the driver afterwards.
+    holds: AtomicBool,
+    pace: Mutex<Pace>,
     interrupt: Arc<dyn VirtioInterrupt>,
     doorbell: Option<Arc<EventFd>>,
 }
@@ -74,6 +78,8 @@ impl VirtQueue {
                 added: 0,
             }),
             broken: AtomicBool::new(false),
+            holds: AtomicBool::new(false),
+            pace: Mutex::new(Pace::new()),
             interrupt,
             doorbell,
         })
@@ -162,9 +168,10 @@ impl VirtQueue {
         ring.out = ring.out.saturating_sub(1);
     }
 
-    /// Interrupts the driver, if it asks for that since chains were last pushed.
+    /// Interrupts the driver, if it asks for that since chains were last pushed. While
+    /// [`VirtQueue::drain_batches`] keeps interrupts back, one comes at the end of that.
     pub fn notify(&self, view: &DmaView) {
-        if self.is_broken() {
+        if self.is_broken() || self.holds.load(Ordering::SeqCst) {
             return;
         }
         let wanted = self.lock().wants_interrupt(view);
@@ -203,61 +210,17 @@ impl VirtQueue {
     /// after as many chains as the queue has entries, the doorbell is rung and the rest comes with
     /// it.
     pub fn drain(&self, view: &DmaView, mut each: impl FnMut(Chain) -> bool) {
-        let take = || {
-            let chain = self.pop(view)?;
-            Some((1, each(chain)))
-        };
-        self.drain_by(view, take, || None);
-    }
-
-    /// As [`VirtQueue::drain`], several at a time: `each` gets as many as are there, until a batch is
-    /// `full`. While `linger` gives a time, more is waited for that long after each batch before
-    /// notifications are on again: one costs the driver an exit, and the device a wake-up.
-    pub fn drain_batches(
-        &self,
-        view: &DmaView,
-        full: impl Fn(&[Chain]) -> bool,
-        linger: impl Fn() -> Option<Duration>,
-        mut each: impl FnMut(Vec<Chain>),
-    ) {
-        let take = || {
-            let mut batch = Vec::new();
-            while !full(&batch)
-                && let Some(chain) = self.pop(view)
-            {
-                batch.push(chain);
-            }
-            let count = u16::try_from(batch.len()).unwrap_or(u16::MAX);
-            (count > 0).then(|| {
-                each(batch);
-                (count, true)
-            })
-        };
-        self.drain_by(view, take, linger);
-    }
-
-    /// Takes turns of `take`, which says how many chains it took and whether it wants more.
-    fn drain_by(
-        &self,
-        view: &DmaView,
-        mut take: impl FnMut() -> Option<(u16, bool)>,
-        linger: impl Fn() -> Option<Duration>,
-    ) {
         let mut left = self.size;
-        let mut until = None;
         self.disable_notifications(view);
         loop {
-            let Some((count, goes_on)) = take() else {
-                if until.is_some_and(|until| Instant::now() < until) {
-                    std::hint::spin_loop();
-                } else if !self.enable_notifications(view) {
+            let Some(chain) = self.pop(view) else {
+                if !self.enable_notifications(view) {
                     return;
                 }
                 continue;
             };
-            until = linger().map(|more| Instant::now() + more);
-            left = left.saturating_sub(count);
-            if !goes_on || left == 0 && self.ring_again() {
+            left = left.saturating_sub(1);
+            if !each(chain) || left == 0 && self.ring_again() {
                 return;
             }
         }
