@@ -23,6 +23,7 @@ mod linux;
 mod payload;
 mod plan;
 mod pvh;
+mod soon;
 mod xz;
 
 pub use error::BootError;

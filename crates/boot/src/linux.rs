@@ -9,6 +9,7 @@ use crate::{
     bzimage::Header,
     elf::Elf,
     layout::{self, CODE32, CODE64, COMMAND_LINE, GDT, GDT_LIMIT, PAGE_TABLES, STACK, ZERO_PAGE},
+    soon,
 };
 
 const ZERO_PAGE_LEN: usize = 4096;
@@ -33,6 +34,7 @@ pub(crate) fn plan_elf<'a>(
 ) -> Result<BootPlan<'a>, BootError> {
     let mut loads = elf.load(image)?;
     layout::check_all(request, &loads)?;
+    let soon = soon::ranges(request.memory, elf.end(), &loads);
     layout::check_entry(request, elf.entry())?;
     let initramfs_max = header.map_or(INITRAMFS_MAX, |header| header.initramfs_max);
     let page = ZeroPage::new(request, header, elf.end(), initramfs_max, &mut loads)?;
@@ -44,6 +46,7 @@ pub(crate) fn plan_elf<'a>(
         protocol: Protocol::Linux64,
         loads,
         entry,
+        soon,
     })
 }
 
@@ -86,6 +89,7 @@ pub(crate) fn plan_bzimage<'a>(
         protocol: Protocol::BzImage,
         loads,
         entry,
+        soon: Vec::new(),
     })
 }
 

@@ -1,6 +1,6 @@
 //! Requests, plans, and the way from one to the other.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use crate::{BootError, bzimage, elf, elf::Elf, linux, pvh};
 
@@ -134,6 +134,8 @@ pub struct BootPlan<'a> {
     pub loads: Vec<Load<'a>>,
     /// How to start.
     pub entry: Entry,
+    /// Memory that the guest writes to first, as far as that is known; in that order.
+    pub soon: Vec<Range<u64>>,
 }
 
 /// What an arm64 Image has at offset 56 (Linux, Documentation/arch/arm64/booting.rst, section 4).

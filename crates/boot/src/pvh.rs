@@ -51,6 +51,7 @@ pub(crate) fn plan<'a>(
         protocol: Protocol::Pvh,
         loads,
         entry,
+        soon: Vec::new(),
     })
 }
 

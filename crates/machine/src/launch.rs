@@ -1,6 +1,6 @@
 //! From a configuration to memory, vCPUs and registers.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use vmlet_boot::{BootPlan, BootRequest, Entry, MemoryRange, Mode};
 use vmlet_memory::{
@@ -178,6 +178,15 @@ pub(crate) fn load(
         loader.clear(load.gpa + load.bytes.len() as u64, load.zeros)?;
     }
     Ok(space)
+}
+
+/// What of the memory the host is to give before the guest asks for it.
+pub(crate) fn soon(config: &Config, image: &Image<'_>) -> Vec<Range<u64>> {
+    if config.prefault {
+        Vec::new()
+    } else {
+        image.boot.soon.clone()
+    }
 }
 
 pub(crate) fn map_memory(config: &Config, max_slots: u32) -> Result<AddressSpace, MachineError> {

@@ -24,6 +24,7 @@
 //!
 //! Not supported yet: snapshots that do not stop the guest.
 
+mod ahead;
 mod attached;
 mod bell;
 mod board;

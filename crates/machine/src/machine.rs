@@ -24,6 +24,7 @@ use vmlet_vfio::ApertureEngine;
 use crate::{
     Bell, Console, CpuChoice, Event, EventKind, MachineError, PageReport, RunHandle, State,
     WalkEnd, WalkReport,
+    ahead::Ahead,
     board::{Board, ExitReport},
     inspect,
     lifecycle::Life,
@@ -86,6 +87,8 @@ struct Inner {
 /// What an open machine is made of.
 #[derive(Debug)]
 struct Parts {
+    /// Goes before the memory that it has a hold of.
+    _ahead: Option<Ahead>,
     life: Arc<Life>,
     vcpus: Vec<Arc<VcpuThread>>,
     board: Board,

@@ -158,9 +158,16 @@ impl Ram {
 
     /// Has the host give all pages now, writable, instead of at the first access to each.
     pub fn prefault(&self) -> Result<(), MemoryError> {
+        self.populate(0, self.len)
+    }
+
+    /// The same for the pages of `len` bytes from `offset` on.
+    pub fn populate(&self, offset: u64, len: u64) -> Result<(), MemoryError> {
         self.origin.check()?;
+        let first = offset / PAGE_SIZE * PAGE_SIZE;
+        let slice = self.slice(first, (offset - first).saturating_add(len))?;
         loop {
-            let (start, len) = (self.base.cast(), self.len as usize);
+            let (start, len) = (slice.ptr_guard_mut().as_ptr().cast(), slice.len());
             // SAFETY: advises on our own mapping; the content stays as it is.
             if unsafe { libc::madvise(start, len, libc::MADV_POPULATE_WRITE) } == 0 {
                 return Ok(());

@@ -272,6 +272,23 @@ impl AddressSpace {
         self.copy_in(&view, gpa, data)
     }
 
+    /// Has the host give the pages of `len` bytes now, as [`Ram::populate`] does.
+    pub fn populate(&self, gpa: Gpa, len: u64) -> Result<(), MemoryError> {
+        let view = self.view.load();
+        check(&view, gpa, len, false)?;
+        let end = gpa.0 + len;
+        let mut at = gpa.0;
+        while at < end {
+            let rest = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let (mapping, within, count) = piece(&view, Gpa(at), rest)?;
+            mapping
+                .ram
+                .populate(mapping.offset + within, count as u64)?;
+            at += count as u64;
+        }
+        Ok(())
+    }
+
     /// One aligned 64-bit word in one piece; `None` where no memory is.
     pub fn load_u64(&self, gpa: Gpa) -> Option<u64> {
         let view = self.view.load();

@@ -1,6 +1,9 @@
 //! How a machine is put together.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use vmlet_devices::serial::SerialOut;
 use vmlet_memory::{
@@ -12,7 +15,9 @@ use vmlet_vfio::ApertureEngine;
 
 use super::{Inner, Machine, Parts, ThreadStarter, VcpuMaker, making::Making, reach::Reach};
 use crate::{
-    Attached, Config, Console, EngineChoice, MachineError, attached,
+    Attached, Config, Console, EngineChoice, MachineError,
+    ahead::Ahead,
+    attached,
     board::{ApertureSlots, Board},
     console::ConsoleFeed,
     engine,
@@ -25,6 +30,8 @@ use crate::{
 pub(super) struct Contents<'a> {
     /// Fills its memory.
     pub(super) load: &'a dyn Fn() -> Result<AddressSpace, MachineError>,
+    /// What of it the host gives before the guest asks for it.
+    pub(super) soon: Vec<Range<u64>>,
     /// Makes its vCPUs.
     pub(super) make: VcpuMaker,
     /// What the vCPUs go on from; none: from where they were made.
@@ -65,6 +72,7 @@ impl Machine {
         let make = launch::maker(config, &image);
         let contents = Contents {
             load: &|| launch::load(config, &image, &*engine),
+            soon: launch::soon(config, &image),
             make,
             states: &[],
         };
@@ -80,7 +88,8 @@ impl Machine {
         spawn: &ThreadStarter,
     ) -> Result<Machine, MachineError> {
         let making = Making::start(Arc::clone(&engine), contents.make, spawn)?;
-        let space = (contents.load)()?;
+        let space = Arc::new((contents.load)()?);
+        let ahead = Ahead::start(&space, contents.soon);
         let vm = making.vm()?;
         let slots: Arc<dyn MapListener> = Arc::new(Slots {
             vm: Arc::clone(&vm),
@@ -89,7 +98,6 @@ impl Machine {
         let console = Console::new(config.console_limit);
         let feed = || Box::new(ConsoleFeed::new(&console)) as Box<dyn SerialOut>;
         let debug = config.debug_port.then(feed);
-        let space = Arc::new(space);
         let layout = launch::pci_layout(config, &*engine)?;
         let pci = layout.as_ref().map(|layout| (layout, Arc::clone(&space)));
         let board = Board::new(Arc::clone(&vm), config.memory, feed(), debug, pci)
@@ -114,6 +122,7 @@ impl Machine {
         let vcpus = start_threads(vcpus, &board, &life, &making, spawn)?;
         let cpuid = engine.supported_cpuid()?;
         let parts = Parts {
+            _ahead: ahead,
             life: Arc::clone(&life),
             vcpus,
             board,

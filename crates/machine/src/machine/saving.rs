@@ -106,6 +106,7 @@ impl Machine {
                 fill(&space, &saved)?;
                 Ok(space)
             },
+            soon: Vec::new(),
             make: Box::new(move |_, vm| {
                 launch::restrict(vm, cpu)?;
                 let make = |(id, cpuid)| vm.create_vcpu(id, cpuid);
