@@ -20,7 +20,7 @@ from ..tools import tool
 from . import guests
 from .rounds import Samples
 from .statistics import low
-from .worker import Worker
+from .worker import StoodStillError, Worker
 
 _SUBJECT = Path(__file__).resolve().parent / "subject"
 _RELEASE = "6.1"
@@ -34,6 +34,10 @@ _QEMU = (
     *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"),
 )
 LEAST, CAP = 10, 40
+#: A batch takes a few seconds, and a guest boots in as many. The lab's emulator has guests that
+#: stand still for ever, of either VMM: such a guest is started again, and said.
+_STILL_SECONDS = 90.0
+_MOST_STARTS = 3
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,7 @@ class Side:
     modes: Sequence[Mode]
     prefix: str = ""
     beside: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    stood_still: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Warm up."""
@@ -145,12 +150,38 @@ class Side:
 
     def batch(self) -> Samples:
         """One batch of each mode: microseconds an operation."""
+        while True:
+            try:
+                return self._batch()
+            except StoodStillError:
+                if len(self.stood_still) > _MOST_STARTS:
+                    raise
+                self._warm_up_again()
+
+    def _warm_up_again(self) -> None:
+        self.worker.start_again()
+        told = {row: list(times) for row, times in self.beside.items()}
+        self._batch()
+        self.beside.clear()
+        self.beside.update(told)
+
+    def _batch(self) -> Samples:
         samples = {}
         for mode in self.modes:
-            ((took, beside),) = self.worker.ask(f"{mode.mode} {mode.count}", 1)
-            samples[self.prefix + mode.row] = [took / mode.count / 1e3]
-            self.beside[self.prefix + mode.row].append(beside / mode.count / 1e3)
+            samples[self.prefix + mode.row] = [self._cost(mode)]
         return samples
+
+    def _cost(self, mode: Mode) -> float:
+        row = self.prefix + mode.row
+        try:
+            ((took, beside),) = self.worker.ask(
+                f"{mode.mode} {mode.count}", 1, within=_STILL_SECONDS
+            )
+        except StoodStillError:
+            self.stood_still.append(row)
+            raise
+        self.beside[row].append(beside / mode.count / 1e3)
+        return took / mode.count / 1e3
 
 
 def tell(sides: Mapping[str, Sequence[Side]], told: Callable[[str], None]) -> None:
@@ -159,3 +190,5 @@ def tell(sides: Mapping[str, Sequence[Side]], told: Callable[[str], None]) -> No
         for side in group:
             for row, times in side.beside.items():
                 told(f"{row}: {low(times):.1f} us of processor an operation in {name} beside vCPUs")
+            if side.stood_still:
+                told(f"{name} was started again: its guest stood still in {side.stood_still}")
