@@ -16,6 +16,7 @@ __all__ = [
     "DeviceLink",
     "DmaBuffer",
     "Irq",
+    "KernelImage",
     "Machine",
     "Queue",
     "Terminal",
@@ -51,6 +52,7 @@ __all__ = [
     "log_level",
     "mend_vfio",
     "nvme_function",
+    "open_kernel",
     "open_vfio",
     "plugged",
     "release_vfio",
@@ -64,6 +66,9 @@ __version__: str
 _Instruction = tuple[int, bytes, str | None]
 _Event = tuple[str, int | None, str, str, _Instruction | None]
 _Access = tuple[int, int, bool, int]
+
+@final
+class KernelImage: ...
 
 @final
 class View:
@@ -172,7 +177,7 @@ class Machine:
         cls,
         *,
         name: str,
-        kernel: bytes,
+        kernel: bytes | KernelImage,
         kernel_cache: str | None,
         initramfs: bytes | None,
         modules: list[bytes],
@@ -278,6 +283,7 @@ def attach_virtio(
     features: int,
     queues: list[int],
 ) -> int: ...
+def open_kernel(path: str, kept: str | None) -> KernelImage | None: ...
 def host_findings() -> str: ...
 def host_pci() -> str: ...
 def open_vfio(address: str, iommu: str | None) -> VfioDevice: ...

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import weakref
 
 from vmlet import logs  # noqa: F401 - its end is registered first and so comes last
 from vmlet._core import Machine
@@ -12,8 +11,9 @@ from vmlet.errors import ForkedProcessError, TimeoutError
 #: Seconds that a callback of a device may take where nobody is left to wait for it.
 CALLBACK_AT_END = 0.5
 
-#: Machines to be closed before the interpreter goes: their threads must not outlive it.
-alive: weakref.WeakSet[Machine] = weakref.WeakSet()
+#: Machines to be closed before the interpreter goes: their threads must not outlive it. Who closes
+#: one takes it out (a set of weak references would bring a module that takes long to import).
+alive: set[Machine] = set()
 
 
 @atexit.register

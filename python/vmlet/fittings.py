@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
-
 from vmlet import logs
 from vmlet._core import detach
 from vmlet.errors import ConfigError, TimeoutError
@@ -65,7 +63,7 @@ class Fittings:
         """Puts devices into root ports, or back into those they had; a VM that lacks one of them is
         closed."""
         for device in self.written:
-            device._vm = weakref.ref(vm)
+            _belongs(device, vm)
         if self.plugged:
             logs.follow(devices=True)
         try:
@@ -76,6 +74,12 @@ class Fittings:
             if isinstance(error, ValueError) and not isinstance(error, ConfigError):
                 raise ConfigError(str(error)) from None
             raise
+
+
+def _belongs(device: Device, vm: VM) -> None:
+    import weakref
+
+    device._vm = weakref.ref(vm)
 
 
 def _refuse_taken(device: Device) -> None:
@@ -97,7 +101,7 @@ def plug_later(vm: VM, machine: Machine, device: Device | Model, port: int | Non
                 remedy="Give it to vmlet.VM(devices=[...]), or derive it from vmlet.PciDevice.",
             )
         _refuse_taken(device)
-        device._vm = weakref.ref(vm)
+        _belongs(device, vm)
     elif not isinstance(device, Model):
         raise ConfigError(f"{device!r} is no device", remedy="Give one such as vmlet.Disk.")
     logs.follow(devices=True)

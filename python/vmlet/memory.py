@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from operator import index
-
 from vmlet._core import Machine, View
 from vmlet.errors import ConfigError
 
@@ -105,7 +103,10 @@ def _bounds(where: slice) -> tuple[int, int]:
         raise TypeError("give a range of addresses: memory[first:end]")
     if where.start is None or where.stop is None:
         raise TypeError("give both ends of the range: memory[first:end]")
-    first, end = index(where.start), index(where.stop)
+    whole = range(
+        where.start, where.stop
+    )  # of what has __index__, and quicker to have than operator
+    first, end = whole.start, whole.stop
     if not 0 <= first <= end < 1 << 64:
         raise ConfigError(
             f"{first:#x}:{end:#x} is no range of addresses",

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import warnings
 
 from vmlet import endings, logs
-from vmlet._core import Machine
+from vmlet._core import Machine, open_kernel
 from vmlet.console import Console, Terminal
 from vmlet.engines import default_cmdline, resolve
 from vmlet.errors import (
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Literal, NoReturn, Self
 
+    from vmlet._core import KernelImage
     from vmlet.balloon import Ballooning
     from vmlet.devices import Device, Model
     from vmlet.events import Event
@@ -59,7 +59,8 @@ class VM:
         kernel: path or bytes of a bzImage (vmlinuz), an ELF vmlinux or a PVH ELF. What a bzImage
             packs is unpacked once and kept for the next VMs, in the folder ``vmlet/kernels`` of the
             user's cache (XDG_CACHE_HOME, else ~/.cache), or in that which the environment variable
-            VMLET_KERNEL_CACHE names; nowhere where that is empty.
+            VMLET_KERNEL_CACHE names; nowhere where that is empty. A file is known again by device,
+            inode, size and times of change, and not read then.
         initramfs: path or bytes of an image, or the path of a directory, which is packed.
         modules: PVH modules, path or bytes each.
         cmdline: the kernel's command line, given to it as it is; None for `default_cmdline` of
@@ -153,18 +154,18 @@ class VM:
         fittings = Fittings(devices)
         chosen = resolve(engine, clock)
         given = default_cmdline(chosen) if cmdline is None else cmdline
-        images = Images(
-            kernel=_read(kernel, "kernel"),
-            initramfs=None if initramfs is None else _read_initramfs(initramfs),
-            modules=[_read(module, "module") for module in modules],
-        )
+        kept = kernel_cache()
+        whole = _read(kernel, "kernel") if clock == "icount" else None
+        image = _open_kernel(kernel, kept) if whole is None else whole
+        files = None if initramfs is None else _read_initramfs(initramfs)
+        parts = [_read(module, "module") for module in modules]
         try:
             self._machine = Machine(
                 name=self.name,
-                kernel=images.kernel,
-                kernel_cache=kernel_cache(),
-                initramfs=images.initramfs,
-                modules=images.modules,
+                kernel=image,
+                kernel_cache=kept,
+                initramfs=files,
+                modules=parts,
                 cmdline=given,
                 memory=size,
                 cpus=cpus,
@@ -189,7 +190,8 @@ class VM:
             raise ConfigError(str(error)) from None
         #: What the VM is made of, for records; digests take time and are made when one begins.
         self._identity = None
-        if clock == "icount":
+        if whole is not None:
+            images = Images(kernel=whole, initramfs=files, modules=parts)
             settings = {"cmdline": given, "memory": size, "cpus": cpus}
             settings |= {"protocol": protocol, "debug port": debug_port}
             settings |= {f"device {number}": repr(device) for number, device in enumerate(devices)}
@@ -513,6 +515,7 @@ class VM:
         wait. What is posted and not delivered is lost.
         """
         self._machine.close(wait, timeout)
+        endings.alive.discard(self._machine)
 
     def __enter__(self) -> Self:
         return self
@@ -532,8 +535,11 @@ class VM:
         if machine is None or getattr(self, "_pid", None) != os.getpid():
             return
         if machine.state != "closed":
+            import warnings  # here: a VM boots without it
+
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             machine.close(False, endings.CALLBACK_AT_END)
+        endings.alive.discard(machine)
 
     def __repr__(self) -> str:
         if not hasattr(self, "vcpus"):
@@ -570,6 +576,12 @@ def _read(image: _Image, what: str) -> bytes:
         if isinstance(error, (FileNotFoundError, IsADirectoryError)):
             raise KernelError(message, remedy=remedy) from error
         raise HostError(message, errno=error.errno, remedy=remedy) from error
+
+
+def _open_kernel(image: _Image, kept: str | None) -> bytes | KernelImage:
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return bytes(image)
+    return open_kernel(os.fspath(image), kept) or _read(image, "kernel")
 
 
 def _read_initramfs(image: _Image) -> bytes:

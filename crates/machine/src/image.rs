@@ -1,15 +1,31 @@
 //! The bytes of a kernel and the like, wherever they are.
 
-use std::{fmt, ops::Deref, sync::Arc};
+use std::{fmt, io, ops::Deref, path::Path, sync::Arc};
+
+use crate::kernels::{self, Known};
 
 /// Bytes of a caller's, without a copy.
 #[derive(Clone)]
-pub struct Image(Arc<dyn AsRef<[u8]> + Send + Sync>);
+pub struct Image {
+    bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    pub(crate) known: Known,
+}
 
 impl Image {
     /// The bytes of `owner`.
     pub fn new(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Image {
-        Image(Arc::new(owner))
+        Image::known(owner, Known::Bytes)
+    }
+
+    /// The kernel in the file at `path`. Where it is kept, unpacked, in `folder`, and the file is as it
+    /// was then, it is not read.
+    pub fn open(path: &Path, folder: Option<&Path>) -> io::Result<Image> {
+        kernels::open(path, folder)
+    }
+
+    pub(crate) fn known(owner: impl AsRef<[u8]> + Send + Sync + 'static, known: Known) -> Image {
+        let bytes = Arc::new(owner);
+        Image { bytes, known }
     }
 }
 
@@ -17,7 +33,7 @@ impl Deref for Image {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        (*self.0).as_ref()
+        (*self.bytes).as_ref()
     }
 }
 

@@ -119,7 +119,8 @@ impl<'a> Sources<'a> {
     /// Those of `config`.
     pub(crate) fn of(config: &'a Config) -> Result<Sources<'a>, MachineError> {
         let packed = vmlet_boot::packed(&config.kernel, config.protocol)?;
-        let unpack = |packed| kernels::unpack(packed, config.kernel_cache.as_deref());
+        let folder = config.kernel_cache.as_deref();
+        let unpack = |packed| kernels::unpack(&config.kernel, packed, folder);
         Ok(Sources {
             modules: config.modules.iter().map(|module| &**module).collect(),
             vmlinux: packed.map(unpack).transpose()?,

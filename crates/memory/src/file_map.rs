@@ -33,6 +33,15 @@ impl FileMap {
     /// Maps `len` bytes of `file` from `offset` on, a multiple of 4 KiB, all of them at once. The
     /// range has to lie in the file, and nobody may write there.
     pub fn new(file: &File, offset: u64, len: usize) -> io::Result<FileMap> {
+        FileMap::map(file, offset, len, libc::MAP_POPULATE)
+    }
+
+    /// The same, of which little will be read.
+    pub fn lazy(file: &File, offset: u64, len: usize) -> io::Result<FileMap> {
+        FileMap::map(file, offset, len, 0)
+    }
+
+    fn map(file: &File, offset: u64, len: usize, flags: libc::c_int) -> io::Result<FileMap> {
         let end = offset.checked_add(len as u64);
         if len == 0 || end.is_none_or(|end| end > i64::MAX as u64) {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -40,7 +49,7 @@ impl FileMap {
         if end > Some(file.metadata()?.len()) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let (kind, fd) = (libc::MAP_PRIVATE | libc::MAP_POPULATE, file.as_raw_fd());
+        let (kind, fd) = (libc::MAP_PRIVATE | flags, file.as_raw_fd());
         // SAFETY: a new mapping at an address of the kernel's choice; `offset` fits its type.
         let base = unsafe {
             libc::mmap(
@@ -66,6 +75,12 @@ impl Deref for FileMap {
     fn deref(&self) -> &[u8] {
         // SAFETY: the mapping has `len` bytes, lives as long as `self` and is not written.
         unsafe { slice::from_raw_parts(self.base.as_ptr(), self.len) }
+    }
+}
+
+impl AsRef<[u8]> for FileMap {
+    fn as_ref(&self) -> &[u8] {
+        self
     }
 }
 

@@ -10,6 +10,7 @@
 //! * `registers.rs`: registers to and from dictionaries.
 //! * `host.rs`: what this host offers, as JSON; the initramfs builder.
 //! * `inventory.rs`: the host's PCI functions, as JSON.
+//! * `kernel.rs`: kernel images in files.
 //! * `gateway.rs`: every call that can block goes through it.
 //! * `finalization.rs`: no thread comes back to an interpreter that is ending.
 //! * `logging.rs`: what the crates log reaches Python's `logging`.
@@ -31,6 +32,7 @@ mod host;
 mod inspect;
 mod interpreter;
 mod inventory;
+mod kernel;
 mod logging;
 mod machine;
 mod registers;
@@ -48,6 +50,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<machine::Machine>()?;
     module.add_class::<view::View>()?;
+    module.add_class::<kernel::KernelImage>()?;
+    module.add_function(wrap_pyfunction!(kernel::open_kernel, module)?)?;
     module.add_class::<devices::WriteBatch>()?;
     module.add_class::<devices::DeviceLink>()?;
     module.add_class::<devices::IrqLine>()?;

@@ -14,7 +14,8 @@ use vmlet_machine::{
 };
 
 use crate::{
-    console, devices::DeviceSet, errors, finalization, gateway, inspect, registers, view::View,
+    console, devices::DeviceSet, errors, finalization, gateway, inspect, kernel::Kernel, registers,
+    view::View,
 };
 
 /// Kind, vCPU, source, detail.
@@ -165,7 +166,7 @@ impl Machine {
     fn new(
         py: Python<'_>,
         name: String,
-        kernel: PyBackedBytes,
+        kernel: Kernel<'_>,
         kernel_cache: Option<PathBuf>,
         initramfs: Option<PyBackedBytes>,
         modules: Vec<PyBackedBytes>,
@@ -208,7 +209,7 @@ impl Machine {
         let models: Vec<_> = CpuChoice::all().map(|cpu| (cpu.name(), cpu)).collect();
         let config = Config {
             name,
-            kernel: Image::new(kernel),
+            kernel: kernel.into(),
             kernel_cache,
             initramfs: initramfs.map(Image::new),
             modules: modules.into_iter().map(Image::new).collect(),
