@@ -53,6 +53,9 @@ pub(super) struct Rx {
     merges: bool,
     /// Bytes that a frame may need.
     most: u64,
+    /// Bytes that the next frame is given room for; what needs more goes on in the tail. Short frames
+    /// tend to come after short ones, and room costs time.
+    expected: u64,
     /// The longest frame with both headers that is not to be cut, where that was negotiated.
     longest: Option<usize>,
     /// Bytes at the beginning of a frame's first chain that the back end does not fill.
@@ -126,13 +129,15 @@ impl<'v> Room<'v> {
 impl Rx {
     pub(super) fn new(negotiated: u64, mtu: Option<u16>, skip: usize) -> Rx {
         let long = negotiated & features::GUEST_LONG != 0;
+        let most = if long { LONGEST as u64 } else { SHORT };
         Rx {
             stock: VecDeque::new(),
             held: None,
             asks: true,
             tail: vec![0; LONGEST],
             merges: negotiated & features::MRG_RXBUF != 0,
-            most: if long { LONGEST as u64 } else { SHORT },
+            most,
+            expected: most,
             longest: mtu
                 .filter(|_| negotiated & features::MTU != 0)
                 .map(|mtu| usize::from(mtu) + HEADER + ETHERNET),
@@ -165,10 +170,7 @@ impl Rx {
         room: &mut Room<'v>,
     ) -> Result<Next, QueueFault> {
         self.ask(queue, view, false);
-        for chain in &self.stock {
-            room.add(view, chain)?;
-        }
-        let mut untold = 0;
+        let (mut untold, mut longest) = (0, 0);
         for _ in 0..BATCH {
             if untold >= MUCH {
                 queue.notify(view);
@@ -193,8 +195,14 @@ impl Rx {
                 Ok(len) => {
                     self.received(queue, view, shared, room, (&pieces, len))?;
                     untold += len;
+                    longest = longest.max((self.skip + len) as u64);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Next::Wait),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if longest > 0 {
+                        self.expected = if longest > SHORT { self.most } else { SHORT };
+                    }
+                    return Ok(Next::Wait);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Ok(Next::Ended),
             }
@@ -202,14 +210,20 @@ impl Rx {
         Ok(Next::Again)
     }
 
-    /// Takes chains until the longest frame fits, or there are no more.
+    /// Takes chains until the frame that is expected fits, or there are no more.
     fn fill_up<'v>(
         &mut self,
         queue: &VirtQueue,
         view: &'v DmaView,
         room: &mut Room<'v>,
     ) -> Result<(), QueueFault> {
-        while room.len_of_frame(self.merges) < self.most && (self.merges || self.stock.is_empty()) {
+        while room.len_of_frame(self.merges) < self.expected
+            && (self.merges || room.chains.is_empty())
+        {
+            if let Some(chain) = self.stock.get(room.chains.len()) {
+                room.add(view, chain)?;
+                continue;
+            }
             let Some(chain) = queue.pop(view) else {
                 return Ok(());
             };
@@ -293,6 +307,7 @@ impl Rx {
         let gso = || frame.get(GSO_TYPE).copied();
         if is_wanted(shared, &frame) && self.is_allowed(self.skip + len, gso) {
             self.held = Some(frame);
+            self.expected = self.most;
         }
         Ok(())
     }
@@ -335,6 +350,7 @@ impl Rx {
             return;
         }
         let mut room = Room::new();
+        self.expected = self.most;
         let done = self
             .fill_up(queue, view, &mut room)
             .and_then(|()| self.deliver(queue, view, &mut room, frame));

@@ -1,5 +1,7 @@
 //! Clauses of virtio 1.2, section 5.1, with a driver of plain memory and a cable of plain queues.
 
+mod receive;
+
 use std::{
     collections::VecDeque,
     io, slice,
@@ -336,27 +338,6 @@ fn virtio_5_1_6_4_1_a_frame_comes_behind_a_header_with_one_buffer() {
 }
 
 #[test]
-fn virtio_5_1_6_4_1_merged_buffers_are_full_but_for_the_last_and_used_together() {
-    let rig = Rig::new(bit::MRG_RXBUF);
-    for at in 0..4 {
-        rig.lend(BUFFERS + at * 0x1000, 100);
-    }
-    let frame = rig.come(200);
-    rig.net.queue_ready(RX);
-    assert_eq!(rig.received(BUFFERS + 10, 2), [3, 0]);
-    assert_eq!(rig.rx.used_index(), 3);
-    let used: Vec<_> = (0..3).map(|index| rig.rx.used(index)).collect();
-    assert_eq!(used, [(0, 100), (1, 100), (2, 12)]);
-    let whole = [
-        rig.received(BUFFERS + 12, 88),
-        rig.received(BUFFERS + 0x1000, 100),
-        rig.received(BUFFERS + 0x2000, 12),
-    ];
-    assert_eq!(whole.concat(), frame);
-    assert_eq!(rig.heard.queue.load(Ordering::SeqCst), 1);
-}
-
-#[test]
 fn virtio_2_7_7_2_event_index_interrupts_once_for_frames_it_lies_between() {
     let rig = Rig::new(bit::MRG_RXBUF | features::EVENT_IDX);
     // The driver wants to hear of the second buffer that is used.
@@ -371,17 +352,6 @@ fn virtio_2_7_7_2_event_index_interrupts_once_for_frames_it_lies_between() {
     rig.net.queue_ready(RX);
     assert_eq!(rig.heard.queue.load(Ordering::SeqCst), 1);
     assert_eq!(rig.rx.used_index(), 4);
-}
-
-#[test]
-fn the_driver_hears_of_long_frames_while_others_are_read() {
-    let rig = Rig::new(bit::MRG_RXBUF | bit::GUEST_TSO4);
-    // Both frames lie in the same buffers, which is the driver's own affair.
-    (0..4).for_each(|_| rig.lend(BUFFERS, 0x9000));
-    (0..2).for_each(|_| drop(rig.come(65_536)));
-    rig.net.queue_ready(RX);
-    assert_eq!(rig.rx.used_index(), 4);
-    assert_eq!(rig.heard.queue.load(Ordering::SeqCst), 2);
 }
 
 #[test]
@@ -449,19 +419,6 @@ fn virtio_5_1_4_1_frames_past_the_negotiated_mtu_are_lost_unless_they_are_to_be_
     }
     rig.net.queue_ready(RX);
     assert_eq!((rig.rx.used_index(), rig.rx.used(0)), (1, (0, 512)));
-}
-
-#[test]
-fn frames_come_all_at_one_wake() {
-    let rig = Rig::new(bit::MRG_RXBUF);
-    for at in 0..16 {
-        rig.lend(BUFFERS + at * 0x1000, 100);
-    }
-    (0..20).for_each(|_| drop(rig.come(60)));
-    rig.net.queue_ready(RX);
-    assert_eq!(rig.rx.used_index(), 16);
-    assert_eq!(rig.heard.queue.load(Ordering::SeqCst), 1);
-    assert_eq!(rig.cable.coming.lock().unwrap().len(), 4);
 }
 
 #[test]
