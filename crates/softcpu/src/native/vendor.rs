@@ -7,7 +7,7 @@ use std::{fs, sync::LazyLock};
 use super::{
     compare::{PENDING, Side},
     encode::Encoded,
-    state::{ARITHMETIC, OF},
+    state::{ARITHMETIC, Image, OF},
     template::{Need, Operand, Reg, Template, Unit},
 };
 
@@ -17,6 +17,8 @@ const GENERAL_PROTECTION: u8 = 13;
 const PAGE_FAULT: u8 = 14;
 /// Bytes of an x87 register in memory.
 const LONG_BYTES: u8 = 10;
+/// x87's mask of results too small to be normal.
+const UNDERFLOW: u16 = 1 << 4;
 /// RCX, RSI and RDI.
 const STRING_REGISTERS: [usize; 3] = [1, 6, 7];
 
@@ -61,6 +63,16 @@ pub(crate) fn keeps_store(template: &Template, native: Side<'_>, here: Side<'_>)
     let store = template.unit == Unit::X87 && template.operand == Operand::Edge;
     let ends = native.end.vector == BREAKPOINT && is_fault(here.end.vector);
     is_intel() && store && ends && native.registers.fx.status() & PENDING != 0
+}
+
+/// The remainder of a number below the normal ones and infinity, which is that number, where the
+/// exception for such results is not masked.
+pub(crate) fn keeps_tiny_remainder(template: &Template, image: &Image) -> bool {
+    let remainder =
+        template.unit == Unit::X87 && matches!(template.opcode[..], [0xd9, 0xf5 | 0xf8]);
+    let exponent = |index| image.st(index).1 & 0x7fff;
+    let unmasked = image.control() & UNDERFLOW == 0;
+    is_intel() && remainder && unmasked && exponent(0) == 0 && exponent(1) == 0x7fff
 }
 
 /// An MMX instruction whose operand faults.
