@@ -47,19 +47,24 @@ def ratio(cost: Sequence[float], reference: Sequence[float]) -> float:
     return low(cost) / low(reference)
 
 
-def is_off(control: float, limit: float) -> bool:
-    """Whether the reference against itself is off by more than half of the limit's allowance.
+def is_off(control: float, limit: float, ratio: float) -> bool:
+    """Whether the reference against itself is off by too much to tell.
 
-    >>> is_off(1.09, 1.2), is_off(1.11, 1.2), is_off(0.89, 1.2)
+    By more than half of the limit's allowance, and of what lies between ratio and limit: a ratio far
+    from its limit is told by a worse control, and a limit of 1 allows nothing by itself.
+
+    >>> is_off(1.09, 1.2, 1.2), is_off(1.11, 1.2, 1.2), is_off(0.89, 1.2, 1.2)
     (False, True, True)
+    >>> is_off(1.03, 1.0, 0.99), is_off(1.03, 1.0, 0.9)
+    (True, False)
     """
-    return abs(control - 1) > abs(limit - 1) / 2
+    return abs(control - 1) > max(abs(limit - 1), abs(ratio - limit)) / 2
 
 
 def verdict(ratio: float, control: float, limit: float | None) -> Verdict:
     """What a row says about its limit."""
     if limit is None:
         return Verdict.NO_LIMIT
-    if is_off(control, limit):
+    if is_off(control, limit, ratio):
         return Verdict.UNDECIDED
     return Verdict.MET if ratio <= limit else Verdict.NOT_MET

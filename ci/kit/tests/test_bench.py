@@ -33,13 +33,19 @@ def test_rare_slow_samples_do_not_move_the_low_percentile() -> None:
 
 
 def test_a_control_off_by_more_than_half_of_the_allowance_leaves_a_row_undecided() -> None:
-    assert not is_off(1.09, 1.2)
-    assert is_off(0.88, 1.2)
-    assert is_off(1.13, 0.75)
+    assert not is_off(1.09, 1.2, 1.2)
+    assert is_off(0.88, 1.2, 1.2)
+    assert is_off(1.13, 0.75, 0.75)
     assert verdict(1.1, 1.2, 1.2) is Verdict.UNDECIDED
     assert verdict(1.1, 1.0, 1.2) is Verdict.MET
     assert verdict(1.3, 1.0, 1.2) is Verdict.NOT_MET
     assert verdict(1.3, 5.0, None) is Verdict.NO_LIMIT
+
+
+def test_a_ratio_far_from_its_limit_is_told_by_a_worse_control() -> None:
+    assert verdict(0.9, 1.04, 1.0) is Verdict.MET
+    assert verdict(0.98, 1.04, 1.0) is Verdict.UNDECIDED
+    assert verdict(1.2, 0.95, 1.0) is Verdict.NOT_MET
 
 
 def costs(*values: float) -> Iterator[Mapping[str, list[float]]]:
