@@ -50,8 +50,8 @@ def ratio(cost: Sequence[float], reference: Sequence[float]) -> float:
 def is_off(control: float, limit: float, ratio: float) -> bool:
     """Whether the reference against itself is off by too much to tell.
 
-    By more than half of the limit's allowance, and of what lies between ratio and limit: a ratio far
-    from its limit is told by a worse control, and a limit of 1 allows nothing by itself.
+    By more than half of the limit's allowance, and of what lies between ratio and limit: a ratio
+    far from its limit is told by a worse control, and a limit of 1 allows nothing by itself.
 
     >>> is_off(1.09, 1.2, 1.2), is_off(1.11, 1.2, 1.2), is_off(0.89, 1.2, 1.2)
     (False, True, True)
