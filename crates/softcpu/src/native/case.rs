@@ -72,7 +72,7 @@ impl Case<'_> {
             self.prepare_any();
             !self.is_vendors()
                 && !x87::is_out_of_range(self.template, &self.registers.fx)
-                && !vendor::keeps_tiny_remainder(self.template, &self.registers.fx)
+                && !vendor::keeps_tiny(self.template, &self.registers.fx)
         })
     }
 

@@ -41,7 +41,7 @@
 //! | an x87 store with an unmasked exception to memory that faults | no fault: the operand is not looked at |
 //! | x87's top and tags after an MMX instruction that faults | changed |
 //! | the stack after a CALL to an address that is not canonical, the 10 bytes of FSTP and FBSTP after a page fault | written in part |
-//! | FPREM, FPREM1 of a denormal number by infinity, underflow unmasked | no underflow: given back |
+//! | FPREM, FPREM1 by infinity and FSCALE by less than one of a denormal number, underflow unmasked | given back |
 //! | FSIN, FCOS, FSINCOS, FPTAN of 0.5 and more, and of the smallest numbers | reduced by a pi of 66 bits; given back |
 //!
 //! **Not compared at all:** RF, which the way out clears.

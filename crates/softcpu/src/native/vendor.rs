@@ -65,14 +65,17 @@ pub(crate) fn keeps_store(template: &Template, native: Side<'_>, here: Side<'_>)
     is_intel() && store && ends && native.registers.fx.status() & PENDING != 0
 }
 
-/// The remainder of a number below the normal ones and infinity, which is that number, where the
-/// exception for such results is not masked.
-pub(crate) fn keeps_tiny_remainder(template: &Template, image: &Image) -> bool {
-    let remainder =
-        template.unit == Unit::X87 && matches!(template.opcode[..], [0xd9, 0xf5 | 0xf8]);
+/// A number below the normal ones that comes back as it is, as its remainder by infinity or scaled by
+/// less than one, where the exception for such results is not masked.
+pub(crate) fn keeps_tiny(template: &Template, image: &Image) -> bool {
     let exponent = |index| image.st(index).1 & 0x7fff;
+    let same = match template.opcode[..] {
+        [0xd9, 0xf5 | 0xf8] => exponent(1) == 0x7fff,
+        [0xd9, 0xfd] => exponent(1) < 0x3fff,
+        _ => false,
+    };
     let unmasked = image.control() & UNDERFLOW == 0;
-    is_intel() && remainder && unmasked && exponent(0) == 0 && exponent(1) == 0x7fff
+    is_intel() && template.unit == Unit::X87 && same && unmasked && exponent(0) == 0
 }
 
 /// An MMX instruction whose operand faults.
