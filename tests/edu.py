@@ -57,6 +57,19 @@ def bound() -> Iterator[str]:
         vfio.release(address)
 
 
+def shared() -> tuple[str, str, str]:
+    """Three functions of one group: such a device, one that a driver of the host has, and another
+    such device."""
+    groups = [
+        one.group for one in host.pci_devices() if (one.vendor, one.device) == (VENDOR, DEVICE)
+    ]
+    found = next((group for group in groups if group and len(group.members) == 3), None)
+    if found is None:
+        lacks("shared-group", "no group of three functions is here")
+    first, second, third = (member.address for member in found.members)
+    return first, second, third
+
+
 #: The network card with virtual functions that the lab has beside it.
 CARD = (0x8086, 0x10C9)
 

@@ -23,6 +23,7 @@ _PASSED_ON = (
     "test_sriov",
     "test_vfio",
     "test_vfio_failure",
+    "test_vfio_groups",
     "test_vfio_guest",
     "test_vfio_nics",
     "test_vfio_refusals",
@@ -37,6 +38,7 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "iommufd": (
         f"tests/{_IOMMUFD}.py",
         "tests/test_vfio.py",
+        "tests/test_vfio_groups.py",
         "tests/test_vfio_nics.py::test_two_guests_with_virtual_functions_reach_the_card_and_each_other",
         # Which waits until the kernel logs again.
         *("-k", "not just_unmapped"),

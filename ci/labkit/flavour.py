@@ -93,7 +93,7 @@ AMD = QemuFlavour(
 VTD = replace(
     AMD,
     name="vtd",
-    summary="VT-d, and devices to pass on: edu, cards with SR-IOV, with ATS, with two functions",
+    summary="VT-d, and devices to pass on: edu, cards with SR-IOV, with ATS, with three functions",
     provides=(
         *("kvm", "kvm-linux", "linux", "vfio", "vtd"),
         *("edu", "sriov", "ats", "shared-group", "aer", "fault-log"),
@@ -102,9 +102,12 @@ VTD = replace(
         _EDU,
         _CARD,
         "virtio-net-pci,netdev=card1,disable-legacy=on,iommu_platform=on,ats=on",
-        # Two functions of one card are one group. The first is plugged in last and shows both.
-        "virtio-rng-pci,bus=rp3,addr=0.1,multifunction=on",
-        "edu,bus=rp3,addr=0.0,multifunction=on",
+        # Functions of one card are one group. The first is plugged in last and shows all. None can
+        # be reset alone; as conventional ones they have no power management, with which Linux
+        # waits after a reset for a link that the emulator's ports do not report.
+        "virtio-rng-pci,bus=rp3,addr=0.1,multifunction=on,disable-legacy=on,x-disable-pcie=on",
+        f"{_EDU},bus=rp3,addr=0.2,multifunction=on",
+        f"{_EDU},bus=rp3,addr=0.0,multifunction=on",
     ),
     backends=(*_CARD_BACKEND, "-netdev", "user,id=card1,restrict=on"),
     # Who has an address cache is told to forget, which nothing in L1 shows.

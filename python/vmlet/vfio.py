@@ -60,7 +60,7 @@ def mend() -> list[str]:
     return _core.mend_vfio()
 
 
-def open(address: str, *, iommu: _Iommu | None = None) -> Device:
+def open(address: str, *, iommu: _Iommu | None = None, beside: Device | None = None) -> Device:
     """Opens a device that is bound. It can reach no memory yet.
 
     `iommu` is the kernel's interface to take: "iommufd" has a file for each device, "type1" one for
@@ -68,8 +68,17 @@ def open(address: str, *, iommu: _Iommu | None = None) -> Device:
 
         with vmlet.vfio.open("0000:01:00.0", iommu="iommufd") as device:
             print(device.iommu)                 # iommufd
+
+    Devices of one IOMMU group cannot be kept apart. Such a one is opened `beside` another, and each
+    reaches the memory that either was given::
+
+        with (
+            vmlet.vfio.open("0000:04:00.0") as first,
+            vmlet.vfio.open("0000:04:00.2", beside=first) as second,
+        ):
+            buffer = first.dma(4096)            # second reaches it at buffer.iova too
     """
-    return Device(address, iommu)
+    return Device(address, iommu, beside)
 
 
 class Region:
@@ -257,9 +266,12 @@ class Interrupt:
 class Device:
     """An open device; leaving its ``with`` block closes it."""
 
-    def __init__(self, address: str, iommu: str | None = None) -> None:
+    def __init__(
+        self, address: str, iommu: str | None = None, beside: Device | None = None
+    ) -> None:
         self.address = address
-        self._core = _core.open_vfio(address, iommu)
+        other = None if beside is None else beside._core
+        self._core: _core.VfioDevice = _core.open_vfio(address, iommu, other)
         #: The kernel's interface that it was opened by: "iommufd" or "type1".
         self.iommu = self._core.iommu
         #: Its regions by VFIO's number: BARs are 0 to 5, the expansion ROM 6, config space 7.
@@ -327,11 +339,15 @@ class Device:
 
     @property
     def resets(self) -> bool:
-        """Whether the kernel can reset it."""
+        """Whether it can be reset: alone, or with all that its slot or bus is reset with."""
         return self._core.resets
 
     def reset(self) -> None:
-        """Resets it. Its buffers and interrupts stay as they are."""
+        """Resets it. Its buffers and interrupts stay as they are.
+
+        Where the kernel cannot reset it alone, it resets its slot or bus, if everything on that is
+        bound and open `beside` this device, or not open: those are reset too.
+        """
         self._core.reset()
 
     def close(self) -> None:

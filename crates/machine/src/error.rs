@@ -372,6 +372,9 @@ fn vfio_kind(error: &VfioError) -> ErrorKind {
         | VfioError::NvmeNotLive { .. }
         | VfioError::File { .. } => ErrorKind::Host,
         VfioError::Busy { .. }
+        | VfioError::GroupHeld { .. }
+        | VfioError::OtherBackend { .. }
+        | VfioError::HotReset { .. }
         | VfioError::Used { .. }
         | VfioError::NotViable { .. }
         | VfioError::Overlap { .. }

@@ -19,7 +19,7 @@ use vmlet_vcpu::{
     EngineError, Leaving, PendingStep, RunEnd, Spawner, Stat, VcpuThread, Vm,
     x86_64::{Regs, Sregs},
 };
-use vmlet_vfio::ApertureEngine;
+use vmlet_vfio::{ApertureEngine, Owner};
 
 use crate::{
     Bell, Console, CpuChoice, Event, EventKind, MachineError, PageReport, RunHandle, State,
@@ -94,6 +94,8 @@ struct Parts {
     board: Board,
     /// Where registers of the host's devices are shown to the guest; none: by exits alone.
     apertures: Option<Arc<dyn ApertureEngine>>,
+    /// Whom the host's devices are opened for.
+    owner: Owner,
     // Before the memory: a VM that is gone need not be told of each page that goes.
     vm: Arc<dyn Vm>,
     space: Arc<AddressSpace>,

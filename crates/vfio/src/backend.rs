@@ -11,7 +11,7 @@ use std::{
 
 use vmlet_host::{HostRoot, PciAddress};
 
-use crate::{IommuDomain, VfioError, error::denied, iommufd, type1::Type1};
+use crate::{VfioError, error::denied, group::OpenGroup, iommufd, type1::Type1};
 
 /// The kernel's two interfaces to the table of an IOMMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,10 +45,10 @@ impl FromStr for IommuBackend {
     }
 }
 
-/// An open device, and the table of the IOMMU for it.
-pub(crate) type Opened = (Arc<dyn IommuDomain>, File);
+/// An open group, and a device of it.
+pub(crate) type Opened = (Arc<dyn OpenGroup>, File);
 
-/// Opens the device of that group by `wanted`; without a wish by iommufd where both of its files can
+/// Opens the group, and that device of it, by `wanted`; without a wish by iommufd where both of its files can
 /// be opened, else by type1.
 pub(crate) fn open(
     root: &HostRoot,
@@ -71,14 +71,14 @@ pub(crate) fn open(
 }
 
 fn by_iommufd(root: &HostRoot, files: iommufd::Files) -> Result<Opened, VfioError> {
-    let (domain, device) = files.bind(root)?;
-    Ok((Arc::new(domain), device))
+    let (group, device) = files.bind(root)?;
+    Ok((Arc::new(group), device))
 }
 
 fn by_type1(root: &HostRoot, address: PciAddress, group: u32) -> Result<Opened, VfioError> {
-    let domain = Type1::open(root, address, group)?;
-    let device = domain.device()?;
-    Ok((Arc::new(domain), device))
+    let group = Type1::open(root, address, group)?;
+    let device = group.open(root, address)?;
+    Ok((Arc::new(group), device))
 }
 
 /// Opens one of the files of VFIO or iommufd.

@@ -48,9 +48,11 @@ const DEVICE_GET_REGION_INFO: c_ulong = call(8);
 const DEVICE_GET_IRQ_INFO: c_ulong = call(9);
 const DEVICE_SET_IRQS: c_ulong = call(10);
 const DEVICE_RESET: c_ulong = call(11);
+/// The same numbers as 12 and 13 of a container.
+const DEVICE_GET_PCI_HOT_RESET_INFO: c_ulong = call(12);
+const DEVICE_PCI_HOT_RESET: c_ulong = call(13);
 const DEVICE_BIND_IOMMUFD: c_ulong = call(18);
 const DEVICE_ATTACH_IOMMUFD_PT: c_ulong = call(19);
-/// The same number as 12 of a device; this one is a container's.
 const IOMMU_GET_INFO: c_ulong = call(12);
 const IOMMU_MAP_DMA: c_ulong = call(13);
 const IOMMU_UNMAP_DMA: c_ulong = call(14);
@@ -69,6 +71,10 @@ const IOAS_UNMAP: c_ulong = iommufd_call(IOMMUFD_CMD_IOAS_UNMAP);
 const IRQ_SET_WORDS: u32 = 5;
 /// A reply that is longer than this is not asked for again.
 const LONGEST_REPLY: usize = 1 << 16;
+/// Bytes that are asked for at first; for a list that is refused where it does not fit, all of it:
+/// 256 functions of a bus, and no more than as many below it.
+const SHORT_REPLY: usize = 512;
+const LIST_REPLY: usize = 8192;
 /// Ranges of addresses that are asked for at first, and at most.
 const FEW_RANGES: usize = 16;
 const MOST_RANGES: usize = 1 << 12;
@@ -154,8 +160,7 @@ pub(crate) fn irq_info(device: &File, index: u32) -> io::Result<vfio_irq_info> {
 }
 
 /// A reply that ends in capabilities, as the words it has: asked again where it says it is longer.
-fn reply(file: &File, request: c_ulong, start: &[u32]) -> io::Result<Vec<u8>> {
-    let mut len = 512;
+fn reply(file: &File, request: c_ulong, start: &[u32], mut len: usize) -> io::Result<Vec<u8>> {
     loop {
         let mut words = vec![0u64; len / 8];
         let head = [&[u32::try_from(len).unwrap_or(u32::MAX)], start].concat();
@@ -177,12 +182,12 @@ fn reply(file: &File, request: c_ulong, start: &[u32]) -> io::Result<Vec<u8>> {
 
 /// `vfio_region_info` with its capabilities.
 pub(crate) fn region_info(device: &File, index: u32) -> io::Result<Vec<u8>> {
-    reply(device, DEVICE_GET_REGION_INFO, &[0, index])
+    reply(device, DEVICE_GET_REGION_INFO, &[0, index], SHORT_REPLY)
 }
 
 /// `vfio_iommu_type1_info` with its capabilities.
 pub(crate) fn type1_info(container: &File) -> io::Result<Vec<u8>> {
-    reply(container, IOMMU_GET_INFO, &[])
+    reply(container, IOMMU_GET_INFO, &[], SHORT_REPLY)
 }
 
 /// Lets the container's devices reach `len` bytes at `vaddr` by `iova`.
@@ -352,6 +357,21 @@ pub(crate) fn unmask(device: &File, index: u32) -> io::Result<()> {
 pub(crate) fn reset(device: &File) -> io::Result<()> {
     // SAFETY: no argument.
     done(unsafe { ioctl(device, DEVICE_RESET) }).map(drop)
+}
+
+/// `vfio_pci_hot_reset_info` with the functions that a reset of the slot or bus touches.
+pub(crate) fn hot_reset_info(device: &File) -> io::Result<Vec<u8>> {
+    reply(device, DEVICE_GET_PCI_HOT_RESET_INFO, &[], LIST_REPLY)
+}
+
+/// Resets the slot or bus. By the files of all groups that are touched; by iommufd without any.
+pub(crate) fn hot_reset(device: &File, groups: &[i32]) -> io::Result<()> {
+    let count = u32::try_from(groups.len()).unwrap_or(u32::MAX);
+    let length = count.saturating_add(3).saturating_mul(4);
+    let groups: Vec<u32> = groups.iter().map(|fd| fd.cast_unsigned()).collect();
+    let request: Vec<u32> = [&[length, 0, count], groups.as_slice()].concat();
+    // SAFETY: the buffer has the bytes that its first word says.
+    done(unsafe { ioctl_with_ptr(device, DEVICE_PCI_HOT_RESET, request.as_ptr()) }).map(drop)
 }
 
 /// A counter that can be waited for.

@@ -1,6 +1,7 @@
 //! A device of the host, driven by this process.
 
 use std::{
+    fs::File,
     ops::Range,
     os::fd::{AsRawFd, RawFd},
     os::unix::fs::FileExt,
@@ -12,16 +13,15 @@ use vfio_bindings::bindings::vfio::{
     VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE,
 };
 use vmlet_host::{HostRoot, IommuGroup, Obstacle, PciAddress};
-use vmlet_memory::{Backing, Lease, LeaseKind, Ram};
+use vmlet_memory::{Backing, LeaseKind, Ram};
 
 use crate::{
-    Access, DmaMap, DomainLimits, InterruptKind, IommuBackend, IommuDomain, RegionInfo, RegionMap,
-    Vector, VfioError,
-    backend::{self, Opened},
-    calls, config,
+    Access, DmaMap, DomainLimits, InterruptKind, IommuBackend, Owner, RegionInfo, RegionMap,
+    Vector, VfioError, backend, calls, config,
     descriptor::Descriptor,
-    domain::Addresses,
+    group::{self, Membership, Shared, Wanted},
     info,
+    reset::Asking,
 };
 
 /// The most regions that are asked for; PCI has nine, and a driver of its own may add some.
@@ -43,36 +43,44 @@ struct Given {
 pub struct Device {
     address: PciAddress,
     descriptor: Descriptor,
-    domain: Arc<dyn IommuDomain>,
-    addresses: Arc<Addresses>,
+    membership: Membership,
     regions: Vec<RegionInfo>,
     interrupts: Vec<(InterruptKind, u32)>,
-    resets: bool,
+    resets_alone: bool,
     power_control: Option<u64>,
     given: Mutex<Given>,
 }
 
 impl Device {
     /// Opens the device at `address`, which VFIO's driver has to have: its memory and its right to
-    /// do DMA are switched on, and it can reach nothing. Without a wish for a back end, by iommufd
-    /// where its files can be opened, else by type1.
+    /// do DMA are switched on, and it can reach what others of its group can that `owner` has open.
+    /// Without a wish for a back end, by that of those others, else by iommufd where its files can be
+    /// opened, else by type1.
     pub fn open(
         root: &HostRoot,
         address: PciAddress,
-        wanted: Option<IommuBackend>,
+        backend: Option<IommuBackend>,
+        owner: &Owner,
     ) -> Result<Device, VfioError> {
         if let Some(obstacle) = Obstacle::all(root, address).into_iter().next() {
             return Err(VfioError::Obstacle { address, obstacle });
         }
-        let group = IommuGroup::of(root, address).map(|group| group.number);
+        let group = IommuGroup::of(root, address);
         let group = group.ok_or(VfioError::Obstacle {
             address,
             obstacle: Obstacle::NoIommu,
         })?;
-        Device::with(address, backend::open(root, address, group, wanted)?)
+        let wanted = Wanted {
+            root,
+            address,
+            owner,
+            backend,
+        };
+        let first = || backend::open(root, address, group.number, backend);
+        Device::with(group::open(&group, &wanted, first)?)
     }
 
-    fn with(address: PciAddress, (domain, file): Opened) -> Result<Device, VfioError> {
+    fn with((membership, file): (Membership, File)) -> Result<Device, VfioError> {
         let failed = |call| move |source| VfioError::Call { call, source };
         let told = calls::device_info(&file).map_err(failed("VFIO_DEVICE_GET_INFO"))?;
         // An index that the device has not got is refused, and left out.
@@ -86,13 +94,12 @@ impl Device {
             .filter(|(_, count)| *count > 0)
             .collect();
         let mut device = Device {
-            address,
+            address: membership.address,
             descriptor: Descriptor::new(file),
-            addresses: Arc::new(Addresses::new(domain.limits().clone())),
-            domain,
+            membership,
             regions,
             interrupts,
-            resets: told.flags & VFIO_DEVICE_FLAGS_RESET != 0,
+            resets_alone: told.flags & VFIO_DEVICE_FLAGS_RESET != 0,
             power_control: None,
             given: Mutex::default(),
         };
@@ -168,9 +175,20 @@ impl Device {
         self.address
     }
 
+    /// Whom it was opened for: others of its group can be opened for the same one.
+    pub fn owner(&self) -> Result<&Owner, VfioError> {
+        self.descriptor.call("its file", |_| Ok(()))?;
+        Ok(&self.membership.owner)
+    }
+
+    /// What it has in common with others of its group.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.membership.shared
+    }
+
     /// How it was opened.
     pub fn backend(&self) -> IommuBackend {
-        self.domain.backend()
+        self.shared().domain.backend()
     }
 
     /// Its regions, by index; those it has not got are left out.
@@ -185,7 +203,7 @@ impl Device {
 
     /// Which device addresses can be mapped.
     pub fn dma_limits(&self) -> &DomainLimits {
-        self.domain.limits()
+        self.shared().domain.limits()
     }
 
     fn region(&self, index: u32, range: &Range<u64>) -> Result<&RegionInfo, VfioError> {
@@ -297,7 +315,7 @@ impl Device {
         let ram = Ram::new(len, Backing::Anon)?;
         let holder = format!("the device {}", self.address);
         let memory = ram.lease(LeaseKind::DmaMap, 0..len, holder)?;
-        let map = Arc::new(self.share(memory, iova, access)?);
+        let map = Arc::new(self.shared().table.map(memory, iova, access)?);
         self.given().dma.push(Arc::clone(&map));
         Ok(map)
     }
@@ -312,17 +330,6 @@ impl Device {
         // Without the lock: this may give much memory back to the kernel.
         drop::<Vec<Arc<DmaMap>>>(unmapped);
         done
-    }
-
-    /// Lets the device reach what `memory` holds until the map is dropped.
-    pub(crate) fn share(
-        &self,
-        memory: Lease,
-        iova: Option<u64>,
-        access: Access,
-    ) -> Result<DmaMap, VfioError> {
-        let (domain, addresses) = (Arc::clone(&self.domain), Arc::clone(&self.addresses));
-        DmaMap::new(domain, addresses, memory, (iova, access))
     }
 
     /// Has the interrupts of `kind` from number `first` on written to these eventfds (-1: to none),
@@ -417,19 +424,71 @@ impl Device {
         })
     }
 
-    /// Whether it can be reset alone.
-    pub fn resets(&self) -> bool {
-        self.resets
+    /// Nobody has used it since it was reset; or somebody does, and it is not reset with others.
+    pub(crate) fn set_quiet(&self, quiet: bool) {
+        self.membership.set_quiet(quiet);
     }
 
-    /// Resets it. What it can reach, its interrupts and its mapped regions stay as they are.
+    /// Whether it can be reset: alone, or with all that is reset with it.
+    pub fn resets(&self) -> bool {
+        self.resets_alone || self.hot_reset(false, |_| Ok(())).is_ok()
+    }
+
+    /// Resets it. What it can reach, its interrupts and its mapped regions stay as they are. Where it
+    /// cannot be reset alone, its slot or bus is, with others on it that are open for its owner.
     pub fn reset(&self) -> Result<(), VfioError> {
-        if !self.resets {
-            return Err(VfioError::NoReset {
-                address: self.address,
-            });
+        self.reset_with(false)
+    }
+
+    /// The same; others that are in use are spared, and it is not reset then.
+    pub(crate) fn reset_sparing(&self) -> Result<(), VfioError> {
+        self.reset_with(true)
+    }
+
+    fn reset_with(&self, sparing: bool) -> Result<(), VfioError> {
+        let alone = self
+            .resets_alone
+            .then(|| self.descriptor.call("VFIO_DEVICE_RESET", calls::reset));
+        let refused = match alone {
+            Some(done @ (Ok(()) | Err(VfioError::Closed | VfioError::Forked))) => return done,
+            Some(Err(refused)) => Some(refused),
+            None => None,
+        };
+        let call = "VFIO_DEVICE_PCI_HOT_RESET";
+        let done = self.hot_reset(sparing, |groups| {
+            let work = |file: &File| calls::hot_reset(file, groups);
+            self.descriptor.call(call, work)
+        });
+        match done {
+            Ok(()) => log::debug!("{} is reset with its slot or bus", self.address),
+            Err(none @ VfioError::NoReset { .. }) => return Err(refused.unwrap_or(none)),
+            Err(error) => return Err(error),
         }
-        self.descriptor.call("VFIO_DEVICE_RESET", calls::reset)
+        Ok(())
+    }
+
+    /// Whether the kernel resets it alone, as it does when it is opened.
+    pub(crate) fn resets_alone(&self) -> bool {
+        self.resets_alone
+    }
+
+    /// Calls `work` with the files of the groups of all that a reset of its slot or bus touches.
+    fn hot_reset<T>(
+        &self,
+        sparing: bool,
+        work: impl FnOnce(&[RawFd]) -> Result<T, VfioError>,
+    ) -> Result<T, VfioError> {
+        let address = self.address;
+        let told = self.descriptor.with(calls::hot_reset_info)?;
+        let affected = told.ok().and_then(|told| info::hot_reset(&told));
+        let affected = affected.ok_or(VfioError::NoReset { address })?;
+        let asking = Asking {
+            root: &self.membership.root,
+            address,
+            owner: &self.membership.owner,
+            sparing,
+        };
+        asking.with_all(&affected, work)
     }
 
     /// Closes it: interrupts end, memory cannot be reached any more, mapped regions read as zeros,
@@ -454,7 +513,7 @@ impl Device {
             map.sever();
         }
         self.descriptor.close();
-        self.domain.close();
+        self.membership.leave();
     }
 
     fn given(&self) -> MutexGuard<'_, Given> {

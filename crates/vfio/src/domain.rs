@@ -6,12 +6,12 @@
 use std::{
     collections::BTreeMap,
     fmt::Debug,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use vmlet_memory::{Iova, Lease};
 
-use crate::{IommuBackend, VfioError};
+use crate::{DmaMap, IommuBackend, VfioError};
 
 /// What a device may do with memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +71,31 @@ pub trait IommuDomain: Send + Sync + Debug {
 
     /// Ends it, after its device: all maps are gone then.
     fn close(&self);
+}
+
+/// A domain, and which of its addresses are taken. Clones are the same one.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    domain: Arc<dyn IommuDomain>,
+    addresses: Arc<Addresses>,
+}
+
+impl Table {
+    pub(crate) fn new(domain: Arc<dyn IommuDomain>) -> Table {
+        let addresses = Arc::new(Addresses::new(domain.limits().clone()));
+        Table { domain, addresses }
+    }
+
+    /// Lets the domain's devices reach what `memory` holds until the map is dropped.
+    pub(crate) fn map(
+        &self,
+        memory: Lease,
+        iova: Option<u64>,
+        access: Access,
+    ) -> Result<DmaMap, VfioError> {
+        let (domain, addresses) = (Arc::clone(&self.domain), Arc::clone(&self.addresses));
+        DmaMap::new(domain, addresses, memory, (iova, access))
+    }
 }
 
 /// Below this nothing is chosen: a device that was told no address does not find memory at 0.

@@ -10,7 +10,11 @@ use vmlet_host::{NotAnAddress, Obstacle, PciAddress, Use};
 use vmlet_memory::MemoryError;
 use vmlet_reactor::ReactorError;
 
-use crate::{Access, InterruptKind, IovaRange};
+use crate::{Access, InterruptKind, IommuBackend, IovaRange, Touched};
+
+mod words;
+
+use words::{addresses, give, having, list, no_vf_driver, nvme_range, touches};
 
 /// What went wrong. Nothing is changed by an operation that fails, unless the variant says so.
 #[derive(Debug, Error)]
@@ -49,14 +53,47 @@ pub enum VfioError {
     },
     /// Somebody has the group open.
     #[error(
-        "{address} is in use: somebody has its IOMMU group {group} open. Close the device there \
-         first, in this process or in another"
+        "{address} is in use: {} its IOMMU group {group} open. Close the device there first",
+        having(users)
     )]
     Busy {
         /// The device.
         address: PciAddress,
         /// Its group.
         group: u32,
+        /// Who, as far as this user may know.
+        users: Vec<String>,
+    },
+    /// Somebody else in this process has others of the group, which cannot be kept apart from it.
+    #[error(
+        "{address} is in IOMMU group {group} with what {owner} has open: {0}. Give it to that one \
+         too (vm.attach, or vmlet.vfio.open with beside=), or close {0} there first",
+        addresses(devices)
+    )]
+    GroupHeld {
+        /// The device.
+        address: PciAddress,
+        /// Its group.
+        group: u32,
+        /// Who.
+        owner: String,
+        /// What of the group is open.
+        devices: Vec<PciAddress>,
+    },
+    /// Others of the group are open by another of the kernel's interfaces.
+    #[error(
+        "{address} cannot be opened by {wanted}: its IOMMU group {group} is open by {open}. Leave \
+         iommu out, or ask for \"{open}\""
+    )]
+    OtherBackend {
+        /// The device.
+        address: PciAddress,
+        /// Its group.
+        group: u32,
+        /// That interface.
+        open: IommuBackend,
+        /// The one that was asked for.
+        wanted: IommuBackend,
     },
     /// The kernel finds drivers of the host in the group.
     #[error(
@@ -254,6 +291,18 @@ pub enum VfioError {
     NoReset {
         /// The device.
         address: PciAddress,
+    },
+    /// A reset that would touch what is somebody else's.
+    #[error(
+        "{address} cannot be reset alone, and with it would be reset: {}. {}",
+        touches(touched),
+        give(touched)
+    )]
+    HotReset {
+        /// The device.
+        address: PciAddress,
+        /// The others.
+        touched: Vec<Touched>,
     },
     /// Memory for DMA.
     #[error(transparent)]
@@ -513,26 +562,6 @@ impl VfioError {
             VfioError::Call { .. } => Some("The kernel's log may say why (dmesg)."),
             _ => None,
         }
-    }
-}
-
-fn list(uses: &[Use], part: fn(&Use) -> &String) -> String {
-    let parts: Vec<&str> = uses.iter().map(|one| part(one).as_str()).collect();
-    parts.join(", ")
-}
-
-fn nvme_range(what: &str, least: u16, most: u16, step: u16) -> String {
-    match step {
-        _ if most < least => format!("{most} {what} and needs {least}"),
-        0 | 1 => format!("{least} to {most} {what}"),
-        _ => format!("{least} to {most} {what} in steps of {step}"),
-    }
-}
-
-fn no_vf_driver(driver: Option<&str>) -> String {
-    match driver {
-        Some(driver) => format!("its driver {driver} does not do that"),
-        None => "no driver has it".to_owned(),
     }
 }
 

@@ -4,11 +4,15 @@
 //! offsets (`struct vfio_info_cap_header`: id, version, offset of the next).
 
 use vfio_bindings::bindings::vfio::{
-    VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, VFIO_REGION_INFO_CAP_SPARSE_MMAP,
-    VFIO_REGION_INFO_FLAG_CAPS, VFIO_REGION_INFO_FLAG_MMAP,
+    VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, VFIO_PCI_DEVID_NOT_OWNED, VFIO_PCI_HOT_RESET_FLAG_DEV_ID,
+    VFIO_REGION_INFO_CAP_SPARSE_MMAP, VFIO_REGION_INFO_FLAG_CAPS, VFIO_REGION_INFO_FLAG_MMAP,
 };
+use vmlet_host::PciAddress;
 
-use crate::{DomainLimits, IovaRange};
+use crate::{
+    DomainLimits, IovaRange,
+    reset::{Affected, Claim},
+};
 
 /// `flags` of `struct vfio_iommu_type1_info`: page sizes, capabilities.
 const INFO_PGSIZES: u32 = 1;
@@ -96,6 +100,29 @@ pub(crate) fn region(bytes: &[u8]) -> Option<RegionInfo> {
         offset,
         areas,
     })
+}
+
+/// The functions that a reset of a slot or bus touches (`struct vfio_pci_hot_reset_info`): group, or
+/// number at iommufd's, segment, bus, device and function. None for a reply that is too short.
+pub(crate) fn hot_reset(bytes: &[u8]) -> Option<Vec<Affected>> {
+    const FIRST: usize = 12;
+    let reply = Reply(bytes);
+    let (flags, count) = (reply.u32(4)?, usize::try_from(reply.u32(8)?).ok()?);
+    let one = |number: usize| {
+        let at = FIRST.checked_add(number.checked_mul(8)?)?;
+        let (claim, place) = (reply.u32(at)?, reply.u32(at + 4)?.to_le_bytes());
+        let [low, high, bus, devfn] = place;
+        let segment = u16::from_le_bytes([low, high]).into();
+        let claim = match flags & VFIO_PCI_HOT_RESET_FLAG_DEV_ID {
+            0 => Claim::Group(claim),
+            _ => Claim::Owned(claim.cast_signed() != VFIO_PCI_DEVID_NOT_OWNED),
+        };
+        Some(Affected {
+            address: PciAddress::new(segment, bus, devfn >> 3, devfn & 7),
+            claim,
+        })
+    };
+    (0..count).map(one).collect()
 }
 
 /// What a container of type1 can map (`struct vfio_iommu_type1_info`). A kernel that names no
@@ -193,6 +220,30 @@ mod tests {
             }
             assert!(limits(&bytes).unwrap().page >= 4096);
         }
+    }
+
+    #[test]
+    fn functions_that_are_reset_together_are_read_and_a_short_list_is_none() {
+        let words = [28, 0, 2, 10, 0x0004_0000, 11, 0x0904_0001];
+        let mut bytes: Vec<u8> = words
+            .iter()
+            .flat_map(|word: &u32| word.to_le_bytes())
+            .collect();
+        let places = |bytes: &[u8]| -> Vec<String> {
+            let found = hot_reset(bytes).unwrap();
+            found.iter().map(|one| one.address.to_string()).collect()
+        };
+        assert_eq!(places(&bytes), ["0000:04:00.0", "0001:04:01.1"]);
+        let claims = |bytes: &[u8]| -> Vec<Claim> {
+            let found = hot_reset(bytes).unwrap();
+            found.iter().map(|one| one.claim).collect()
+        };
+        assert_eq!(claims(&bytes), [Claim::Group(10), Claim::Group(11)]);
+        // By iommufd: the first is one that is open, the second not ours.
+        bytes[4] = 1;
+        bytes[20..24].fill(0xff);
+        assert_eq!(claims(&bytes), [Claim::Owned(true), Claim::Owned(false)]);
+        assert_eq!(hot_reset(&bytes[..27]), None);
     }
 
     #[test]

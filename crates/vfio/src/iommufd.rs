@@ -21,15 +21,17 @@ use vmlet_memory::{Iova, Lease};
 
 use crate::{
     Access, DomainLimits, IommuBackend, IommuDomain, IovaRange, VfioError, backend::open_file,
-    calls, descriptor::Descriptor, limits, type1::open_group,
+    calls, descriptor::Descriptor, group::OpenGroup, limits, type1::open_group, users,
 };
 
 /// What iommufd is reached by.
 const IOMMUFD: &str = "dev/iommu";
 
-/// One address space of an iommufd of its own.
+/// One address space of an iommufd of its own, for the devices of one group: the kernel binds them
+/// to one iommufd, and attaches them to one table.
 #[derive(Debug)]
 pub(crate) struct Iommufd {
+    group: u32,
     context: Descriptor,
     space: u32,
     limits: DomainLimits,
@@ -45,7 +47,7 @@ pub(crate) struct Files {
 }
 
 /// The file of the device itself.
-fn device_path(root: &HostRoot, address: PciAddress) -> Option<PathBuf> {
+pub(crate) fn device_path(root: &HostRoot, address: PciAddress) -> Option<PathBuf> {
     let folder = root.path(format!("sys/bus/pci/devices/{address}/vfio-dev"));
     let entry = fs::read_dir(folder).ok()?.find_map(Result::ok)?;
     // A kernel without such files has the name all the same, and no number for it.
@@ -77,39 +79,63 @@ impl Files {
     pub(crate) fn bind(self, root: &HostRoot) -> Result<(Iommufd, File), VfioError> {
         let failed = |call| move |source| VfioError::Call { call, source };
         calls::bind_iommufd(&self.device, &self.context)
-            .map_err(|error| self.refused(root, error))?;
+            .map_err(|error| refused(root, (self.address, self.group), error))?;
         let space = calls::new_space(&self.context).map_err(failed("IOMMU_IOAS_ALLOC"))?;
         calls::attach(&self.device, space).map_err(failed("VFIO_DEVICE_ATTACH_IOMMUFD_PT"))?;
         // Not before: a device narrows them.
         let told = calls::space_ranges(&self.context, space);
         let (alignment, ranges) = told.map_err(failed("IOMMU_IOAS_IOVA_RANGES"))?;
         let domain = Iommufd {
+            group: self.group,
             context: Descriptor::new(self.context),
             space,
             limits: limits_of(alignment, ranges),
         };
         Ok((domain, self.device))
     }
+}
 
-    /// Why the kernel did not bind the device.
-    fn refused(&self, root: &HostRoot, source: io::Error) -> VfioError {
-        let (address, group) = (self.address, self.group);
-        match source.raw_os_error() {
-            // The kernel's word for a device that is open by another file is EINVAL.
-            Some(libc::EBUSY | libc::EINVAL) => VfioError::Busy { address, group },
-            // Its word for two refusals: the other is that another device of the group is open.
-            Some(libc::EPERM) => match open_group(root, address, group) {
-                Err(busy @ VfioError::Busy { .. }) => busy,
-                _ => VfioError::UnsafeInterrupts {
-                    address,
-                    module: "iommufd",
-                },
+/// Why the kernel did not bind the device of that group.
+fn refused(root: &HostRoot, (address, group): (PciAddress, u32), source: io::Error) -> VfioError {
+    match source.raw_os_error() {
+        // The kernel's word for a device that is open by another file is EINVAL.
+        Some(libc::EBUSY | libc::EINVAL) => VfioError::Busy {
+            address,
+            group,
+            users: users::of(root, group),
+        },
+        // Its word for two refusals: the other is that another device of the group is open.
+        Some(libc::EPERM) => match open_group(root, address, group) {
+            Err(busy @ VfioError::Busy { .. }) => busy,
+            _ => VfioError::UnsafeInterrupts {
+                address,
+                module: "iommufd",
             },
-            _ => VfioError::Call {
-                call: "VFIO_DEVICE_BIND_IOMMUFD",
-                source,
-            },
-        }
+        },
+        _ => VfioError::Call {
+            call: "VFIO_DEVICE_BIND_IOMMUFD",
+            source,
+        },
+    }
+}
+
+impl OpenGroup for Iommufd {
+    fn open(&self, root: &HostRoot, address: PciAddress) -> Result<File, VfioError> {
+        let path = device_path(root, address).ok_or(VfioError::NoDeviceFile { address })?;
+        let device = open_file(&path)?;
+        let bound = self
+            .context
+            .with(|context| calls::bind_iommufd(&device, context))?;
+        bound.map_err(|error| refused(root, (address, self.group), error))?;
+        calls::attach(&device, self.space).map_err(|source| VfioError::Call {
+            call: "VFIO_DEVICE_ATTACH_IOMMUFD_PT",
+            source,
+        })?;
+        Ok(device)
+    }
+
+    fn file(&self) -> Option<&Descriptor> {
+        None
     }
 }
 

@@ -4,6 +4,8 @@
 //! * `sriov/`: the life cycle of virtual functions: [`create_vfs`], [`remove_vfs`]; `mend.rs`: [`mend`],
 //!   what killed processes left half done; `noted.rs`: what is noted for that; `sysfs.rs`: a function in sysfs.
 //! * `device.rs`: [`Device`], an open one.
+//! * `group.rs`: groups that are open, and for which [`Owner`]; `users.rs`: other processes that have one.
+//! * `reset.rs`: what is reset together, where a device cannot be reset alone.
 //! * `mapping.rs`: [`RegionMap`], registers in this process; `config.rs`: writes that would be fatal.
 //! * `interrupt.rs`: [`Vector`], an interrupt as an eventfd.
 //! * `domain.rs`: [`IommuDomain`], what a device can reach; `dma.rs`: [`DmaMap`], memory in it.
@@ -16,8 +18,8 @@
 //!
 //! Source: `include/uapi/linux/vfio.h` and `iommufd.h`, Documentation/driver-api/vfio.rst.
 //!
-//! Not supported yet: several devices of one group at a time, hot reset; of iommufd: page
-//! tables of guests (nesting), dirty tracking, maps of files.
+//! Not supported yet: by iommufd, a reset that touches devices of several groups; page tables of guests
+//! (nesting), dirty tracking, maps of files.
 
 mod backend;
 mod binding;
@@ -28,6 +30,7 @@ mod device;
 mod dma;
 mod domain;
 mod error;
+mod group;
 mod guest;
 mod info;
 mod interrupt;
@@ -36,11 +39,13 @@ mod limits;
 mod mapping;
 mod mend;
 mod noted;
+mod reset;
 mod sriov;
 mod sysfs;
 #[cfg(test)]
 mod testing;
 mod type1;
+mod users;
 
 pub use backend::IommuBackend;
 pub use binding::{bind, release};
@@ -48,11 +53,13 @@ pub use device::Device;
 pub use dma::DmaMap;
 pub use domain::{Access, DomainLimits, IommuDomain, IovaRange};
 pub use error::VfioError;
+pub use group::Owner;
 pub use guest::{ApertureEngine, DeviceNews, Passthrough, Surroundings};
 pub use info::RegionInfo;
 pub use interrupt::{InterruptKind, Vector};
 pub use mapping::RegionMap;
 pub use mend::mend;
+pub use reset::Touched;
 pub use sriov::{
     NvmeFunction, VfRequest, create_vfs, nvme_function, remove_vfs, virtual_functions,
 };

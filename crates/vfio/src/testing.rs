@@ -1,13 +1,20 @@
-//! A tree of files in sysfs's shape.
+//! A tree of files in sysfs's shape, and a group without a kernel.
 
 use std::{
-    fs,
+    fs::{self, File},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex},
 };
 
 use tempfile::TempDir;
-use vmlet_host::HostRoot;
+use vmlet_host::{HostRoot, PciAddress};
+use vmlet_memory::{Iova, Lease};
+
+use crate::{
+    Access, DomainLimits, IommuBackend, IommuDomain, IovaRange, VfioError, descriptor::Descriptor,
+    group::OpenGroup,
+};
 
 pub(crate) struct Tree(TempDir);
 
@@ -58,5 +65,98 @@ impl Tree {
         if let Some(driver) = driver {
             symlink(format!("../../drivers/{driver}"), link).unwrap();
         }
+    }
+}
+
+/// A group without a kernel: notes which functions it opens, and how often it is closed.
+#[derive(Clone, Debug)]
+pub(crate) struct FakeGroup {
+    backend: IommuBackend,
+    limits: DomainLimits,
+    file: Arc<Descriptor>,
+    log: Arc<Mutex<Log>>,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    opened: Vec<String>,
+    closed: usize,
+    /// Where something is mapped.
+    mapped: Vec<u64>,
+    refuses: bool,
+}
+
+impl FakeGroup {
+    pub(crate) fn new(backend: IommuBackend) -> FakeGroup {
+        let everything = IovaRange {
+            first: 0,
+            last: u64::MAX,
+        };
+        FakeGroup {
+            backend,
+            limits: DomainLimits {
+                page: 4096,
+                usable: vec![everything],
+            },
+            file: Arc::new(Descriptor::new(tempfile::tempfile().unwrap())),
+            log: Arc::default(),
+        }
+    }
+
+    pub(crate) fn opened(&self) -> Vec<String> {
+        self.log.lock().unwrap().opened.clone()
+    }
+
+    pub(crate) fn closed(&self) -> usize {
+        self.log.lock().unwrap().closed
+    }
+
+    pub(crate) fn mapped(&self) -> Vec<u64> {
+        self.log.lock().unwrap().mapped.clone()
+    }
+
+    /// Whether functions cannot be opened from now on.
+    pub(crate) fn refuse(&self, refuses: bool) {
+        self.log.lock().unwrap().refuses = refuses;
+    }
+}
+
+impl IommuDomain for FakeGroup {
+    fn backend(&self) -> IommuBackend {
+        self.backend
+    }
+
+    fn limits(&self) -> &DomainLimits {
+        &self.limits
+    }
+
+    fn map(&self, iova: Iova, _: &Lease, _: Access) -> Result<(), VfioError> {
+        self.log.lock().unwrap().mapped.push(iova.0);
+        Ok(())
+    }
+
+    fn unmap(&self, iova: Iova, _: u64) -> Result<(), VfioError> {
+        let mapped = &mut self.log.lock().unwrap().mapped;
+        mapped.retain(|one| *one != iova.0);
+        Ok(())
+    }
+
+    fn close(&self) {
+        self.log.lock().unwrap().closed += 1;
+    }
+}
+
+impl OpenGroup for FakeGroup {
+    fn open(&self, _: &HostRoot, address: PciAddress) -> Result<File, VfioError> {
+        let mut log = self.log.lock().unwrap();
+        if log.refuses {
+            return Err(VfioError::NotViable { group: 0 });
+        }
+        log.opened.push(address.to_string());
+        Ok(tempfile::tempfile().unwrap())
+    }
+
+    fn file(&self) -> Option<&Descriptor> {
+        (self.backend == IommuBackend::Type1).then_some(&*self.file)
     }
 }

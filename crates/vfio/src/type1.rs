@@ -11,7 +11,7 @@ use vmlet_memory::{Iova, Lease};
 
 use crate::{
     Access, DomainLimits, IommuBackend, IommuDomain, VfioError, backend::open_file, calls,
-    descriptor::Descriptor, info, limits,
+    descriptor::Descriptor, group::OpenGroup, info, limits, users,
 };
 
 const CONTAINER: &str = "dev/vfio/vfio";
@@ -19,7 +19,6 @@ const CONTAINER: &str = "dev/vfio/vfio";
 /// One group in one container.
 #[derive(Debug)]
 pub(crate) struct Type1 {
-    address: PciAddress,
     group: Descriptor,
     container: Descriptor,
     limits: DomainLimits,
@@ -38,7 +37,11 @@ pub(crate) fn open_group(
 ) -> Result<File, VfioError> {
     open_file(&group_path(root, group)).map_err(|error| match error {
         VfioError::File { source, .. } if source.kind() == io::ErrorKind::ResourceBusy => {
-            VfioError::Busy { address, group }
+            VfioError::Busy {
+                address,
+                group,
+                users: users::of(root, group),
+            }
         }
         other => other,
     })
@@ -74,18 +77,22 @@ impl Type1 {
             source: io::ErrorKind::InvalidData.into(),
         })?;
         Ok(Type1 {
-            address,
             group: Descriptor::new(file),
             container: Descriptor::new(container),
             limits,
         })
     }
+}
 
-    /// Opens the device itself.
-    pub(crate) fn device(&self) -> Result<File, VfioError> {
-        let name = self.address.to_string();
+impl OpenGroup for Type1 {
+    fn open(&self, _: &HostRoot, address: PciAddress) -> Result<File, VfioError> {
+        let name = address.to_string();
         let call = "VFIO_GROUP_GET_DEVICE_FD";
         self.group.call(call, |group| calls::device(group, &name))
+    }
+
+    fn file(&self) -> Option<&Descriptor> {
+        Some(&self.group)
     }
 }
 

@@ -23,7 +23,8 @@ _ADDRESS = re.compile("([0-9a-fA-F]{1,8}:)?[0-9a-fA-F]{1,2}:[0-9a-fA-F]{1,2}[.][
 class Vfio(Model):
     """A PCI function of the host (docs/passthrough.md), which the guest drives as if wired to it.
 
-    It has to be bound, as for `vmlet.vfio.open`, and belongs to one VM at a time. All of the VM's
+    It has to be bound, as for `vmlet.vfio.open`, and belongs to one VM at a time, as all of its
+    IOMMU group does: others of the group can be given to the same VM. All of the VM's
     memory is locked while it is there, and the function can reach nothing else. Such a VM cannot be
     saved, and its memory does not go back to the host by a balloon.
 

@@ -11,7 +11,7 @@ use vmlet_memory::{
     fork::{Origin, ParentOnly},
 };
 use vmlet_vcpu::{Hypervisor, Inputs, Limits, Vcpu, VcpuThread, x86_64::VcpuState};
-use vmlet_vfio::ApertureEngine;
+use vmlet_vfio::{ApertureEngine, Owner};
 
 use super::{Inner, Machine, Parts, ThreadStarter, VcpuMaker, making::Making, reach::Reach};
 use crate::{
@@ -134,6 +134,7 @@ impl Machine {
                 let slots = ApertureSlots::new(Arc::clone(&vm), engine.limits().slots);
                 Arc::new(slots) as Arc<dyn ApertureEngine>
             }),
+            owner: Owner::new("a VM of this process"),
             vm,
             dirty_rings: config.dirty_ring.is_some(),
             physical_bits: cpuid.physical_address_bits(),

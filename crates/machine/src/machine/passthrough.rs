@@ -35,7 +35,8 @@ impl DeviceNews for News {
 impl Machine {
     /// Opens the device at `address`, which VFIO's driver has to have, and puts it into root port
     /// `port`, or into the first that is free; gives which. It reaches all of the guest's memory,
-    /// which is locked until it has gone, and nothing else. `iommu`: by which of the kernel's
+    /// which is locked until it has gone, and nothing else. Others of its IOMMU group can be given to
+    /// the same machine only. `iommu`: by which of the kernel's
     /// interfaces, "iommufd" or "type1".
     pub fn attach_vfio(
         &self,
@@ -55,7 +56,7 @@ impl Machine {
         }
         let parts = self.open()?;
         parts.has_port()?;
-        let device = Device::open(&HostRoot::default(), address, iommu)?;
+        let device = Device::open(&HostRoot::default(), address, iommu, &parts.owner)?;
         let around = Surroundings {
             space: &parts.space,
             reactor: &shared_reactor(spawn)?,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pyo3::{prelude::*, types::PyBytes};
 use vmlet_host::{HostRoot, PciAddress};
 use vmlet_machine::MachineError;
-use vmlet_vfio::{Access, Device, InterruptKind, IommuBackend, VfioError};
+use vmlet_vfio::{Access, Device, InterruptKind, IommuBackend, Owner, VfioError};
 
 use super::{DmaBuffer, VfioVector};
 use crate::{gateway, view::View};
@@ -38,18 +38,24 @@ fn kind(name: &str) -> Result<InterruptKind, MachineError> {
     })
 }
 
-/// Opens the device at `address`, which has to be bound, by this of the kernel's interfaces.
+/// Opens the device at `address`, which has to be bound, by this of the kernel's interfaces; `beside`
+/// another one, where it may share that one's group.
 #[pyfunction]
 #[pyo3(name = "open_vfio")]
 pub(crate) fn open_vfio(
     py: Python<'_>,
     address: &str,
     iommu: Option<&str>,
+    beside: Option<&VfioDevice>,
 ) -> PyResult<VfioDevice> {
     let device = gateway::call(py, || {
         let address = self::address(address)?;
         let wanted = iommu.map(str::parse::<IommuBackend>).transpose()?;
-        Ok(Device::open(&HostRoot::default(), address, wanted)?)
+        let owner = match beside {
+            Some(other) => other.device.owner()?.clone(),
+            None => Owner::new("vmlet.vfio.open in this process"),
+        };
+        Ok(Device::open(&HostRoot::default(), address, wanted, &owner)?)
     })?;
     Ok(VfioDevice {
         device: Arc::new(device),
@@ -171,7 +177,7 @@ impl VfioDevice {
         gateway::call(py, || Ok(self.device.unmask()?))
     }
 
-    /// Whether it can be reset alone.
+    /// Whether it can be reset.
     #[getter]
     fn resets(&self) -> bool {
         self.device.resets()

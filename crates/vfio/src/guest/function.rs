@@ -17,13 +17,13 @@ use vmlet_reactor::{Reactor, Registration};
 use super::{
     aperture::{ApertureEngine, Apertures},
     line::Line,
-    memory::GuestMemory,
+    memory::GuestShare,
     names,
     news::{self, DeviceNews},
     shape::{self, Shape},
     signals::Signals,
 };
-use crate::{Device, InterruptKind, VfioError};
+use crate::{Device, InterruptKind, Touched, VfioError};
 
 /// Config space without extended capabilities.
 const CONFIG_BYTES: usize = 256;
@@ -34,8 +34,7 @@ pub struct Passthrough {
     name: &'static str,
     device: Arc<Device>,
     shape: Shape,
-    space: Arc<AddressSpace>,
-    memory: Arc<GuestMemory>,
+    memory: GuestShare,
     apertures: Option<Apertures>,
     reactor: Arc<Reactor>,
     signals: OnceLock<Signals>,
@@ -71,6 +70,11 @@ impl Passthrough {
     pub fn new(device: Device, around: &Surroundings<'_>) -> Result<Arc<Passthrough>, VfioError> {
         let device = Arc::new(device);
         device.set_master(false)?;
+        let name = names::of(device.address());
+        device.set_quiet(true);
+        if !device.resets_alone() {
+            reset(&device, name);
+        }
         let config = device.read_vec(VFIO_PCI_CONFIG_REGION_INDEX, 0, CONFIG_BYTES)?;
         let has = |kind| device.interrupts().iter().any(|(known, _)| *known == kind);
         let (line, messages) = (has(InterruptKind::Intx), has(InterruptKind::Msi));
@@ -80,15 +84,13 @@ impl Passthrough {
         let apertures = around
             .engine
             .map(|engine| Apertures::new(&device, engine, trapped));
-        let name = names::of(device.address());
         let waiting = news::listen(&device, name, around.reactor, &around.news)?;
         Ok(Arc::new(Passthrough {
             apertures,
             name,
-            memory: GuestMemory::share(&device, around.space)?,
+            memory: GuestShare::new(device.shared(), around.space)?,
             device,
             shape,
-            space: Arc::clone(around.space),
             reactor: Arc::clone(around.reactor),
             signals: OnceLock::new(),
             links: OnceLock::new(),
@@ -162,8 +164,21 @@ impl Passthrough {
         // Dropped without the lock: its end waits for a handler that runs.
         let waiting = std::mem::take(&mut *waiting.unwrap_or_else(PoisonError::into_inner));
         drop(waiting);
-        self.memory.release(&self.space);
+        self.memory.end();
         self.device.close();
+    }
+}
+
+/// Resets a device that the guest does not use now. Where others are reset with it, that waits until
+/// the guest uses none of them: as when the whole VM is reset, where the last one resets all.
+fn reset(device: &Device, name: &str) {
+    device.set_quiet(true);
+    match device.reset_sparing() {
+        Ok(()) => {}
+        Err(VfioError::HotReset { touched, .. }) if touched.iter().all(Touched::is_in_use) => {
+            log::debug!("{name} is not reset while others are used that would be reset with it");
+        }
+        Err(error) => log::warn!("{name} is not reset: {error}"),
     }
 }
 
@@ -244,6 +259,9 @@ impl Function for Passthrough {
         if self.ended.load(Ordering::Acquire) {
             return;
         }
+        if now.bus_master {
+            self.device.set_quiet(false);
+        }
         if let Err(error) = self.device.set_master(now.bus_master) {
             log::warn!(
                 "{}: its right to do DMA stays as it was: {error}",
@@ -257,6 +275,9 @@ impl Function for Passthrough {
 
     fn bar_moved(&self, bar: u8, at: Option<u64>) {
         let at = at.filter(|_| !self.ended.load(Ordering::Acquire));
+        if at.is_some() {
+            self.device.set_quiet(false);
+        }
         if let Some(apertures) = &self.apertures {
             apertures.moved(bar, at);
         }
@@ -267,11 +288,7 @@ impl Function for Passthrough {
     }
 
     fn reset(&self) {
-        if self.device.resets()
-            && let Err(error) = self.device.reset()
-        {
-            log::warn!("{} is not reset: {error}", self.name);
-        }
+        reset(&self.device, self.name);
         if let Some(signals) = self.signals.get() {
             signals.reset();
         }

@@ -1,18 +1,22 @@
-//! All of a guest's memory, which a device reaches at the guest's own addresses.
+//! All of a guest's memory, which the devices of a group reach at the guest's own addresses.
 //!
 //! It follows the map of guest memory: what comes is mapped before a guest can use it, what goes is
 //! unmapped while it is still there. The leases of its maps keep pages from being given back to the
-//! host meanwhile, and have them count as written.
+//! host meanwhile, and have them count as written. Devices of one group have it in common, as they
+//! have the table of the IOMMU: the first maps it, the last takes it back.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use vmlet_memory::{
     AddressSpace, Gpa, LeaseKind, MapChange, MapListener, Mapping, Refusal, RegionKind,
 };
 
-use crate::{Access, Device, DmaMap, VfioError};
+use crate::{Access, DmaMap, VfioError, domain::Table, group::Shared};
 
-/// A part of guest memory that the device reaches.
+/// A part of guest memory that devices reach.
 #[derive(Debug)]
 struct Part {
     gpa: Gpa,
@@ -20,45 +24,93 @@ struct Part {
     _map: DmaMap,
 }
 
-/// What a device reaches of a guest's memory; nothing once it is dropped or released.
+/// What the devices of a group reach of a guest's memory; nothing once it is dropped.
 #[derive(Debug)]
-pub(super) struct GuestMemory {
-    device: Arc<Device>,
+pub(crate) struct GuestMemory {
+    table: Table,
+    holder: String,
     parts: Mutex<Vec<Part>>,
     /// Why the last change was refused.
     failure: Mutex<Option<VfioError>>,
 }
 
+/// The part that one device has in that, until it is dropped or ended.
+#[derive(Debug)]
+pub(super) struct GuestShare {
+    shared: Arc<Shared>,
+    space: Arc<AddressSpace>,
+    ended: AtomicBool,
+}
+
+impl GuestShare {
+    /// Has a device that has `shared` in common with others reach all memory of `space`.
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        space: &Arc<AddressSpace>,
+    ) -> Result<GuestShare, VfioError> {
+        // Held meanwhile: who comes second finds it mapped, or gone.
+        let mut guest = lock(&shared.guest);
+        if guest.1.is_none() {
+            guest.1 = Some(GuestMemory::map_all(shared, space)?);
+        }
+        guest.0 += 1;
+        drop(guest);
+        Ok(GuestShare {
+            shared: Arc::clone(shared),
+            space: Arc::clone(space),
+            ended: AtomicBool::new(false),
+        })
+    }
+
+    /// The device needs it no more. With the last one all memory is taken back.
+    pub(super) fn end(&self) {
+        if self.ended.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let mut guest = lock(&self.shared.guest);
+        guest.0 = guest.0.saturating_sub(1);
+        if guest.0 == 0
+            && let Some(memory) = guest.1.take()
+        {
+            self.space
+                .remove_listener(&(Arc::clone(&memory) as Arc<dyn MapListener>));
+            lock(&memory.parts).clear();
+        }
+    }
+}
+
+impl Drop for GuestShare {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl GuestMemory {
     /// Maps all memory of `space`, and follows it from then on.
-    pub(super) fn share(
-        device: &Arc<Device>,
-        space: &AddressSpace,
-    ) -> Result<Arc<GuestMemory>, VfioError> {
+    fn map_all(shared: &Shared, space: &AddressSpace) -> Result<Arc<GuestMemory>, VfioError> {
         let memory = Arc::new(GuestMemory {
-            device: Arc::clone(device),
+            table: shared.table.clone(),
+            holder: shared.holder.clone(),
             parts: Mutex::default(),
             failure: Mutex::default(),
         });
         let listener = Arc::clone(&memory) as Arc<dyn MapListener>;
         space.add_listener(listener).map_err(|refused| {
-            let failure = memory.failure.lock();
-            let failure = failure.unwrap_or_else(PoisonError::into_inner).take();
+            let failure = lock(&memory.failure).take();
             failure.unwrap_or(VfioError::Memory(refused))
         })?;
         Ok(memory)
     }
 
-    /// Takes all memory from the device, and follows `space` no more.
-    pub(super) fn release(self: &Arc<Self>, space: &AddressSpace) {
-        space.remove_listener(&(Arc::clone(self) as Arc<dyn MapListener>));
-        self.parts().clear();
-    }
-
     fn map(&self, mapping: &Mapping) -> Result<Part, VfioError> {
-        let holder = format!("the device {}", self.device.address());
         let range = mapping.offset..mapping.offset + mapping.len;
-        let memory = mapping.ram.lease(LeaseKind::DmaMap, range, holder)?;
+        let memory = mapping
+            .ram
+            .lease(LeaseKind::DmaMap, range, self.holder.clone())?;
         let access = if mapping.readonly {
             Access::Read
         } else {
@@ -67,17 +119,13 @@ impl GuestMemory {
         Ok(Part {
             gpa: mapping.gpa,
             len: mapping.len,
-            _map: self.device.share(memory, Some(mapping.gpa.0), access)?,
+            _map: self.table.map(memory, Some(mapping.gpa.0), access)?,
         })
     }
 
     fn forget(&self, gone: &[Mapping]) {
         let same = |part: &Part| gone.iter().any(|m| (m.gpa, m.len) == (part.gpa, part.len));
-        self.parts().retain(|part| !same(part));
-    }
-
-    fn parts(&self) -> MutexGuard<'_, Vec<Part>> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.parts).retain(|part| !same(part));
     }
 }
 
@@ -93,13 +141,12 @@ impl MapListener for GuestMemory {
         let made: Result<Vec<Part>, VfioError> = memory.map(|mapping| self.map(mapping)).collect();
         match made {
             Ok(made) => {
-                self.parts().extend(made);
+                lock(&self.parts).extend(made);
                 Ok(())
             }
             Err(error) => {
                 let refusal = Refusal(error.to_string());
-                let failure = self.failure.lock();
-                *failure.unwrap_or_else(PoisonError::into_inner) = Some(error);
+                *lock(&self.failure) = Some(error);
                 Err(refusal)
             }
         }
@@ -111,5 +158,65 @@ impl MapListener for GuestMemory {
 
     fn rollback(&self, change: &MapChange) {
         self.forget(&change.mapped);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vmlet_host::IommuGroup;
+    use vmlet_memory::{Backing, Ram};
+
+    use super::*;
+    use crate::{
+        IommuBackend, Owner,
+        group::{self, Membership, OpenGroup, Wanted},
+        testing::{FakeGroup, Tree},
+    };
+
+    fn open(tree: &Tree, fake: &FakeGroup, owner: &Owner, address: &str) -> Membership {
+        let root = tree.root();
+        let wanted = Wanted {
+            root: &root,
+            address: address.parse().unwrap(),
+            owner,
+            backend: None,
+        };
+        let first = || {
+            let file = fake.open(&root, wanted.address)?;
+            Ok((Arc::new(fake.clone()) as Arc<dyn OpenGroup>, file))
+        };
+        let group = IommuGroup::read(&root, 7).unwrap();
+        group::open(&group, &wanted, first).unwrap().0
+    }
+
+    #[test]
+    fn devices_of_a_group_have_one_map_of_guest_memory_until_the_last_is_gone() {
+        let (tree, fake) = (Tree::new(), FakeGroup::new(IommuBackend::Type1));
+        for address in ["0000:01:00.0", "0000:01:00.1"] {
+            tree.function(address, ["0x1234", "0x11e8", "0x00ff00"], 7);
+        }
+        let vm = Owner::new("a VM");
+        let first = open(&tree, &fake, &vm, "0000:01:00.0");
+        let second = open(&tree, &fake, &vm, "0000:01:00.1");
+        let space = Arc::new(AddressSpace::new(4));
+        let ram = |len| Ram::new(len, Backing::Anon).unwrap();
+        let map = |gpa, ram| space.map(vec![Mapping::ram(Gpa(gpa), ram)]).unwrap();
+        map(0, ram(0x4000));
+        let one = GuestShare::new(&first.shared, &space).unwrap();
+        let two = GuestShare::new(&second.shared, &space).unwrap();
+        assert_eq!(fake.mapped(), [0]);
+        one.end();
+        one.end();
+        assert_eq!(fake.mapped(), [0]);
+        // What comes is mapped for the one that stays, once.
+        map(0x10_0000, ram(0x1000));
+        assert_eq!(fake.mapped(), [0, 0x10_0000]);
+        let again = GuestShare::new(&first.shared, &space).unwrap();
+        drop(two);
+        assert_eq!(fake.mapped(), [0, 0x10_0000]);
+        drop(again);
+        assert!(fake.mapped().is_empty());
+        map(0x20_0000, ram(0x1000));
+        assert!(fake.mapped().is_empty());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! * `function.rs`: [`Passthrough`], a device in a slot of a VM's bus.
 //! * `shape.rs`: what its config space becomes to a guest.
-//! * `memory.rs`: all of the guest's memory, which the device can reach at the guest's addresses.
+//! * `memory.rs`: all of the guest's memory, which the devices of a group can reach at the guest's addresses.
 //! * `aperture.rs`: registers that it reaches without an exit, and [`ApertureEngine`].
 //! * `signals.rs`: MSI and MSI-X, on while the guest has them on; `line.rs`: INTx.
 //! * `news.rs`: [`DeviceNews`], what the host's kernel has to say of it.
@@ -23,4 +23,5 @@ mod signals;
 
 pub use aperture::ApertureEngine;
 pub use function::{Passthrough, Surroundings};
+pub(crate) use memory::GuestMemory;
 pub use news::DeviceNews;
