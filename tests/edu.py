@@ -4,14 +4,12 @@ interrupts and copies 4 KiB of its own memory to and from addresses it is told."
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from conftest import lacks, limit
+from killed import killed
 from vmlet import host, vfio
 
 VENDOR, DEVICE = 0x1234, 0x11E8
@@ -84,21 +82,22 @@ def card() -> host.PciDevice:
 
 
 @contextmanager
-def killed_with_functions(address: str, count: int) -> Iterator[subprocess.Popen[bytes]]:
+def killed_with_functions(address: str, count: int) -> Iterator[int]:
     """A process that has so many virtual functions for itself, and is killed at the end."""
-    script = (
-        "import time; from vmlet import host\n"
-        f"with host.pci_device({address!r}).vfs({count}):\n"
-        "    print('made', flush=True)\n"
-        "    time.sleep(1000)"
-    )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"made\n"
-        try:
-            yield process
-        finally:
-            process.send_signal(signal.SIGKILL)
+    ready, made = os.pipe()
+
+    def work() -> None:
+        with host.pci_device(address).vfs(count):
+            os.write(made, b"made")
+            time.sleep(1000)
+
+    try:
+        with killed(work) as number:
+            os.close(made)
+            assert os.read(ready, 4) == b"made"
+            yield number
+    finally:
+        os.close(ready)
 
 
 class Edu:

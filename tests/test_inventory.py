@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import edu
 import vmlet
-from conftest import lacks, limit
+from command_line import command
+from conftest import lacks
 from vmlet import host
 from vmlet.cli import vfio as cli
 
@@ -22,16 +22,6 @@ def find(need: str, wanted: tuple[int, int]) -> host.PciDevice:
     if found is None:
         lacks(need, f"this host has no function {wanted[0]:04x}:{wanted[1]:04x}")
     return found
-
-
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "vmlet.cli", "vfio", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=limit(60),
-    )
 
 
 def a_function() -> host.PciDevice:
@@ -72,12 +62,12 @@ def test_the_list_is_a_table_with_causes_and_remedies() -> None:
 def test_every_function_of_sysfs_is_listed() -> None:
     there = sorted(path.name for path in Path("/sys/bus/pci/devices").iterdir())
     assert [found.address for found in host.pci_devices()] == there
-    listed = json.loads(command("list", "--all", "--json").stdout)
+    listed = json.loads(command("vfio", "list", "--all", "--json").stdout)
     assert [found["address"] for found in listed] == there
 
 
 def test_a_function_that_is_not_there_is_an_error_on_the_command_line() -> None:
-    done = command("bind", "00ff:1f:1f.7", "--json")
+    done = command("vfio", "bind", "00ff:1f:1f.7", "--json")
     assert done.returncode == 2
     assert "vmlet vfio list" in done.stderr
     assert json.loads(done.stdout)["error"]["type"] == "ConfigError"
@@ -96,11 +86,11 @@ def test_doctor_speaks_of_vfio() -> None:
 def test_a_function_is_bound_and_released_by_the_command_line() -> None:
     found = find("edu", (edu.VENDOR, edu.DEVICE))
     before = found.driver, found.driver_override
-    done = command("bind", found.address)
+    done = command("vfio", "bind", found.address)
     assert (done.returncode, done.stdout) == (0, f"{found.address}  vfio-pci\n"), done.stderr
     bound = host.pci_device(found.address)
     assert bound.obstacles == ()
-    done = command("release", found.address)
+    done = command("vfio", "release", found.address)
     assert (done.returncode, done.stdout) == (0, f"{found.address}  -\n"), done.stderr
     after = host.pci_device(found.address)
     assert (after.driver, after.driver_override) == before

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import signal
 import socket
 import struct
 import subprocess
@@ -17,7 +16,9 @@ import pytest
 
 import edu
 import vmlet
-from conftest import lacks, limit
+from command_line import command
+from conftest import lacks
+from killed import killed
 from vf_queue import asked_for_mac
 from vmlet import host, vfio
 
@@ -69,20 +70,10 @@ def switch_up(interface: str, *, up: bool) -> None:
         fcntl.ioctl(link, 0x8914, request.pack(name, flags & ~1 | up))
 
 
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "vmlet.cli", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=limit(60),
-    )
-
-
 def left_by_a_killed_process(address: str) -> None:
     """Virtual functions of a block whose process was killed inside of it."""
-    with edu.killed_with_functions(address, 2) as process:
-        with pytest.raises(vmlet.StateError, match=f"belong to process {process.pid}"):
+    with edu.killed_with_functions(address, 2) as number:
+        with pytest.raises(vmlet.StateError, match=f"belong to process {number}"):
             host.pci_device(address).remove_vfs()
         assert vfio.mend() == []
     assert host.pci_device(address).virtual_functions == host.VirtualFunctions(7, 2)
@@ -192,15 +183,8 @@ def test_mend_removes_what_a_killed_process_left(card: host.PciDevice) -> None:
 
 def killed_while_making(address: str, after: float) -> list[str]:
     """What is mended after a process that was killed so many seconds after it began."""
-    script = (
-        f"from vmlet import host; card = host.pci_device({address!r})\n"
-        "print('now', flush=True); card.create_vfs(2)"
-    )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"now\n"
+    with killed(lambda: host.pci_device(address).create_vfs(2)):
         time.sleep(after)
-        process.send_signal(signal.SIGKILL)
     mended = vfio.mend()
     left = host.pci_device(address).virtual_functions
     assert left is not None

@@ -16,7 +16,6 @@ process maps for it::
 
 from __future__ import annotations
 
-import asyncio
 import os
 
 from vmlet import _core
@@ -24,6 +23,7 @@ from vmlet.errors import ConfigError, StateError, TimeoutError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Generator
     from typing import Literal
 
@@ -228,6 +228,9 @@ class Interrupt:
         return self._arrival().__await__()
 
     async def _arrival(self) -> int:
+        # Imported by then, where a loop runs; it takes long.
+        import asyncio
+
         loop = asyncio.get_running_loop()
         while (count := self._vector.wait(0)) is None:
             self._enter(loop)
