@@ -13,7 +13,7 @@ import pytest
 import edu
 import iommu_log
 import vmlet
-from conftest import command, descriptors, initramfs, kernels, lacks, limit
+from conftest import command, descriptors, initramfs, kernels, lacks, limit, short
 from guests.driven import IMAGE
 from vf_queue import Sender, asked_for_mac
 from vmlet import host, vfio
@@ -52,25 +52,65 @@ def pings(vm: vmlet.VM, address: str) -> bool:
     return "3 packets received" in command(vm, f"ping -c 3 -i 0.2 {address}", timeout=30)
 
 
+class Debians:
+    """Guests with Debian's kernel that wait for a card: booted once, for whoever needs them."""
+
+    def __init__(self) -> None:
+        self._running: dict[int, vmlet.VM] = {}
+
+    def take(self, *numbers: int) -> list[vmlet.VM]:
+        """Those, each with its shell; anew where one has ended, or still has a card of before."""
+        kept = {
+            number: vm
+            for number, vm in self._running.items()
+            if vm.state == "running" and not vm.devices
+        }
+        fresh = [number for number in numbers if number not in kept]
+        for number in fresh:
+            self._start(number)
+        for number in fresh:
+            self._running[number].console.expect("# ", timeout=limit(60))
+        return [self._running[number] for number in numbers]
+
+    def _start(self, number: int) -> None:
+        self._close(number)
+        vm = self._running[number] = vmlet.VM(
+            kernel=kernels()[KERNEL],
+            initramfs=initramfs(modules=("igbvf", "virtio_pci", "virtio_net"), kernel=KERNEL),
+            cmdline=short(vmlet.default_cmdline("kvm")),
+            engine="kvm",
+            memory="192M",
+            pci_ports=1,
+        )
+        vm.start()
+
+    def _close(self, number: int) -> None:
+        if vm := self._running.pop(number, None):
+            vm.close(wait=True)
+
+    def close(self) -> None:
+        """Ends all."""
+        for number in list(self._running):
+            self._close(number)
+
+
+@pytest.fixture(scope="module")
+def debians() -> Iterator[Debians]:
+    guests = Debians()
+    yield guests
+    guests.close()
+
+
 @pytest.mark.kvm_linux
 def test_two_guests_with_virtual_functions_reach_the_card_and_each_other(
-    card: host.PciDevice, make: Make
+    card: host.PciDevice, debians: Debians
 ) -> None:
     with card.vfs(2) as vfs:
-        guests = []
-        for number, vf in enumerate(vfs, 2):
+        guests = debians.take(0, 1)
+        for number, (vm, vf) in enumerate(zip(guests, vfs, strict=True), 2):
             vf.configure(mac=f"02:00:00:00:09:{number:02x}")
-            vm = make(
-                kernel=kernels()[KERNEL],
-                initramfs=initramfs(modules=("igbvf",), kernel=KERNEL),
-                engine="kvm",
-                memory="192M",
-                devices=[vmlet.Vfio(vf)],
-            )
-            vm.start()
-            guests.append(vm)
+            vm.attach(vmlet.Vfio(vf))
         for vm, address in zip(guests, (FIRST, SECOND), strict=True):
-            vm.console.expect("# ", timeout=limit(60))
             command(vm, _UP.format(address), timeout=30)
         first, second = guests
         assert "02:00:00:00:09:02" in command(first, "cat /sys/class/net/eth0/address")
@@ -80,24 +120,16 @@ def test_two_guests_with_virtual_functions_reach_the_card_and_each_other(
         # Receive, transmit, mailbox.
         assert int(command(first, "grep -c eth0 /proc/interrupts")) > 1
         for vm in guests:
-            vm.close(wait=True)
+            vm.detach(1, pull=True)
 
 
 @pytest.mark.kvm_linux
 def test_a_virtual_function_comes_and_goes_while_debian_runs(
-    card: host.PciDevice, make: Make
+    card: host.PciDevice, debians: Debians
 ) -> None:
     with card.vfs(1) as (vf,):
         vf.configure(mac="02:00:00:00:09:02")
-        vm = make(
-            kernel=kernels()[KERNEL],
-            initramfs=initramfs(modules=("igbvf",), kernel=KERNEL),
-            engine="kvm",
-            memory="192M",
-            pci_ports=1,
-        )
-        vm.start()
-        vm.console.expect("# ", timeout=limit(60))
+        (vm,) = debians.take(0)
         before = descriptors()
         for _ in range(_ROUNDS):
             vm.attach(vmlet.Vfio(vf))
@@ -107,7 +139,6 @@ def test_a_virtual_function_comes_and_goes_while_debian_runs(
             assert vm.devices == {}
             command(vm, "while [ -e /sys/class/net/eth0 ]; do sleep 0.1; done", timeout=30)
         assert descriptors() == before
-        vm.close(wait=True)
 
 
 @pytest.mark.parametrize("engine", [pytest.param("kvm", marks=pytest.mark.kvm), "soft"])
@@ -197,19 +228,15 @@ def test_a_function_without_an_address_cache_is_told_of_nothing(caching: str) ->
 
 
 @pytest.mark.kvm_linux
-def test_a_card_with_an_address_cache_keeps_it_on_in_a_guest(caching: str, make: Make) -> None:
-    vm = make(
-        kernel=kernels()["linux-6.12-cloud"],
-        initramfs=initramfs(modules=("virtio_net",), kernel="linux-6.12-cloud"),
-        engine="kvm",
-        memory="128M",
-        devices=[vmlet.Vfio(caching)],
-    )
-    vm.start()
-    vm.console.expect("# ", timeout=limit(60))
+def test_a_card_with_an_address_cache_keeps_it_on_in_a_guest(
+    caching: str, debians: Debians
+) -> None:
+    (vm,) = debians.take(0)
+    vm.attach(vmlet.Vfio(caching))
     command(vm, _UP.format(_LEASED), timeout=30)
     assert pings(vm, _GATEWAY)
     assert int(command(vm, "grep -c MSIX.*virtio /proc/interrupts")) == 3
     assert host.pci_device(caching).ats == "on"
     (device,) = vm.devices.values()
     assert (device.ats, device.ats_unknown_because) == (True, None)
+    vm.detach(1, pull=True)
