@@ -250,6 +250,13 @@ pub(crate) fn open(
     Ok((membership, file))
 }
 
+/// Who in this process has that group open, unless somebody opens or leaves it at the moment.
+pub(crate) fn owner_of(root: &HostRoot, number: u32) -> Option<String> {
+    let slot = slot(root, number);
+    let open = slot.try_lock().ok()?;
+    Some(open.as_ref()?.owner.0.to_string())
+}
+
 /// Hands `work` those of the groups that are open, which nobody opens or leaves meanwhile.
 pub(crate) fn with<T>(
     root: &HostRoot,

@@ -1,5 +1,8 @@
 use super::*;
-use crate::testing::{FakeGroup, Tree};
+use crate::{
+    testing::{FakeGroup, Tree},
+    users,
+};
 
 const FIRST: &str = "0000:01:00.0";
 const SECOND: &str = "0000:01:00.1";
@@ -77,7 +80,9 @@ fn another_owner_is_told_who_has_the_group_and_gets_it_after_the_last() {
         "{text}"
     );
     assert_eq!(host.fake.opened(), [FIRST]);
+    assert_eq!(users::of(&host.tree.root(), 7), ["a VM"]);
     drop(first);
+    assert!(users::of(&host.tree.root(), 7).is_empty());
     assert!(host.open(SECOND, &other, None).is_ok());
 }
 
