@@ -196,11 +196,11 @@ def killed_while_making(address: str, after: float) -> list[str]:
 def test_a_process_killed_while_it_makes_them_leaves_what_is_mended(card: host.PciDevice) -> None:
     before = state(card.address)
     mended = 0
-    for after in (0.0, 0.02, 0.05, 0.1, 0.2, 0.4):
+    for after in (0.02, 0.1, 0.2, 0.4):
         mended += len(killed_while_making(card.address, after))
         card.remove_vfs()
         assert state(card.address) == before
-    print(f"{mended} of 6 were killed half way")
+    print(f"{mended} of 4 were killed half way")
     assert mended > 0
 
 

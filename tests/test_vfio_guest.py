@@ -288,7 +288,7 @@ def test_what_is_no_address_is_refused(address: object) -> None:
 
 #: An ordinary user makes a VM whose memory is more than may be locked.
 _AS_A_USER = """
-import os, resource, sys, vmlet, vmlet.devices, vmlet.host, vmlet.vfio
+import logging, os, resource, sys, vmlet, vmlet.devices, vmlet.host, vmlet.vfio
 image = open(sys.argv[2], "rb").read()
 os.setgroups([])
 os.setgid(65534)
@@ -381,8 +381,7 @@ def test_debian_drives_it_and_lets_go_of_it_again_and_again(bound: str, make: Ma
     vm.console.expect("# ", timeout=limit(60))
     command(vm, ". /uio")
     empty = holdings()
-    # Again for root only: Linux waits for seconds before it lets go.
-    for _ in range(1 if os.geteuid() else 2):
+    for _ in range(2):
         assert vm.attach(vmlet.Vfio(bound)) == 2
         given_back, kept = vm.balloon.given_back, vm.balloon.kept
         command(vm, "ready")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,8 +11,9 @@ import pytest
 
 import edu
 import vmlet
-from conftest import descriptors, lacks, limit
+from conftest import descriptors, lacks
 from guests.driven import IMAGE
+from ordinary_user import as_user
 from vmlet import host, vfio
 
 
@@ -27,35 +26,20 @@ def bound() -> Iterator[str]:
 
 # An ordinary user
 
-#: Becomes one once all is imported, which an ordinary user may not read everywhere.
-_AS_A_USER = """
-import os, resource, sys, vmlet, vmlet.vfio
-os.setgroups([])
-os.setgid(65534)
-os.setuid(65534)
-limit = int(sys.argv[2])
-resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
-try:
-    with vmlet.vfio.open(sys.argv[1]) as device:
-        buffers = [device.dma(1 << 16)]
-        print(hex(device.config.read(0, 2)), flush=True)
-        device.dma(1 << 20)
-except vmlet.HostError as error:
-    print(error.errno, error.message, error.remedy, sep="|")
-"""
-
 
 def as_a_user(address: str, limit_of_locked: int) -> list[str]:
     """What a user without rights is told who opens the device and maps 64 KiB, then 1 MiB."""
-    done = subprocess.run(
-        [sys.executable, "-c", _AS_A_USER, address, str(limit_of_locked)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=limit(60),
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+
+    def work() -> None:
+        try:
+            with vfio.open(address) as device:
+                device.dma(1 << 16)
+                print(hex(device.config.read(0, 2)))
+                device.dma(1 << 20)
+        except vmlet.HostError as error:
+            print(error.errno, error.message, error.remedy, sep="|")
+
+    return as_user(work, limit_of_locked).splitlines()
 
 
 def test_a_user_without_rights_is_told_which(bound: str) -> None:
