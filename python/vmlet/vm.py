@@ -534,12 +534,13 @@ class VM:
         machine: Machine | None = getattr(self, "_machine", None)
         if machine is None or getattr(self, "_pid", None) != os.getpid():
             return
+        # Whoever holds it no more lets it go, even where it cannot be closed here: in its own callback.
+        endings.alive.discard(machine)
         if machine.state != "closed":
             import warnings  # here: a VM boots without it
 
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             machine.close(False, endings.CALLBACK_AT_END)
-        endings.alive.discard(machine)
 
     def __repr__(self) -> str:
         if not hasattr(self, "vcpus"):
