@@ -13,6 +13,7 @@
 //!   speaks to, which `machine/reach.rs` leads to.
 //! * `virtio.rs`: virtio devices that the user brings.
 //! * `saved.rs`: the bytes of a saved machine.
+//! * `ahead.rs`: memory that the host gives before the guest asks for it.
 //! * `image.rs`: [`Image`], bytes of a kernel and the like.
 //! * `inspect.rs`: how an address is translated, in which pages memory is mapped.
 //! * `console.rs`: what the guest prints and reads.

@@ -102,12 +102,26 @@ class Qemu:
 
 def _tasks(process: int, vcpu: str) -> list[Path]:
     tasks = list(Path(f"/proc/{process}/task").iterdir())
-    return [task for task in tasks if vcpu not in (task / "comm").read_text()]
+    return [task for task in tasks if vcpu not in _name_of(task)]
+
+
+def _name_of(task: Path) -> str:
+    try:
+        return (task / "comm").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""  # ended
 
 
 def _taken(tasks: list[Path]) -> int:
-    """Nanoseconds of processor time of the tasks."""
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+    """Nanoseconds of processor time of the tasks; one that has just ended counts no more."""
+    return sum(_time_of(task) for task in tasks)
+
+
+def _time_of(task: Path) -> int:
+    try:
+        return int((task / "schedstat").read_text().split()[0])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def serve(guest: Guest) -> None:
