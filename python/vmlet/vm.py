@@ -534,7 +534,7 @@ class VM:
         machine: Machine | None = getattr(self, "_machine", None)
         if machine is None or getattr(self, "_pid", None) != os.getpid():
             return
-        # Whoever holds it no more lets it go, even where it cannot be closed here: in its own callback.
+        # Who holds it no more lets it go, even where it cannot be closed: in its own callback.
         endings.alive.discard(machine)
         if machine.state != "closed":
             import warnings  # here: a VM boots without it
