@@ -54,7 +54,7 @@ impl HostRoot {
     }
 
     /// The last part of what a symbolic link leads to; none where there is no link.
-    pub(crate) fn link(&self, name: impl AsRef<Path>) -> Option<String> {
+    pub fn link(&self, name: impl AsRef<Path>) -> Option<String> {
         let target = fs::read_link(self.path(name)).ok()?;
         Some(target.file_name()?.to_string_lossy().into_owned())
     }

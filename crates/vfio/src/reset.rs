@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     os::fd::{AsRawFd, RawFd},
 };
 
@@ -100,12 +99,12 @@ impl Asking<'_> {
 
     /// Who keeps that function, of a group that is open here, from being reset.
     fn obstacle(&self, one: &Affected, group: Option<&Group>) -> Option<Touched> {
-        let driver = self
-            .root
-            .path(format!("sys/bus/pci/devices/{}/driver", one.address));
-        let driver = fs::read_link(driver).ok();
-        let driver = driver.as_ref().and_then(|link| link.file_name()?.to_str());
-        let holder = match (driver, group.filter(|group| group.is_of(self.owner))) {
+        let driver = format!("sys/bus/pci/devices/{}/driver", one.address);
+        let driver = self.root.link(driver);
+        let holder = match (
+            driver.as_deref(),
+            group.filter(|group| group.is_of(self.owner)),
+        ) {
             (None, _) => "no driver".to_owned(),
             (Some(driver), _) if !serves_vfio(driver) => driver.to_owned(),
             (Some(driver), None) => format!("{driver}, of a group that is not open here"),
@@ -124,12 +123,10 @@ impl Asking<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::{
         IommuBackend,
-        group::{Membership, OpenGroup, Wanted},
+        group::Membership,
         testing::{FakeGroup, Tree},
     };
 
@@ -159,20 +156,8 @@ mod tests {
     }
 
     fn open(tree: &Tree, address: &str, owner: &Owner, backend: IommuBackend) -> Membership {
-        let root = tree.root();
-        let wanted = Wanted {
-            root: &root,
-            address: at(address),
-            owner,
-            backend: None,
-        };
-        let first = || {
-            let fake = FakeGroup::new(backend);
-            let file = fake.open(&root, wanted.address)?;
-            Ok((Arc::new(fake) as Arc<dyn OpenGroup>, file))
-        };
-        let group = IommuGroup::of(&root, wanted.address).unwrap();
-        group::open(&group, &wanted, first).unwrap().0
+        let fake = FakeGroup::new(backend);
+        fake.admit(tree, address, owner, None).unwrap()
     }
 
     /// How many files a reset of the first function is done with.

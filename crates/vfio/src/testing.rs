@@ -8,12 +8,13 @@ use std::{
 };
 
 use tempfile::TempDir;
-use vmlet_host::{HostRoot, PciAddress};
+use vmlet_host::{HostRoot, IommuGroup, PciAddress};
 use vmlet_memory::{Iova, Lease};
 
 use crate::{
-    Access, DomainLimits, IommuBackend, IommuDomain, IovaRange, VfioError, descriptor::Descriptor,
-    group::OpenGroup,
+    Access, DomainLimits, IommuBackend, IommuDomain, IovaRange, Owner, VfioError,
+    descriptor::Descriptor,
+    group::{self, Membership, OpenGroup, Wanted},
 };
 
 pub(crate) struct Tree(TempDir);
@@ -101,6 +102,29 @@ impl FakeGroup {
             file: Arc::new(Descriptor::new(tempfile::tempfile().unwrap())),
             log: Arc::default(),
         }
+    }
+
+    /// Opens that function of `tree` into the group that it is in, or that is made of this.
+    pub(crate) fn admit(
+        &self,
+        tree: &Tree,
+        address: &str,
+        owner: &Owner,
+        backend: Option<IommuBackend>,
+    ) -> Result<Membership, VfioError> {
+        let root = tree.root();
+        let wanted = Wanted {
+            root: &root,
+            address: address.parse().unwrap(),
+            owner,
+            backend,
+        };
+        let first = || {
+            let file = self.open(&root, wanted.address)?;
+            Ok((Arc::new(self.clone()) as Arc<dyn OpenGroup>, file))
+        };
+        let group = IommuGroup::of(&root, wanted.address).unwrap();
+        Ok(group::open(&group, &wanted, first)?.0)
     }
 
     pub(crate) fn opened(&self) -> Vec<String> {

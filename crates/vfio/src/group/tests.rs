@@ -9,7 +9,6 @@ const SECOND: &str = "0000:01:00.1";
 
 struct Host {
     tree: Tree,
-    group: IommuGroup,
     fake: FakeGroup,
 }
 
@@ -19,9 +18,8 @@ impl Host {
         for address in [FIRST, SECOND] {
             tree.function(address, ["0x1234", "0x11e8", "0x00ff00"], 7);
         }
-        let group = IommuGroup::read(&tree.root(), 7).unwrap();
         let fake = FakeGroup::new(IommuBackend::Type1);
-        Host { tree, group, fake }
+        Host { tree, fake }
     }
 
     fn open(
@@ -30,18 +28,7 @@ impl Host {
         owner: &Owner,
         backend: Option<IommuBackend>,
     ) -> Result<Membership, VfioError> {
-        let root = self.tree.root();
-        let wanted = Wanted {
-            root: &root,
-            address: address.parse().unwrap(),
-            owner,
-            backend,
-        };
-        let first = || {
-            let file = self.fake.open(&root, wanted.address)?;
-            Ok((Arc::new(self.fake.clone()) as Arc<dyn OpenGroup>, file))
-        };
-        Ok(open(&self.group, &wanted, first)?.0)
+        self.fake.admit(&self.tree, address, owner, backend)
     }
 }
 

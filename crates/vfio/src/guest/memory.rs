@@ -163,31 +163,13 @@ impl MapListener for GuestMemory {
 
 #[cfg(test)]
 mod tests {
-    use vmlet_host::IommuGroup;
     use vmlet_memory::{Backing, Ram};
 
     use super::*;
     use crate::{
         IommuBackend, Owner,
-        group::{self, Membership, OpenGroup, Wanted},
         testing::{FakeGroup, Tree},
     };
-
-    fn open(tree: &Tree, fake: &FakeGroup, owner: &Owner, address: &str) -> Membership {
-        let root = tree.root();
-        let wanted = Wanted {
-            root: &root,
-            address: address.parse().unwrap(),
-            owner,
-            backend: None,
-        };
-        let first = || {
-            let file = fake.open(&root, wanted.address)?;
-            Ok((Arc::new(fake.clone()) as Arc<dyn OpenGroup>, file))
-        };
-        let group = IommuGroup::read(&root, 7).unwrap();
-        group::open(&group, &wanted, first).unwrap().0
-    }
 
     #[test]
     fn devices_of_a_group_have_one_map_of_guest_memory_until_the_last_is_gone() {
@@ -196,8 +178,9 @@ mod tests {
             tree.function(address, ["0x1234", "0x11e8", "0x00ff00"], 7);
         }
         let vm = Owner::new("a VM");
-        let first = open(&tree, &fake, &vm, "0000:01:00.0");
-        let second = open(&tree, &fake, &vm, "0000:01:00.1");
+        let open = |address| fake.admit(&tree, address, &vm, None).unwrap();
+        let first = open("0000:01:00.0");
+        let second = open("0000:01:00.1");
         let space = Arc::new(AddressSpace::new(4));
         let ram = |len| Ram::new(len, Backing::Anon).unwrap();
         let map = |gpa, ram| space.map(vec![Mapping::ram(Gpa(gpa), ram)]).unwrap();
