@@ -74,40 +74,21 @@ fn pieces(range: Range<u64>) -> impl Iterator<Item = (u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use vmlet_memory::{Backing, Mapping, Ram, RegionKind};
+    use vmlet_memory::Ram;
 
     use super::*;
+    use crate::testing::{self, is_given};
 
     const SIZE: u64 = 16 << 20;
 
     fn space() -> (Arc<AddressSpace>, Arc<Ram>) {
-        let ram = Ram::new(SIZE, Backing::Anon).unwrap();
-        let space = AddressSpace::new(8);
-        space
-            .map(vec![Mapping {
-                gpa: Gpa(0),
-                len: SIZE,
-                ram: Arc::clone(&ram),
-                offset: 0,
-                readonly: false,
-                kind: RegionKind::Ram,
-            }])
-            .unwrap();
+        let (space, ram) = testing::space(SIZE);
         (Arc::new(space), ram)
     }
 
-    /// Pages of `range` that the host has given (mincore(2) knows only those of files).
+    /// Pages of `range` that the host has given.
     fn given(ram: &Ram, range: Range<u64>) -> usize {
-        use std::os::unix::fs::FileExt;
-
-        let pagemap = std::fs::File::open("/proc/self/pagemap").unwrap();
-        let is_given = |at: &u64| {
-            let mut word = [0; 8];
-            let page = (ram.hva().0 + at) / 4096;
-            pagemap.read_exact_at(&mut word, page * 8).unwrap();
-            u64::from_le_bytes(word) >> 63 == 1
-        };
-        range.step_by(4096).filter(is_given).count()
+        range.step_by(4096).filter(|at| is_given(ram, *at)).count()
     }
 
     #[test]

@@ -102,7 +102,7 @@ pub(crate) fn open(path: &Path, folder: Option<&Path>) -> io::Result<Image> {
 
 /// The image that `file` is, if its kernel is kept and `file` is as it was then.
 fn known(file: &File, origin: Origin, folder: &Path) -> io::Result<Option<Image>> {
-    let len = file.metadata()?.len();
+    let len = origin.len();
     let mut ends = [0; 2 * SAMPLE];
     let Some((first, last)) = ends.split_at_mut_checked(SAMPLE) else {
         return Ok(None);

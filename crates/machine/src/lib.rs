@@ -45,6 +45,8 @@ mod loading;
 mod machine;
 mod network;
 mod saved;
+#[cfg(test)]
+mod testing;
 pub mod virtio;
 
 pub use attached::{Attached, AttachedDevice, Link, RunHandle, Space};

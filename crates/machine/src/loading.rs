@@ -125,27 +125,17 @@ fn in_threads<'b>(
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::FileExt;
+    use std::sync::Arc;
 
-    use vmlet_memory::{Backing, Mapping, Ram, RegionKind};
+    use vmlet_memory::Ram;
 
     use super::*;
+    use crate::testing::{self, is_given};
 
     const SIZE: u64 = 64 << 20;
 
-    fn space() -> (AddressSpace, std::sync::Arc<Ram>) {
-        let ram = Ram::new(SIZE, Backing::Anon).unwrap();
-        let space = AddressSpace::new(8);
-        let mapping = Mapping {
-            gpa: Gpa(0),
-            len: SIZE,
-            ram: std::sync::Arc::clone(&ram),
-            offset: 0,
-            readonly: false,
-            kind: RegionKind::Ram,
-        };
-        space.map(vec![mapping]).unwrap();
-        (space, ram)
+    fn space() -> (AddressSpace, Arc<Ram>) {
+        testing::space(SIZE)
     }
 
     fn read(space: &AddressSpace, gpa: u64, len: usize) -> Vec<u8> {
@@ -181,16 +171,8 @@ mod tests {
         let mut bytes = vec![0; 16 << 20];
         bytes[0] = 1;
         Loader::new(&space).copy(PIECE, &bytes).unwrap();
-        // Bit 63 of a page's word (proc(5), /proc/pid/pagemap): it is there.
-        let pagemap = std::fs::File::open("/proc/self/pagemap").unwrap();
-        let resident = |at| {
-            let mut word = [0; 8];
-            let page = (ram.hva().0 + at) / 4096;
-            pagemap.read_exact_at(&mut word, page * 8).unwrap();
-            u64::from_le_bytes(word) >> 63 == 1
-        };
-        assert!(resident(PIECE));
-        assert!((2..9).all(|number| !resident(number * PIECE)));
+        assert!(is_given(&ram, PIECE));
+        assert!((2..9).all(|number| !is_given(&ram, number * PIECE)));
     }
 
     #[test]

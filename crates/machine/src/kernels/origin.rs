@@ -32,6 +32,12 @@ impl Origin {
         ])
     }
 
+    /// Bytes of the file.
+    pub(super) fn len(&self) -> u64 {
+        let [_, _, len, ..] = self.0;
+        len.cast_unsigned()
+    }
+
     /// A change after this cannot go unnoticed.
     pub(super) fn is_settled(&self) -> bool {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
