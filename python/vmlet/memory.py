@@ -103,9 +103,8 @@ def _bounds(where: slice) -> tuple[int, int]:
         raise TypeError("give a range of addresses: memory[first:end]")
     if where.start is None or where.stop is None:
         raise TypeError("give both ends of the range: memory[first:end]")
-    whole = range(
-        where.start, where.stop
-    )  # of what has __index__, and quicker to have than operator
+    # It takes what has __index__, as `operator.index` does, which is a module more to import.
+    whole = range(where.start, where.stop)
     first, end = whole.start, whole.stop
     if not 0 <= first <= end < 1 << 64:
         raise ConfigError(

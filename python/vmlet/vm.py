@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Literal, NoReturn, Self
 
+    from typing_extensions import TypeIs
+
     from vmlet._core import KernelImage
     from vmlet.balloon import Ballooning
     from vmlet.devices import Device, Model
@@ -565,8 +567,12 @@ def _ports(count: int, devices: int) -> int:
     raise ConfigError(f"pci_ports cannot be {count!r}", remedy="Give 0 to 30 root ports.")
 
 
+def _is_bytes(image: _Image) -> TypeIs[bytes]:
+    return isinstance(image, (bytes, bytearray, memoryview))
+
+
 def _read(image: _Image, what: str) -> bytes:
-    if isinstance(image, (bytes, bytearray, memoryview)):
+    if _is_bytes(image):
         return bytes(image)
     try:
         with open(image, "rb") as file:  # noqa: PTH123 - pathlib takes long to import
@@ -580,12 +586,11 @@ def _read(image: _Image, what: str) -> bytes:
 
 
 def _open_kernel(image: _Image, kept: str | None) -> bytes | KernelImage:
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        return bytes(image)
-    return open_kernel(os.fspath(image), kept) or _read(image, "kernel")
+    opened = None if _is_bytes(image) else open_kernel(os.fspath(image), kept)
+    return opened or _read(image, "kernel")
 
 
 def _read_initramfs(image: _Image) -> bytes:
-    if not isinstance(image, (bytes, bytearray, memoryview)) and os.path.isdir(image):  # noqa: PTH112
+    if not _is_bytes(image) and os.path.isdir(image):  # noqa: PTH112
         return build_initramfs(image)
     return _read(image, "initramfs")
