@@ -150,38 +150,35 @@ class Side:
 
     def batch(self) -> Samples:
         """One batch of each mode: microseconds an operation."""
+        cold = False
         while True:
             try:
-                return self._batch()
+                if cold:
+                    self._batch(defaultdict(list))
+                return self._batch(self.beside)
             except StoodStillError:
                 if len(self.stood_still) > _MOST_STARTS:
                     raise
-                self._warm_up_again()
+                self.worker.start_again()
+                cold = True
 
-    def _warm_up_again(self) -> None:
-        self.worker.start_again()
-        told = {row: list(times) for row, times in self.beside.items()}
-        self._batch()
-        self.beside.clear()
-        self.beside.update(told)
-
-    def _batch(self) -> Samples:
+    def _batch(self, beside: dict[str, list[float]]) -> Samples:
         samples = {}
         for mode in self.modes:
-            samples[self.prefix + mode.row] = [self._cost(mode)]
+            row = self.prefix + mode.row
+            took, more = self._asked(mode, row)
+            samples[row] = [took / mode.count / 1e3]
+            beside[row].append(more / mode.count / 1e3)
         return samples
 
-    def _cost(self, mode: Mode) -> float:
-        row = self.prefix + mode.row
+    def _asked(self, mode: Mode, row: str) -> tuple[int, int]:
         try:
-            ((took, beside),) = self.worker.ask(
-                f"{mode.mode} {mode.count}", 1, within=_STILL_SECONDS
-            )
+            question = f"{mode.mode} {mode.count}"
+            ((took, beside),) = self.worker.ask(question, 1, within=_STILL_SECONDS)
         except StoodStillError:
             self.stood_still.append(row)
             raise
-        self.beside[row].append(beside / mode.count / 1e3)
-        return took / mode.count / 1e3
+        return took, beside
 
 
 def tell(sides: Mapping[str, Sequence[Side]], told: Callable[[str], None]) -> None:
