@@ -59,7 +59,7 @@ pub use info::RegionInfo;
 pub use interrupt::{InterruptKind, Vector};
 pub use mapping::RegionMap;
 pub use mend::mend;
-pub use reset::Touched;
+pub use reset::{Holder, Touched};
 pub use sriov::{
     NvmeFunction, VfRequest, create_vfs, nvme_function, remove_vfs, virtual_functions,
 };

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     os::fd::{AsRawFd, RawFd},
 };
 
@@ -38,16 +39,24 @@ pub struct Touched {
     /// Where it is.
     pub address: PciAddress,
     /// Who has it.
-    pub holder: String,
+    pub holder: Holder,
 }
 
-/// The word for a function that is spared.
-const IN_USE: &str = "in use";
+/// Who has a function that others would be reset with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// The asking one itself, which uses it.
+    InUse,
+    /// Somebody else, in a few words.
+    Other(String),
+}
 
-impl Touched {
-    /// It is the asking one's own, which uses it.
-    pub(crate) fn is_in_use(&self) -> bool {
-        self.holder == IN_USE
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Holder::InUse => "in use",
+            Holder::Other(who) => who,
+        })
     }
 }
 
@@ -101,18 +110,19 @@ impl Asking<'_> {
     fn obstacle(&self, one: &Affected, group: Option<&Group>) -> Option<Touched> {
         let driver = format!("sys/bus/pci/devices/{}/driver", one.address);
         let driver = self.root.link(driver);
-        let holder = match (
-            driver.as_deref(),
-            group.filter(|group| group.is_of(self.owner)),
-        ) {
+        let group = group.filter(|group| group.is_of(self.owner));
+        let other = match (driver, group) {
             (None, _) => "no driver".to_owned(),
-            (Some(driver), _) if !serves_vfio(driver) => driver.to_owned(),
+            (Some(driver), _) if !serves_vfio(&driver) => driver,
             (Some(driver), None) => format!("{driver}, of a group that is not open here"),
             (Some(_), Some(_)) if one.claim == Claim::Owned(false) => "another iommufd".to_owned(),
-            (Some(_), Some(group)) if self.sparing && self.in_use(one, group) => IN_USE.to_owned(),
-            _ => return None,
+            (Some(_), Some(group)) => {
+                let spared = self.sparing && self.in_use(one, group);
+                let (address, holder) = (one.address, Holder::InUse);
+                return spared.then_some(Touched { address, holder });
+            }
         };
-        let address = one.address;
+        let (address, holder) = (one.address, Holder::Other(other));
         Some(Touched { address, holder })
     }
 

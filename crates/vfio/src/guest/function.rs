@@ -23,7 +23,7 @@ use super::{
     shape::{self, Shape},
     signals::Signals,
 };
-use crate::{Device, InterruptKind, Touched, VfioError};
+use crate::{Device, Holder, InterruptKind, VfioError};
 
 /// Config space without extended capabilities.
 const CONFIG_BYTES: usize = 256;
@@ -175,7 +175,9 @@ fn reset(device: &Device, name: &str) {
     device.set_quiet(true);
     match device.reset_sparing() {
         Ok(()) => {}
-        Err(VfioError::HotReset { touched, .. }) if touched.iter().all(Touched::is_in_use) => {
+        Err(VfioError::HotReset { touched, .. })
+            if touched.iter().all(|one| one.holder == Holder::InUse) =>
+        {
             log::debug!("{name} is not reset while others are used that would be reset with it");
         }
         Err(error) => log::warn!("{name} is not reset: {error}"),
