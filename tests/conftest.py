@@ -144,6 +144,11 @@ def locked() -> int:
     return sum(map(int, found)) * 1024
 
 
+def holdings() -> tuple[int, int]:
+    """Descriptors that this process has, and bytes that it has locked."""
+    return descriptors(), locked()
+
+
 def _settled() -> Holdings:
     """What this process has when the threads of VMs are gone, each in its own time."""
     deadline = time.monotonic() + limit(5)

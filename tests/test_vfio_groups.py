@@ -15,7 +15,7 @@ import pytest
 
 import edu
 import vmlet
-from conftest import descriptors, limit, locked
+from conftest import holdings, limit, locked
 from edu_guest import Guest
 from guests.driven import IMAGE
 from vmlet import host, vfio
@@ -43,11 +43,6 @@ def three() -> Iterator[Three]:
     for address in found:
         vfio.release(address)
     assert [host.pci_device(address).driver for address in found] == before
-
-
-def holdings() -> tuple[int, int]:
-    """Descriptors that this process has, and bytes that it has locked."""
-    return descriptors(), locked()
 
 
 # Driven from Python

@@ -16,7 +16,7 @@ import pytest
 import edu
 import iommu_log
 import vmlet
-from conftest import command, descriptors, initramfs, kernels, limit, locked, short
+from conftest import command, holdings, initramfs, kernels, limit, short
 from edu_guest import MASTER, MEMORY, Guest
 from guests.driven import IMAGE, MESSAGES
 from ordinary_user import handed_over
@@ -40,11 +40,6 @@ def bound() -> Iterator[str]:
     """The address of the device, given to VFIO for one test."""
     with edu.bound() as address:
         yield address
-
-
-def holdings() -> tuple[int, int]:
-    """Descriptors that this process has, and bytes that it has locked."""
-    return descriptors(), locked()
 
 
 @pytest.fixture
