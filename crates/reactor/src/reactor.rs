@@ -342,8 +342,12 @@ impl Shared {
             Some(at) => table.deadlines.insert(token, at),
             None => table.deadlines.remove(&token),
         };
+        // The thread itself looks at deadlines before it waits again.
+        let is_here = table.thread == Some(thread::current().id());
         drop(table);
-        self.wake();
+        if !is_here {
+            self.wake();
+        }
     }
 
     /// A new handler's token.
