@@ -4,6 +4,7 @@
 //! * `features.rs`, `config.rs`: feature bits; the configuration as the driver reads it.
 //! * `session.rs`: the device between `DRIVER_OK` and reset.
 //! * `rx.rs`, `tx.rs`, `control.rs`: its queues; `filter.rs`: which frames the driver wants.
+//! * `late.rs`: when the driver hears that a frame is sent.
 //! * `outside.rs`: frames that enter a counted run.
 //! * `kernel.rs`: the kernel works on the queues instead (vhost-net).
 //! * `saved.rs`: its state.
@@ -17,6 +18,7 @@ mod device;
 pub mod features;
 mod filter;
 mod kernel;
+mod late;
 mod outside;
 mod rx;
 mod saved;
@@ -32,6 +34,8 @@ pub use outside::FrameSink;
 /// `struct virtio_net_hdr_v1`, and where its count of buffers lies (section 5.1.6).
 const HEADER: usize = 12;
 const NUM_BUFFERS: u64 = 10;
+/// What an Ethernet frame and both headers need where no longer frames come.
+const SHORT: u64 = 1526;
 /// The queues of one pair, and of commands (section 5.1.2).
 const RX: u16 = 0;
 const TX: u16 = 1;

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, io, iter};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 use vmlet_bus::DmaView;
 
-use super::{HEADER, MacAddress, NUM_BUFFERS, features, session::Shared};
+use super::{HEADER, MacAddress, NUM_BUFFERS, SHORT, features, session::Shared};
 use crate::{
     backend::net::{LONGEST, Piece, gather, scatter},
     virtio::{Chain, QueueFault, VirtQueue},
@@ -22,8 +22,6 @@ const MUCH: usize = 64 << 10;
 const ETHERNET: usize = 18;
 /// Where a header says how its frame is to be cut (section 5.1.6).
 const GSO_TYPE: usize = 1;
-/// What an Ethernet frame and both headers need where no longer frames come.
-const SHORT: u64 = 1526;
 
 /// Why handing on frames stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +58,8 @@ pub(super) struct Rx {
     longest: Option<usize>,
     /// Bytes at the beginning of a frame's first chain that the back end does not fill.
     skip: usize,
+    /// Short frames come one by one: the driver hears of one before it is known that there are no more.
+    single: bool,
 }
 
 /// The stock as memory, for one batch of frames.
@@ -142,6 +142,7 @@ impl Rx {
                 .filter(|_| negotiated & features::MTU != 0)
                 .map(|mtu| usize::from(mtu) + HEADER + ETHERNET),
             skip,
+            single: false,
         }
     }
 
@@ -170,9 +171,9 @@ impl Rx {
         room: &mut Room<'v>,
     ) -> Result<Next, QueueFault> {
         self.ask(queue, view, false);
-        let (mut untold, mut longest) = (0, 0);
+        let (mut untold, mut longest, mut frames) = (0, 0, 0);
         for _ in 0..BATCH {
-            if untold >= MUCH {
+            if untold >= MUCH || (untold > 0 && frames == 1 && self.single) {
                 queue.notify(view);
                 untold = 0;
             }
@@ -194,11 +195,12 @@ impl Rx {
             match shared.backend.receive(&pieces, &mut self.tail) {
                 Ok(len) => {
                     self.received(queue, view, shared, room, (&pieces, len))?;
-                    untold += len;
+                    (untold, frames) = (untold + len, frames + 1);
                     longest = longest.max((self.skip + len) as u64);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if longest > 0 {
+                    if frames > 0 {
+                        self.single = frames == 1 && longest <= SHORT;
                         self.expected = if longest > SHORT { self.most } else { SHORT };
                     }
                     return Ok(Next::Wait);

@@ -5,11 +5,12 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use vmlet_reactor::{Interest, Reactor, Ready, Registration};
+use vmlet_reactor::{Interest, Reactor, Ready, Registration, Timer};
 
 use super::{
     CONTROL, HEADER, MacAddress, RX, TX, control,
     filter::Filter,
+    late::Late,
     rx::{Next, Rx},
     tx,
 };
@@ -62,6 +63,7 @@ pub(super) struct Session {
     wait: Mutex<Wait>,
     /// Frames wait for room on the host.
     blocked: AtomicBool,
+    late: Late,
 }
 
 impl Session {
@@ -84,6 +86,7 @@ impl Session {
                 set: Interest::NONE,
             }),
             blocked: AtomicBool::new(false),
+            late: Late::default(),
         })
     }
 
@@ -95,6 +98,7 @@ impl Session {
     /// Waits for the back end from now on.
     pub(super) fn listen(self: &Arc<Session>) {
         self.blocked.store(false, Ordering::Release);
+        self.late.begin(self.timer());
         let (Some(reactor), Some(source)) = (&self.reactor, self.shared.backend.source()) else {
             return;
         };
@@ -117,12 +121,25 @@ impl Session {
         Session::apply(&mut wait);
     }
 
+    /// Tells the driver of frames that it has not heard of.
+    fn timer(self: &Arc<Session>) -> Option<Timer> {
+        let session: Weak<Session> = Arc::downgrade(self);
+        let due = move || {
+            if let Some(session) = session.upgrade() {
+                session.tell();
+            }
+        };
+        self.reactor.as_ref()?.timer(due).ok()
+    }
+
     /// Nothing is under way when this returns. Buffers that no frame is in go back to the driver's
     /// ring.
     pub(super) fn stop(&self) {
         let registration = lock(&self.wait).registration.take();
         // A call in progress takes the locks below.
         drop(registration);
+        self.late.end();
+        self.tell();
         if let Some(queue) = self.queue(RX) {
             lock(&self.rx).give_back(queue);
         }
@@ -188,11 +205,24 @@ impl Session {
         if self.blocked.load(Ordering::Acquire) {
             return;
         }
-        let can_wait = self.reactor.is_some();
-        let blocked = tx::run(queue, &self.active.dma.view(), &self.shared, can_wait);
-        self.blocked.store(blocked, Ordering::Release);
-        let waits = blocked || self.shared.backend.unsent();
+        self.tell();
+        let (view, can_wait) = (self.active.dma.view(), self.reactor.is_some());
+        let sent = tx::run(queue, &view, &self.shared, can_wait);
+        if !self.late.keeps(&sent) {
+            queue.notify(&view);
+        }
+        self.blocked.store(sent.blocked, Ordering::Release);
+        let waits = sent.blocked || self.shared.backend.unsent();
         self.want(|wanted| wanted.write = waits);
+    }
+
+    /// Interrupts for a frame whose interrupt was kept back, if the driver still asks for it.
+    fn tell(&self) {
+        if let Some(queue) = self.queue(TX)
+            && self.late.take()
+        {
+            queue.notify(&self.active.dma.view());
+        }
     }
 
     /// There is room on the host again.

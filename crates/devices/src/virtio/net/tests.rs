@@ -1,5 +1,6 @@
 //! Clauses of virtio 1.2, section 5.1, with a driver of plain memory and a cable of plain queues.
 
+mod late;
 mod receive;
 
 use std::{

@@ -5,32 +5,35 @@ use std::io;
 use vm_memory::{GuestAddress, GuestMemory, Permissions};
 use vmlet_bus::DmaView;
 
-use super::{HEADER, session::Shared};
+use super::{HEADER, late::Sent, session::Shared};
 use crate::{
     backend::net::{LONGEST, Piece},
     virtio::{Chain, QueueFault, VirtQueue},
 };
 
-/// Sends everything that waits in `queue`. True if the back end takes nothing more for now and
-/// `can_wait`; without that, such frames are lost, as on a full cable.
-pub(super) fn run(queue: &VirtQueue, view: &DmaView, shared: &Shared, can_wait: bool) -> bool {
+/// Sends everything that waits in `queue`, without telling the driver. What the back end does not take
+/// waits if it `can_wait`; without that, such frames are lost, as on a full cable.
+pub(super) fn run(queue: &VirtQueue, view: &DmaView, shared: &Shared, can_wait: bool) -> Sent {
     let link_up = shared.settings().link_up;
-    let mut blocked = false;
+    let mut sent = Sent::default();
     queue.drain(view, |chain| {
         match send(&chain, view, shared, link_up) {
             Ok(Err(error)) if can_wait && error.kind() == io::ErrorKind::WouldBlock => {
                 queue.undo_pop();
-                blocked = true;
+                sent.blocked = true;
                 return false;
             }
             // A frame that the host does not take is lost, as on any network.
-            Ok(_) => queue.push(view, chain.head(), 0),
+            Ok(_) => {
+                queue.push(view, chain.head(), 0);
+                sent.frames += 1;
+                sent.bytes += chain.readable_len();
+            }
             Err(fault) => queue.fail(&fault),
         }
         true
     });
-    queue.notify(view);
-    blocked
+    sent
 }
 
 fn send(

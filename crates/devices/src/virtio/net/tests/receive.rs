@@ -14,6 +14,19 @@ fn the_driver_hears_of_long_frames_while_others_are_read() {
 }
 
 #[test]
+fn after_a_frame_that_came_alone_the_driver_hears_of_the_next_before_there_is_a_look_for_more() {
+    let rig = Rig::new(bit::MRG_RXBUF);
+    for at in 0..5 {
+        rig.lend(BUFFERS + at * 0x1000, 100);
+    }
+    for (frames, heard) in [(1, 1), (2, 3), (2, 4)] {
+        (0..frames).for_each(|_| drop(rig.come(60)));
+        rig.net.queue_ready(RX);
+        assert_eq!(rig.heard.queue.load(Ordering::SeqCst), heard);
+    }
+}
+
+#[test]
 fn frames_come_all_at_one_wake() {
     let rig = Rig::new(bit::MRG_RXBUF);
     for at in 0..16 {
