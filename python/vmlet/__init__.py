@@ -29,7 +29,6 @@ from vmlet.errors import (
     TimeoutError,
     UnsupportedError,
 )
-from vmlet.initramfs import build_initramfs
 from vmlet.memory import Memory
 from vmlet.sizes import parse_size
 from vmlet.vcpu import Vcpu
@@ -64,6 +63,7 @@ if TYPE_CHECKING:
     from vmlet.events import Event, Instruction
     from vmlet.exits import Exits
     from vmlet.host import Finding, capabilities, doctor
+    from vmlet.initramfs import build_initramfs
     from vmlet.inspection import PageSizes, SecondStage, SlotPages, Walk, WalkStep
     from vmlet.regions import Access, Region, Unclaimed
     from vmlet.registers import Regs, Segment, Sregs, Table
@@ -101,6 +101,7 @@ _LATER = {
     **dict.fromkeys(("Event", "Instruction"), "vmlet.events"),
     "Exits": "vmlet.exits",
     **dict.fromkeys(("Finding", "capabilities", "doctor"), "vmlet.host"),
+    "build_initramfs": "vmlet.initramfs",
     **dict.fromkeys(
         ("PageSizes", "SecondStage", "SlotPages", "Walk", "WalkStep"), "vmlet.inspection"
     ),

@@ -15,9 +15,7 @@ from vmlet.errors import (
     TimeoutError,
 )
 from vmlet.fittings import Fittings, plug_later, unplug
-from vmlet.initramfs import build_initramfs
 from vmlet.memory import Memory
-from vmlet.records import Images, identity_of
 from vmlet.settings import backing_of, kernel_cache, rate, ring_entries
 from vmlet.sizes import parse_size
 from vmlet.vcpu import Vcpu
@@ -193,6 +191,8 @@ class VM:
         #: What the VM is made of, for records; digests take time and are made when one begins.
         self._identity = None
         if whole is not None:
+            from vmlet.records import Images, identity_of
+
             images = Images(kernel=whole, initramfs=files, modules=parts)
             settings = {"cmdline": given, "memory": size, "cpus": cpus}
             settings |= {"protocol": protocol, "debug port": debug_port}
@@ -592,5 +592,7 @@ def _open_kernel(image: _Image, kept: str | None) -> bytes | KernelImage:
 
 def _read_initramfs(image: _Image) -> bytes:
     if not _is_bytes(image) and os.path.isdir(image):  # noqa: PTH112
+        from vmlet.initramfs import build_initramfs
+
         return build_initramfs(image)
     return _read(image, "initramfs")
