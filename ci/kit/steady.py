@@ -12,6 +12,8 @@ from .schedule import MachineEnded, Report, StepFailed
 
 #: The most failed tests of a step that run once more.
 _ONCE_MORE = 2
+#: How often a machine that ended is started again.
+_MORE_MACHINES = 2
 
 RunTests = Callable[[Path, Words], None]
 """Runs the tests that are chosen, all where none are; told to a log."""
@@ -39,13 +41,15 @@ def steady(run_tests: RunTests, log: Path, report: Report, name: Callable[[Failu
 
 
 def _started_again(run_tests: RunTests, log: Path, report: Report, chosen: Words) -> None:
-    """Once more where the emulated machine stood still or ended, as it does once in some twenty
-    runs, also before anything of ours runs in it."""
-    try:
-        run_tests(log, chosen)
-    except MachineEnded as error:
-        report.remark = f"{error}: the emulated machine stood still or ended; started again"
-        run_tests(_beside(log, "restarted"), chosen)
+    """Again where the emulated machine stood still or ended, as it does once in some twenty runs,
+    also before anything of ours runs in it."""
+    for number in range(1, _MORE_MACHINES + 1):
+        try:
+            return run_tests(log, chosen)
+        except MachineEnded as error:
+            report.remark = f"{error}: the emulated machine stood still or ended; started again"
+        log = _beside(log, f"machine-{number + 1}")
+    return run_tests(log, chosen)
 
 
 def _beside(log: Path, what: str) -> Path:

@@ -55,7 +55,7 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "amdvi": ("tests/test_vfio.py", "tests/test_vfio_guest.py", *_KVM),
 }
 #: A test that stands still for so many seconds shows where, in the step's log.
-_STANDS_STILL = "faulthandler_timeout=300"
+_STANDS_STILL = "faulthandler_timeout=200"
 #: A machine that says nothing for so many seconds stands still itself: in the longest step, and in
 #: the others.
 _SILENCE = ("--silence", "420")

@@ -54,7 +54,7 @@ _GUEST_CMDLINE = "quiet cryptomgr.notests mitigations=off"
 _MACHINE = ("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max")
 _KERNEL_CMDLINE = (
     "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check "
-    "audit=0 apparmor=0 cryptomgr.notests"
+    "audit=0 apparmor=0 cryptomgr.notests sysrq_always_enabled"
 )
 # All 32 bits of an address: interrupt messages are writes beyond the 28 it does otherwise.
 _EDU = "edu,dma_mask=0xffffffff"

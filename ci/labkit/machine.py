@@ -11,6 +11,7 @@ from pathlib import Path
 from .errors import LabError
 from .flavour import QemuFlavour
 from .packages import QEMU
+from .qmp import Qmp
 
 # Options that only add a back end: they are no part of the saved state, so a
 # run may bring its own.
@@ -86,6 +87,7 @@ class Machine:
             for pair in pairs.values():
                 pair[1].close()
         self._channels = {name: pair[0] for name, pair in pairs.items()}
+        self._monitor: Qmp | None = None
 
     def __enter__(self) -> Machine:
         """Return the machine itself."""
@@ -103,6 +105,12 @@ class Machine:
     def channel(self, name: str) -> socket.socket:
         """Our end of ``console``, ``qmp``, ``stdout`` or ``stderr``."""
         return self._channels[name]
+
+    def monitor(self) -> Qmp:
+        """The one session of the emulator's monitor."""
+        if self._monitor is None:
+            self._monitor = Qmp(self.channel("qmp"))
+        return self._monitor
 
     def kill(self) -> None:
         """End the emulator at once."""

@@ -15,10 +15,19 @@ class Qmp:
 
     def __init__(self, connection: socket.socket, timeout: float = 60.0) -> None:
         """Take the connection and leave the negotiation mode."""
-        connection.settimeout(timeout)
+        self._connection = connection
+        self.limit(timeout)
         self._file = connection.makefile("rwb")
         self._receive()
         self.execute("qmp_capabilities")
+
+    def limit(self, timeout: float) -> None:
+        """Wait so many seconds for an answer from now on."""
+        self._connection.settimeout(timeout)
+
+    def ask(self, line: str) -> str:
+        """What the monitor for people answers to a line."""
+        return str(self.execute("human-monitor-command", **{"command-line": line}))
 
     def execute(self, command: str, **arguments: Any) -> Any:
         """Run a command and return its result."""

@@ -14,17 +14,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from . import guest, initrd, iommufd, older_qemu, packages
+from . import guest, initrd, iommufd, older_qemu, packages, standstill
 from .errors import LabError, progress
 from .flavour import TRACE, QemuFlavour
 from .machine import Config, Machine, reported_status
 from .paths import cache_dir, locked, locked_if_free
-from .qmp import Qmp
 from .snapshot import saved_state
 
 LAB_FAILED = 125
 TIMED_OUT = 124
 _STALE = 60.0  # seconds after which a run folder without an owner is removed
+_STANDSTILL = "standstill.txt"  # in the folder that the command may write
+_TOLD = 8000  # characters of it that are shown
 _CONSOLE_TAIL = 60  # lines of L1's console that are shown when the lab fails
 
 
@@ -73,14 +74,14 @@ def run(flavour: QemuFlavour, shape: Shape, command: guest.Command, options: Opt
             plug = tuple(p for device in devices for p in ("-device", device))
             booted = replace(running, extra=(*running.extra, *plug))
             with Machine(booted, run=folder, out=command.out, go=True) as machine:
-                return _attend(machine, folder, options)
+                return _attend(machine, folder, command.out, options)
         with (
             saved_state(config) as state,
             Machine(running, run=folder, out=command.out, go=True, incoming=state) as machine,
         ):
             if devices:
                 _plug(machine, devices)
-            return _attend(machine, folder, options)
+            return _attend(machine, folder, command.out, options)
 
 
 def _kernel() -> tuple[Path, Path]:
@@ -107,12 +108,10 @@ def _placed(devices: tuple[str, ...], ports: int) -> list[str]:
 
 
 def _plug(machine: Machine, devices: list[str]) -> None:
-    qmp = Qmp(machine.channel("qmp"))
+    qmp = machine.monitor()
     qmp.wait_for("query-status", {"running"})
     for device in devices:
-        answer = qmp.execute(
-            "human-monitor-command", **{"command-line": f"device_add {device}"}
-        ).strip()
+        answer = qmp.ask(f"device_add {device}").strip()
         if "Error" in answer:
             raise LabError(f"device_add {device}: {answer}")
 
@@ -135,10 +134,12 @@ def run_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _attend(machine: Machine, folder: Path, options: Options) -> int:
+def _attend(machine: Machine, folder: Path, out: Path, options: Options) -> int:
     console: deque[bytes] = deque(maxlen=_CONSOLE_TAIL)
     if late := _forward(machine, console, options):
         progress(late)
+        if options.silence is not None:
+            _tell_where(machine, out)
         return TIMED_OUT
     ended = machine.wait(10.0)
     reported = reported_status(ended)
@@ -153,6 +154,13 @@ def _attend(machine: Machine, folder: Path, options: Options) -> int:
     if complaints and options.console:
         progress(f"the emulator said: {complaints}")
     return status
+
+
+def _tell_where(machine: Machine, out: Path) -> None:
+    told = standstill.stacks(machine)
+    file = out / _STANDSTILL
+    file.write_text(told)
+    progress(f"where it stood is in {file}, which ends:\n{told[-_TOLD:]}")
 
 
 def _read_status(folder: Path) -> int | None:

@@ -13,7 +13,6 @@ from .errors import LabError, progress
 from .machine import Config, Machine
 from .packages import qemu_version
 from .paths import LABKIT, cache_dir, locked, locked_if_free
-from .qmp import Qmp
 
 _KEPT = 6  # saved states, 150 MB each, before the one used longest ago goes
 _BOOT_LIMIT = 180.0  # seconds
@@ -54,7 +53,7 @@ def _create(config: Config, state: Path) -> None:
             run = Path(folder)
             with Machine(config, run=run, out=run, go=False) as machine:
                 _await_boot(machine)
-                qmp = Qmp(machine.channel("qmp"))
+                qmp = machine.monitor()
                 qmp.execute("migrate", uri=f"file:{temporary}")
                 if qmp.wait_for("query-migrate", {"completed", "failed"}) == "failed":
                     raise LabError("the emulator could not save L1; use --cold")

@@ -85,6 +85,12 @@ def test_a_machine_that_ended_is_started_again(folder: Path) -> None:
     assert "started again" in report.remark
 
 
+def test_a_machine_that_ends_three_times_has_failed(folder: Path) -> None:
+    report, runs = _run(folder, None, None, None)
+    assert len(runs) == 3
+    assert report.remark == "failed: pytest ended with status 125"
+
+
 def test_a_machine_that_ends_while_a_test_runs_again_is_started_again_too(folder: Path) -> None:
     report, runs = _run(folder, _ENDED, None, "")
     assert runs == ["tests", *["tests/test_a.py::test_b[kvm]"] * 2]
