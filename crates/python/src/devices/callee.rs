@@ -144,18 +144,18 @@ impl Callee {
     }
 
     /// Answers a read by calls of `call` with offset and number of bytes.
-    pub(super) fn read(
+    pub(super) fn read<'py>(
         &self,
-        py: Python<'_>,
+        py: Python<'py>,
         cx: &dyn AccessContext,
         offset: u64,
         data: &mut [u8],
-        call: impl Fn(u64, usize) -> PyResult<Py<PyAny>>,
+        call: impl Fn(u64, u64) -> PyResult<Bound<'py, PyAny>>,
     ) -> Flow {
         self.callback(py, "read", Some(cx), || {
             for (index, word) in (0u64..).zip(data.chunks_mut(WORD)) {
-                let value = call(offset + index * WORD as u64, word.len())?;
-                store(value.bind(py), word)?;
+                let value = call(offset + index * WORD as u64, word.len() as u64)?;
+                store(&value, word)?;
             }
             Ok(())
         })

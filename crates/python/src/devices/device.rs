@@ -13,7 +13,7 @@ use vmlet_bus::{AccessContext, Device, Flow, SavedError, SavedState};
 use vmlet_machine::{AttachedDevice, Link};
 
 use super::{
-    WriteBatch,
+    WriteBatch, arguments,
     callee::{Callee, add, words},
     ring::{Record, Ring},
     turn::Held,
@@ -136,7 +136,7 @@ impl PythonDevice {
         let flow = finalization::attach(|py| {
             self.callee.callback(py, "write", Some(cx), || {
                 for (offset, value, size) in pieces {
-                    self.methods.write.call1(py, (offset, size, value))?;
+                    arguments::call(py, &self.methods.write, [offset, size as u64, value])?;
                 }
                 Ok(())
             })
@@ -173,7 +173,7 @@ impl Device for PythonDevice {
                 return Flow::Stop(request);
             }
             self.callee.read(py, cx, offset, data, |at, size| {
-                self.methods.read.call1(py, (at, size))
+                arguments::call(py, &self.methods.read, [at, size])
             })
         });
         self.callee.costs.calls.add(begun);

@@ -12,7 +12,7 @@ use vmlet_pci::{
 };
 
 use super::{
-    DeviceLink,
+    DeviceLink, arguments,
     callee::{Callee, number, store, words},
 };
 use crate::{finalization, gateway, machine::Machine};
@@ -75,7 +75,7 @@ impl Function for PythonFunction {
         };
         let flow = finalization::attach(|py| {
             self.callee.read(py, cx, offset, data, |at, size| {
-                self.methods.read.call1(py, (bar, at, size))
+                arguments::call(py, &self.methods.read, [bar.into(), at, size])
             })
         });
         self.callee.costs.calls.add(begun);
@@ -90,7 +90,11 @@ impl Function for PythonFunction {
         let flow = finalization::attach(|py| {
             self.callee.callback(py, "write", Some(cx), || {
                 for (at, value, size) in words(offset, data) {
-                    self.methods.write.call1(py, (bar, at, size, value))?;
+                    arguments::call(
+                        py,
+                        &self.methods.write,
+                        [bar.into(), at, size as u64, value],
+                    )?;
                 }
                 Ok(())
             })

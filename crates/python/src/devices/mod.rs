@@ -1,6 +1,7 @@
 //! Devices written in Python.
 //!
 //! * `callee.rs`: an object of Python whose methods are called.
+//! * `arguments.rs`: calls of methods with numbers.
 //! * `device.rs`: such an object as registers at fixed addresses.
 //! * `function.rs`: such an object as a PCI function.
 //! * `virtio.rs`, `queue.rs`: such an object as a virtio device, and what it gets of its queues.
@@ -14,6 +15,7 @@
 //! Locks are taken in this order: a device's turn, then the interpreter's lock, then a ring's. A
 //! thread waits for a turn detached only.
 
+mod arguments;
 mod batch;
 mod callee;
 mod current;
