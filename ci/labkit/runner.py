@@ -187,10 +187,11 @@ def _forward(machine: Machine, console: deque[bytes], options: Options) -> str |
                 return f"nothing was said for {options.silence:g} s: L1 stands still"
             for key, _ in selector.select(min(left, 1.0)):
                 data = _receive(machine, key.data)
-                said = time.monotonic()
                 if not data:
                     selector.unregister(key.fileobj)
                 elif key.data in sinks:
+                    # A kernel whose tasks are blocked goes on saying so on its console.
+                    said = time.monotonic()
                     write(sinks[key.data], data)
                 else:
                     *lines, rest = (rest + data).replace(b"\r", b"").split(b"\n")
