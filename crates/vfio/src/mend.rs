@@ -7,7 +7,7 @@ use vmlet_host::{HostRoot, PciAddress, PciDevice, serves_vfio};
 use crate::{
     VfioError,
     binding::{Before, Binding, DRIVER},
-    noted::Noted,
+    noted::{self, Noted},
     sriov::{Note, PhysicalFunction},
     sysfs::Sysfs,
 };
@@ -23,6 +23,9 @@ pub fn mend(root: &HostRoot) -> Result<Vec<PciAddress>, VfioError> {
         Ok(false) => {}
         Err(error) => failed = Some(error),
     };
+    for folder in [Note::FOLDER, Before::FOLDER] {
+        noted::sweep(root, folder);
+    }
     for address in noted(root, Note::FOLDER) {
         take(address, PhysicalFunction::new(root, address, &Sysfs).mend());
     }
@@ -108,6 +111,26 @@ mod tests {
                 .starts_with('\n')
         );
         assert!(mend(&root).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_a_killed_process_began_to_note_goes_and_what_a_living_one_did_stays() {
+        let tree = Tree::new();
+        let stat = "7 (a b) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 42 0";
+        tree.file("proc/7/stat", stat);
+        tree.file("proc/9/stat", &stat.replace(" S ", " Z "));
+        for folder in [Note::FOLDER, Before::FOLDER] {
+            for pid in [7, 8, 9] {
+                tree.file(&format!("{folder}/0000:01:00.0.{pid}.new"), "{");
+            }
+        }
+        let root = tree.root();
+        assert!(mend(&root).unwrap().is_empty());
+        for folder in [Note::FOLDER, Before::FOLDER] {
+            let entries = fs::read_dir(root.path(folder)).unwrap();
+            let left: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!(left, ["0000:01:00.0.7.new"]);
+        }
     }
 
     #[test]

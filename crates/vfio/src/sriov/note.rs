@@ -12,7 +12,11 @@ use serde::{Deserialize, Serialize};
 use vmlet_host::{HostRoot, PciAddress, PciDevice};
 
 use super::nvme::Share;
-use crate::{VfioError, error::file_error, noted::Noted};
+use crate::{
+    VfioError,
+    error::file_error,
+    noted::{Noted, started},
+};
 
 /// A process, told apart from a later one of the same number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,17 +45,6 @@ impl Owner {
     pub(super) fn is_this(&self) -> bool {
         self.pid == process::id()
     }
-}
-
-/// When a process started; none of one that has ended and is not waited for yet.
-fn started(stat: &str) -> Option<u64> {
-    // The second field, the name, may have blanks and parentheses in it.
-    let mut rest = stat.rsplit_once(')')?.1.split_whitespace();
-    let state = rest.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
-    rest.nth(18)?.parse().ok()
 }
 
 /// What a physical function had.
