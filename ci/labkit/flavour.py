@@ -52,10 +52,8 @@ class BochsFlavour(Flavour):
 _GUEST_CMDLINE = "quiet cryptomgr.notests mitigations=off"
 
 _MACHINE = ("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max")
-# `nohz=off`: without ticks, once in some thirty runs, all processors were idle for ever with a
-# timer due on the first: RCU's thread waited for it, and who waited for RCU.
 _KERNEL_CMDLINE = (
-    "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check nohz=off "
+    "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check "
     "audit=0 apparmor=0 cryptomgr.notests sysrq_always_enabled"
 )
 # All 32 bits of an address: interrupt messages are writes beyond the 28 it does otherwise.
