@@ -16,6 +16,8 @@ use std::{
 
 use pyo3::prelude::*;
 
+use crate::thread_state::{self, Kept};
+
 /// Threads on their way through the gate.
 static ATTACHING: AtomicUsize = AtomicUsize::new(0);
 /// The thread that ends the interpreter: set when the gate is shut.
@@ -57,6 +59,7 @@ impl Drop for Passage {
 /// Runs `work` attached to the interpreter, on a thread that is detached from it or unknown to it.
 /// Does not return once the interpreter is ending.
 pub(crate) fn attach<T>(work: impl FnOnce(Python<'_>) -> T) -> T {
+    let _aside = thread_state::aside();
     let passage = Passage::enter();
     Python::attach(|py| {
         drop(passage);
@@ -64,10 +67,32 @@ pub(crate) fn attach<T>(work: impl FnOnce(Python<'_>) -> T) -> T {
     })
 }
 
+/// The same for an access of a guest, which all of this takes as long as its callback: by the state
+/// that the thread keeps. PyO3 does not know of it, so a `Py` that `work` drops lives on until
+/// something else attaches: `work` drops none but where it fails.
+pub(crate) fn attach_for_access<T>(work: impl FnOnce(Python<'_>) -> T) -> T {
+    let passage = Passage::enter();
+    match thread_state::attach() {
+        Some(attached) => {
+            drop(passage);
+            work(attached.python())
+        }
+        None => {
+            drop(passage);
+            attach(work)
+        }
+    }
+}
+
 /// Starts a thread that keeps its interpreter state as long as it lives: to attach takes a tenth of
 /// a microsecond then, not four.
 pub(crate) fn start_attached(name: String, body: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
-    let life = move || attach(|py| detach(py, body));
+    let life = move || {
+        attach(|py| {
+            let _kept = Kept::of(py);
+            detach(py, body);
+        });
+    };
     thread::Builder::new().name(name).spawn(life).map(drop)
 }
 

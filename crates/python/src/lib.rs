@@ -38,6 +38,7 @@ mod machine;
 mod registers;
 mod slots;
 mod terminal;
+mod thread_state;
 mod vfio;
 mod view;
 

@@ -19,6 +19,7 @@ use vmlet_machine::RunHandle;
 
 use super::{
     current,
+    method::plain_number,
     set::{Failure, Failures},
     turn::Turn,
 };
@@ -242,7 +243,8 @@ pub(super) fn words(offset: u64, data: &[u8]) -> impl Iterator<Item = (u64, u64,
 pub(super) fn store(value: &Bound<'_, PyAny>, data: &mut [u8]) -> PyResult<()> {
     let size = data.len();
     let most = u64::MAX >> (64 - 8 * size.clamp(1, WORD));
-    let number = match value.extract::<u64>() {
+    let given = plain_number(value).map_or_else(|| value.extract::<u64>(), Ok);
+    let number = match given {
         Ok(number) if number <= most => number,
         Err(error) if error.is_instance_of::<PyTypeError>(value.py()) => {
             let kind = value.get_type().name()?;

@@ -13,8 +13,9 @@ use vmlet_bus::{AccessContext, Device, Flow, SavedError, SavedState};
 use vmlet_machine::{AttachedDevice, Link};
 
 use super::{
-    WriteBatch, arguments,
+    WriteBatch,
     callee::{Callee, add, words},
+    method::Method,
     ring::{Record, Ring},
     turn::Held,
 };
@@ -23,8 +24,8 @@ use crate::finalization;
 /// The methods of the object, looked up once.
 #[derive(Debug)]
 pub(super) struct Methods {
-    read: Py<PyAny>,
-    write: Py<PyAny>,
+    read: Method,
+    write: Method,
     writes: Py<PyAny>,
     reset: Py<PyAny>,
     save: Py<PyAny>,
@@ -35,8 +36,8 @@ impl Methods {
     pub(super) fn of(object: &Bound<'_, PyAny>) -> PyResult<Methods> {
         let method = |name: &str| object.getattr(name).map(Bound::unbind);
         Ok(Methods {
-            read: method("read")?,
-            write: method("write")?,
+            read: Method::of(object, "read")?,
+            write: Method::of(object, "write")?,
             writes: method("writes")?,
             reset: method("reset")?,
             save: method("save")?,
@@ -92,7 +93,7 @@ impl PythonDevice {
         }
         let flow = self.callee.callback(py, "writes", None, || {
             let batch = Bound::new(py, WriteBatch::new(records))?;
-            self.methods.writes.call1(py, (batch,)).map(drop)
+            self.methods.writes.bind(py).call1((batch,)).map(drop)
         });
         self.callee.costs.batches.add(begun);
         add(&self.callee.costs.writes, count as u64);
@@ -133,10 +134,10 @@ impl PythonDevice {
         begun: Instant,
         pieces: impl Iterator<Item = (u64, u64, usize)>,
     ) -> Flow {
-        let flow = finalization::attach(|py| {
+        let flow = finalization::attach_for_access(|py| {
             self.callee.callback(py, "write", Some(cx), || {
                 for (offset, value, size) in pieces {
-                    arguments::call(py, &self.methods.write, [offset, size as u64, value])?;
+                    self.methods.write.call(py, [offset, size as u64, value])?;
                 }
                 Ok(())
             })
@@ -166,14 +167,14 @@ impl Device for PythonDevice {
         let Some(_turn) = self.callee.turn.take() else {
             return Flow::Continue;
         };
-        let flow = finalization::attach(|py| {
+        let flow = finalization::attach_for_access(|py| {
             if let Some(ring) = &self.ring
                 && let Flow::Stop(request) = self.deliver(py, ring)
             {
                 return Flow::Stop(request);
             }
             self.callee.read(py, cx, offset, data, |at, size| {
-                arguments::call(py, &self.methods.read, [at, size])
+                self.methods.read.call(py, [at, size])
             })
         });
         self.callee.costs.calls.add(begun);

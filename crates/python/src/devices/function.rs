@@ -12,8 +12,9 @@ use vmlet_pci::{
 };
 
 use super::{
-    DeviceLink, arguments,
+    DeviceLink,
     callee::{Callee, number, store, words},
+    method::Method,
 };
 use crate::{finalization, gateway, machine::Machine};
 
@@ -28,8 +29,8 @@ pub(crate) struct PythonFunction {
 
 #[derive(Debug)]
 struct Methods {
-    read: Py<PyAny>,
-    write: Py<PyAny>,
+    read: Method,
+    write: Method,
     /// None where the class does not override them: the bus's answers do.
     read_config: Option<Py<PyAny>>,
     write_config: Option<Py<PyAny>>,
@@ -43,8 +44,8 @@ impl Methods {
         let method = |name: &str| object.getattr(name).map(Bound::unbind);
         let where_wanted = |wanted: bool, name| wanted.then(|| method(name)).transpose();
         Ok(Methods {
-            read: method("read")?,
-            write: method("write")?,
+            read: Method::of(object, "read")?,
+            write: Method::of(object, "write")?,
             read_config: where_wanted(config.0, "read_config")?,
             write_config: where_wanted(config.1, "write_config")?,
             reset: method("reset")?,
@@ -73,9 +74,9 @@ impl Function for PythonFunction {
         let Some(_turn) = self.callee.turn.take() else {
             return Flow::Continue;
         };
-        let flow = finalization::attach(|py| {
+        let flow = finalization::attach_for_access(|py| {
             self.callee.read(py, cx, offset, data, |at, size| {
-                arguments::call(py, &self.methods.read, [bar.into(), at, size])
+                self.methods.read.call(py, [bar.into(), at, size])
             })
         });
         self.callee.costs.calls.add(begun);
@@ -87,14 +88,11 @@ impl Function for PythonFunction {
         let Some(_turn) = self.callee.turn.take() else {
             return Flow::Continue;
         };
-        let flow = finalization::attach(|py| {
+        let flow = finalization::attach_for_access(|py| {
             self.callee.callback(py, "write", Some(cx), || {
                 for (at, value, size) in words(offset, data) {
-                    arguments::call(
-                        py,
-                        &self.methods.write,
-                        [bar.into(), at, size as u64, value],
-                    )?;
+                    let arguments = [bar.into(), at, size as u64, value];
+                    self.methods.write.call(py, arguments)?;
                 }
                 Ok(())
             })

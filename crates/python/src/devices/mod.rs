@@ -15,13 +15,13 @@
 //! Locks are taken in this order: a device's turn, then the interpreter's lock, then a ring's. A
 //! thread waits for a turn detached only.
 
-mod arguments;
 mod batch;
 mod callee;
 mod current;
 mod device;
 mod function;
 mod link;
+mod method;
 mod queue;
 mod ring;
 mod set;
