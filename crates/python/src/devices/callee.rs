@@ -6,7 +6,6 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
 };
 
 use pyo3::{
@@ -21,6 +20,7 @@ use super::{
     current,
     method::plain_number,
     set::{Failure, Failures},
+    ticks::{self, Ticks},
     turn::Turn,
 };
 use crate::{finalization, interpreter};
@@ -42,11 +42,11 @@ pub(super) struct Costs {
     pub(super) writes: AtomicU64,
 }
 
-/// How often, and nanoseconds in all.
+/// How often, and how long in all.
 #[derive(Debug, Default)]
 pub(super) struct Cost {
     pub(super) count: AtomicU64,
-    pub(super) nanoseconds: AtomicU64,
+    pub(super) ticks: AtomicU64,
 }
 
 pub(super) fn add(counter: &AtomicU64, more: u64) {
@@ -55,10 +55,9 @@ pub(super) fn add(counter: &AtomicU64, more: u64) {
 }
 
 impl Cost {
-    pub(super) fn add(&self, begun: Instant) {
-        let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    pub(super) fn add(&self, begun: Ticks) {
         add(&self.count, 1);
-        add(&self.nanoseconds, took);
+        add(&self.ticks, begun.elapsed());
     }
 }
 
@@ -82,6 +81,7 @@ impl Callee {
         object: &Bound<'_, PyAny>,
         failures: &Arc<Failures>,
     ) -> Callee {
+        ticks::begin();
         Callee {
             name,
             object: object.clone().unbind(),
@@ -237,6 +237,20 @@ pub(super) fn words(offset: u64, data: &[u8]) -> impl Iterator<Item = (u64, u64,
     offsets
         .zip(data.chunks(WORD))
         .map(|(offset, word)| (offset, number(word), word.len()))
+}
+
+/// What a read gives that nobody answers. Not by `fill`, which is a call of the C library, where the
+/// page that it is on has to be looked up again after each exit.
+pub(super) fn float(data: &mut [u8]) {
+    for word in data.chunks_mut(WORD) {
+        let ones = [0xff; WORD];
+        match word.len() {
+            1 => word.copy_from_slice(&ones[..1]),
+            2 => word.copy_from_slice(&ones[..2]),
+            4 => word.copy_from_slice(&ones[..4]),
+            _ => word.fill(0xff),
+        }
+    }
 }
 
 /// Puts what a read gave into `data`.

@@ -5,7 +5,7 @@ use std::{
         Arc, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use pyo3::prelude::*;
@@ -14,9 +14,10 @@ use vmlet_machine::{AttachedDevice, Link};
 
 use super::{
     WriteBatch,
-    callee::{Callee, add, words},
+    callee::{Callee, add, float, words},
     method::Method,
     ring::{Record, Ring},
+    ticks::Ticks,
     turn::Held,
 };
 use crate::finalization;
@@ -85,7 +86,7 @@ impl PythonDevice {
 
     /// Delivers what is posted. With the turn.
     fn deliver(&self, py: Python<'_>, ring: &Ring) -> Flow {
-        let begun = Instant::now();
+        let begun = Ticks::now();
         let records = ring.take();
         let count = records.len();
         if count == 0 {
@@ -131,7 +132,7 @@ impl PythonDevice {
         &self,
         _turn: &Held<'_>,
         cx: &dyn AccessContext,
-        begun: Instant,
+        begun: Ticks,
         pieces: impl Iterator<Item = (u64, u64, usize)>,
     ) -> Flow {
         let flow = finalization::attach_for_access(|py| {
@@ -162,8 +163,8 @@ impl Device for PythonDevice {
     }
 
     fn read(&self, cx: &dyn AccessContext, offset: u64, data: &mut [u8]) -> Flow {
-        data.fill(0xff);
-        let begun = Instant::now();
+        float(data);
+        let begun = Ticks::now();
         let Some(_turn) = self.callee.turn.take() else {
             return Flow::Continue;
         };
@@ -185,7 +186,7 @@ impl Device for PythonDevice {
         if let Some(ring) = &self.ring {
             return self.post(ring, words(offset, data).map(|word| record(cx, word)));
         }
-        let begun = Instant::now();
+        let begun = Ticks::now();
         match self.callee.turn.take() {
             Some(turn) => self.write_each(&turn, cx, begun, words(offset, data)),
             None => Flow::Continue,
@@ -199,7 +200,7 @@ impl Device for PythonDevice {
         if let Some(ring) = &self.ring {
             return self.post(ring, elements.map(|word| record(cx, word)));
         }
-        let begun = Instant::now();
+        let begun = Ticks::now();
         match self.callee.turn.take() {
             Some(turn) => self.write_each(&turn, cx, begun, elements),
             None => Flow::Continue,

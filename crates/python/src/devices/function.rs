@@ -1,9 +1,6 @@
 //! An object of Python as a PCI function.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Instant,
-};
+use std::sync::{Arc, OnceLock};
 
 use pyo3::{exceptions::PyValueError, prelude::*};
 use vmlet_bus::{AccessContext, Flow, SavedError, SavedState};
@@ -13,8 +10,9 @@ use vmlet_pci::{
 
 use super::{
     DeviceLink,
-    callee::{Callee, number, store, words},
+    callee::{Callee, float, number, store, words},
     method::Method,
+    ticks::Ticks,
 };
 use crate::{finalization, gateway, machine::Machine};
 
@@ -69,8 +67,8 @@ impl Function for PythonFunction {
     }
 
     fn read_bar(&self, cx: &dyn AccessContext, bar: u8, offset: u64, data: &mut [u8]) -> Flow {
-        data.fill(0xff);
-        let begun = Instant::now();
+        float(data);
+        let begun = Ticks::now();
         let Some(_turn) = self.callee.turn.take() else {
             return Flow::Continue;
         };
@@ -84,7 +82,7 @@ impl Function for PythonFunction {
     }
 
     fn write_bar(&self, cx: &dyn AccessContext, bar: u8, offset: u64, data: &[u8]) -> Flow {
-        let begun = Instant::now();
+        let begun = Ticks::now();
         let Some(_turn) = self.callee.turn.take() else {
             return Flow::Continue;
         };

@@ -1,6 +1,9 @@
 //! What a device's object has of the VM that it is on.
 
-use std::sync::{Arc, Weak, atomic::Ordering};
+use std::sync::{
+    Arc, Weak,
+    atomic::{AtomicU64, Ordering},
+};
 
 use pyo3::{
     prelude::*,
@@ -9,7 +12,12 @@ use pyo3::{
 use vmlet_machine::{Iova, MachineError};
 
 use super::{
-    callee::Callee, current, device::PythonDevice, function::PythonFunction, queue::Queue, set,
+    callee::{Callee, Cost},
+    current,
+    device::PythonDevice,
+    function::PythonFunction,
+    queue::Queue,
+    set, ticks,
     virtio::PythonVirtio,
 };
 use crate::{errors, finalization, gateway};
@@ -196,15 +204,13 @@ impl DeviceLink {
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let callee = self.callee(py)?;
         let (costs, stats) = (&callee.costs, PyDict::new(py));
-        for (name, counter) in [
-            ("calls", &costs.calls.count),
-            ("call_ns", &costs.calls.nanoseconds),
-            ("batches", &costs.batches.count),
-            ("batch_ns", &costs.batches.nanoseconds),
-            ("writes", &costs.writes),
-        ] {
-            stats.set_item(name, counter.load(Ordering::Relaxed))?;
-        }
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let time = |cost: &Cost| ticks::nanoseconds(count(&cost.ticks));
+        stats.set_item("calls", count(&costs.calls.count))?;
+        stats.set_item("call_ns", time(&costs.calls))?;
+        stats.set_item("batches", count(&costs.batches.count))?;
+        stats.set_item("batch_ns", time(&costs.batches))?;
+        stats.set_item("writes", count(&costs.writes))?;
         Ok(stats)
     }
 

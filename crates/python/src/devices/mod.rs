@@ -25,6 +25,7 @@ mod method;
 mod queue;
 mod ring;
 mod set;
+mod ticks;
 mod turn;
 mod virtio;
 

@@ -1,9 +1,6 @@
 //! An object of Python as a virtio device.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::{prelude::*, types::PyBytes};
 use vmlet_bus::{SavedError, SavedState};
@@ -13,6 +10,7 @@ use super::{
     DeviceLink,
     callee::Callee,
     queue::{Live, Queue},
+    ticks::Ticks,
 };
 use crate::{finalization, gateway, machine::Machine};
 
@@ -150,7 +148,7 @@ impl VirtioDevice for PythonVirtio {
         let Some(queue) = self.queue(index) else {
             return;
         };
-        let begun = Instant::now();
+        let begun = Ticks::now();
         let Some(_turn) = self.callee.turn.take() else {
             return;
         };
