@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from . import outcome, place
@@ -11,7 +12,9 @@ from .schedule import MachineEnded, Report, Step, StepFailed
 from .steady import steady
 from .tools import tool
 
-_LAB = ("lab",)
+#: One machine of each of these runs at a time: the one that most tests are in, and those with devices
+#: to pass on.
+_LAB, _LAB_WITH_DEVICES = ("lab",), ("lab with devices",)
 #: Fetching packages and the command line: they start many programs, which is slow in the lab.
 _SAME_EVERYWHERE = ("test_kernels", "test_cli_kernel", "test_cli_run")
 #: Those that boot Linux on the software CPU where the host's KVM does not: the longer half, so that
@@ -119,8 +122,8 @@ def _on_host(log: Path, report: Report, tests: Words, junit: str) -> None:
 
 def _in_lab(log: Path, report: Report, how: Words, tests: Words, junit: str) -> None:
     """Runs tests in a flavour of the lab; `how` is that flavour and its limits."""
-    out = TARGET / "lab-out"
-    out.mkdir(exist_ok=True)
+    out = TARGET / "lab-out" / str(how[0])
+    out.mkdir(parents=True, exist_ok=True)
     lab: Words = [REPOSITORY / "ci" / "lab", *how, "--out", out]
     lab = [*lab, "--", "python", "-B", "-m", "pytest"]
 
@@ -160,8 +163,11 @@ def _passed_on_elsewhere(flavour: str) -> Step:
         limits = (flavour, "--timeout", "600", *_SHORT_SILENCE)
         _in_lab(log, report, limits, _ELSEWHERE[flavour], f"passed-on-{flavour}.xml")
 
-    name = f"python tests with devices passed on in {flavour}"
-    return Step(name, work, after=_BUILT, holds=_LAB, counts=True)
+    return _with_devices(f"python tests with devices passed on in {flavour}", work)
+
+
+def _with_devices(name: str, work: Callable[[Path, Report], None]) -> Step:
+    return Step(name, work, after=_BUILT, holds=_LAB_WITH_DEVICES, counts=True)
 
 
 def _lab_itself(log: Path, report: Report) -> None:
@@ -190,8 +196,8 @@ PYTHON = (
     Step("python tests", _python, after=_BUILT, counts=True),
     Step("python tests with Linux", _python_linux, after=_BUILT, counts=True),
     Step("python tests in the lab", _python_in_lab, after=_BUILT, holds=_LAB, counts=True),
-    Step("python tests with devices passed on", _passed_on, after=_BUILT, holds=_LAB, counts=True),
-    Step("python tests with NVMe", _shared_queues, after=_BUILT, holds=_LAB, counts=True),
+    _with_devices("python tests with devices passed on", _passed_on),
+    _with_devices("python tests with NVMe", _shared_queues),
     *map(_passed_on_elsewhere, _ELSEWHERE),
     Step("lab itself", _lab_itself, after=("kernels",), holds=_LAB, counts=True),
     Step("demo", _demo, after=_BUILT),

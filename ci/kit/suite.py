@@ -23,7 +23,8 @@ PLACES = ("host", *(f"lab {name}" for name in _LABS))
 def steps() -> list[Step]:
     """All steps. What others wait for goes first, then what takes longest.
 
-    Of the lab's, which run one at a time, there is always one beside the others.
+    The lab's machine that most tests are in is busy from the start; what the other processor has
+    to do is about as long.
     """
     found = {step.name: step for step in (*RUST, *WHEEL, *PYTHON, *STATIC)}
     first = ["wheel", "kernels", "lab itself", "python tests in the lab"]

@@ -42,7 +42,8 @@ def check_pages(size: int, pages: str) -> None:
     text = Path("/proc/self/smaps_rollup").read_text()
     found = re.search(r"AnonHugePages: +(\d+) kB", text)
     huge = int(found[1]) * 1024 if found else 0
-    if (pages == "2m" and huge < size) or (pages == "4k" and huge):
+    # The interpreter itself may have got one before they were switched off.
+    if (pages == "2m" and huge < size) or (pages == "4k" and huge > size // 100):
         raise SystemExit(f"{huge} bytes are of huge pages, where {size} are to be {pages}")
 
 
