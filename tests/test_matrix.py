@@ -1,7 +1,8 @@
 """Every device goes through the same life: boot, use, pause and resume in the middle of use, save
 and load, reset, hot-unplug.
 
-A row of `KINDS` says how a device is made and used. Every device takes every step.
+A row of `KINDS` says how a device is made and used. Every device takes every step; those that share
+a guest do so together, each step for all before the next.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,8 +44,11 @@ class Life:
     """One device's: the VM it is in, and what it has on the host."""
 
     vm: vmlet.VM
+    kind: Kind
     folder: Path
     device: vmlet.devices.Model | vmlet.Device
+    #: Its place among the devices of its guest.
+    index: int
 
     def says(self, line: str, between: Between | None = None) -> str:
         return command(self.vm, line, timeout=60, meanwhile=between)
@@ -53,6 +58,9 @@ class Life:
 class Kind:
     """How a device is made, used, and found by its driver."""
 
+    #: Which it is in, with others. No two there have the same driver, but for disks, which have
+    #: names by their places.
+    guest: str
     #: The device, made of a folder that is kept and what is given up when the VM goes.
     make: Callable[[Path, ExitStack], vmlet.devices.Model | vmlet.Device]
     #: Uses it, with a call in the middle.
@@ -73,10 +81,11 @@ def disk(folder: Path, _: ExitStack, **options: Any) -> vmlet.Disk:
 
 
 def copies(life: Life, between: Between | None) -> None:
+    node = f"/dev/vd{'abc'[life.index]}"
     line = (
         "dd if=/dev/urandom of=/a bs=64k count=32 2>/dev/null; "
-        "dd if=/a of=/dev/vda bs=4k oflag=direct conv=fsync 2>/dev/null; "
-        "dd if=/dev/vda of=/b bs=64k count=32 iflag=direct 2>/dev/null; cmp /a /b && echo same"
+        f"dd if=/a of={node} bs=4k oflag=direct conv=fsync 2>/dev/null; "
+        f"dd if={node} of=/b bs=64k count=32 iflag=direct 2>/dev/null; cmp /a /b && echo same"
     )
     assert life.says(line, between) == "same"
 
@@ -174,14 +183,15 @@ def capitals(life: Life, between: Between | None) -> None:
 
 
 KINDS = {
-    "disk": Kind(disk, copies, "virtio/drivers/virtio_blk", ("virtio_blk",)),
+    "disk": Kind("disks", disk, copies, "virtio/drivers/virtio_blk", ("virtio_blk",)),
     "disk-qcow2": Kind(
-        partial(disk, format="qcow2"), copies, "virtio/drivers/virtio_blk", ("virtio_blk",)
+        "disks", partial(disk, format="qcow2"), copies, "virtio/drivers/virtio_blk", ("virtio_blk",)
     ),
     "disk-overlay": Kind(
-        partial(disk, overlay=True), copies, "virtio/drivers/virtio_blk", ("virtio_blk",)
+        "disks", partial(disk, overlay=True), copies, "virtio/drivers/virtio_blk", ("virtio_blk",)
     ),
     "net": Kind(
+        "links",
         linked,
         pings,
         "virtio/drivers/virtio_net",
@@ -189,36 +199,44 @@ KINDS = {
         ready="ip link set eth0 up; ip addr add 10.9.1.1/24 dev eth0",
     ),
     "vsock": Kind(
+        "links",
         lambda *_: vmlet.Vsock(),
         streams,
         "virtio/drivers/virtio_transport",
         ("vmw_vsock_virtio_transport",),
         files=vsock_program,
     ),
-    "rng": Kind(lambda *_: vmlet.Rng(), rolls, "virtio/drivers/virtio_rng", ("virtio_rng",)),
+    "rng": Kind(
+        "links", lambda *_: vmlet.Rng(), rolls, "virtio/drivers/virtio_rng", ("virtio_rng",)
+    ),
     "balloon": Kind(
+        "links",
         lambda *_: vmlet.Balloon(),
         inflates,
         "virtio/drivers/virtio_balloon",
         ("virtio_balloon",),
     ),
     "console": Kind(
+        "links",
         lambda *_: vmlet.VirtioConsole(),
         talks,
         "virtio/drivers/virtio_console",
         ready="stty -F /dev/hvc0 -echo",
     ),
     "python-pci": Kind(
+        "python",
         lambda *_: Keeps(),
         capitals,
         "pci/drivers/uio_pci_generic",
         ("uio_pci_generic",),
         ready="echo 1234 ca95 > /sys/bus/pci/drivers/uio_pci_generic/new_id 2>/dev/null",
     ),
-    "python-virtio": Kind(lambda *_: Dice(), rolls, "virtio/drivers/virtio_rng", ("virtio_rng",)),
+    "python-virtio": Kind(
+        "python", lambda *_: Dice(), rolls, "virtio/drivers/virtio_rng", ("virtio_rng",)
+    ),
 }
 #: Unbinds the driver, which resets a virtio device, and binds it again.
-AGAIN = "cd /sys/bus/{0}; d=$(ls -d *[0-9]); echo $d >unbind; echo $d >bind; cd /"
+AGAIN = "cd /sys/bus/{0}; for d in *[0-9]; do echo $d >unbind; echo $d >bind; done; cd /"
 #: Waits until no device is left to the driver.
 GONE = "cd /sys/bus/{0}; while ls -d *[0-9] 2>/dev/null; do sleep 0.1; done >/dev/null; cd /"
 
@@ -238,44 +256,78 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_a_device_goes_through_its_life(
-    tmp_path: Path, stack: ExitStack, engine: Engine, name: str
+@contextmanager
+def told(name: str, step: str) -> Iterator[None]:
+    """Says of what fails whose step it was."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"{name}: {step}")
+        raise
+
+
+@pytest.mark.parametrize("guest", dict.fromkeys(kind.guest for kind in KINDS.values()))
+def test_devices_go_through_their_lives(
+    tmp_path: Path, stack: ExitStack, engine: Engine, guest: str
 ) -> None:
-    kind = KINDS[name]
-    device = kind.make(tmp_path, stack)
+    kinds = {name: kind for name, kind in KINDS.items() if kind.guest == guest}
+    folders = {name: tmp_path / name for name in kinds}
+    for folder in folders.values():
+        folder.mkdir()
+
+    def made() -> list[vmlet.devices.Model | vmlet.Device]:
+        return [kind.make(folders[name], stack) for name, kind in kinds.items()]
+
+    def step(name: str, take: Callable[[Life], object]) -> None:
+        for device, life in lives.items():
+            with told(device, name):
+                take(life)
+
+    def use_in_pieces(life: Life) -> None:
+        life.kind.use(life, lambda: between(life.vm))
+
+    files = b"".join(kind.files() for kind in kinds.values())
+    modules = tuple(dict.fromkeys(module for kind in kinds.values() for module in kind.modules))
+    had = made()
     vm = vmlet.VM(
         kernel=kernels()[KERNEL],
-        initramfs=initramfs(modules=kind.modules, kernel=KERNEL) + kind.files(),
+        initramfs=initramfs(modules=modules, kernel=KERNEL) + files,
         cmdline=short(f"{vmlet.default_cmdline(engine)} quiet loglevel=1 {RESERVED}"),
         memory="192M",
         engine=engine,
-        devices=[device],
+        devices=had,
     )
     stack.callback(vm.close)
-    life = Life(vm, tmp_path, device)
-    # Boot, use.
+    lives = {
+        name: Life(vm, kind, folders[name], device, index)
+        for index, ((name, kind), device) in enumerate(zip(kinds.items(), had, strict=True))
+    }
     vm.start()
     vm.console.expect("# ", timeout=limit(60))
-    life.says(kind.ready)
-    kind.use(life, None)
-    # Pause and resume in the middle of use.
-    kind.use(life, lambda: between(life.vm))
-    # Save and load.
+    step("ready", lambda life: life.says(life.kind.ready))
+    step("use", lambda life: life.kind.use(life, None))
+    step("pause and resume in the middle of use", use_in_pieces)
+
     vm.pause()
     saved = vm._save()
     vm.close(wait=True)
-    life.device = kind.make(tmp_path, stack)
-    life.vm = vmlet.VM._restore(saved, engine=engine, devices=[life.device])
-    stack.callback(life.vm.close)
-    life.vm.start()
-    kind.use(life, lambda: between(life.vm))
-    # Reset.
-    life.says(AGAIN.format(kind.driver))
-    life.says(kind.ready)
-    kind.use(life, None)
-    # Hot-unplug.
-    life.vm.detach(1, timeout=limit(40))
-    assert life.vm.devices == {}
-    life.says(GONE.format(kind.driver))
-    assert life.says("echo goes on") == "goes on"
+    had = made()
+    vm = vmlet.VM._restore(saved, engine=engine, devices=had)
+    stack.callback(vm.close)
+    for life, device in zip(lives.values(), had, strict=True):
+        life.vm, life.device = vm, device
+    vm.start()
+    step("use after save and load", use_in_pieces)
+
+    for driver in dict.fromkeys(kind.driver for kind in kinds.values()):
+        lives[next(iter(lives))].says(AGAIN.format(driver))
+    step("ready after reset", lambda life: life.says(life.kind.ready))
+    step("use after reset", lambda life: life.kind.use(life, None))
+
+    # The guest's driver waits five seconds each, for somebody to change their mind.
+    with ThreadPoolExecutor() as pool:
+        slots = range(1, len(lives) + 1)
+        list(pool.map(lambda slot: vm.detach(slot, timeout=limit(40)), slots))
+    assert vm.devices == {}
+    step("gone", lambda life: life.says(GONE.format(life.kind.driver)))
+    assert command(vm, "echo goes on") == "goes on"

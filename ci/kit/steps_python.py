@@ -12,8 +12,8 @@ from .schedule import MachineEnded, Report, Step, StepFailed
 from .steady import steady
 from .tools import tool
 
-#: One machine of each of these runs at a time: the one that most tests are in, and those with devices
-#: to pass on.
+#: One machine of each of these runs at a time: the one that most tests are in, and those with
+#: devices to pass on.
 _LAB, _LAB_WITH_DEVICES = ("lab",), ("lab with devices",)
 #: Fetching packages and the command line: they start many programs, which is slow in the lab.
 _SAME_EVERYWHERE = ("test_kernels", "test_cli_kernel", "test_cli_run")
