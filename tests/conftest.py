@@ -73,6 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, meaning in _NEEDS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
     config.addinivalue_line("markers", "engines: runs on every engine")
+    config.addinivalue_line("markers", "interpreted: for the software CPU alone")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -88,6 +89,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if "VMLET_LAB" in os.environ and item.get_closest_marker("interpreted"):
+        pytest.skip("an interpreter needs no lab")
     for name in _NEEDS:
         if item.get_closest_marker(name) is None:
             continue

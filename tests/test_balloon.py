@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import time
 from collections.abc import Callable
@@ -138,6 +137,7 @@ def test_a_balloon_comes_goes_and_is_told_of_when_it_is_not_there(make: Make) ->
     assert vm.balloon.size == 0
 
 
+@pytest.mark.interpreted
 def test_a_saved_vm_goes_on_with_its_balloon(make: Make) -> None:
     vm = booted(make, vmlet.Balloon(reporting=False), cpu="soft-v1", engine="soft")
     inflated(vm, 32 * MIB)
@@ -186,7 +186,7 @@ def test_settings_that_cannot_be_are_refused(make: Make) -> None:
         make(kernel=guest("spin"), devices=[vmlet.Balloon(), vmlet.Balloon()])
 
 
-@pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab")
+@pytest.mark.interpreted
 def test_a_recorded_run_replays_with_its_balloon(make: Make, tmp_path: Path) -> None:
     script = f"{PREPARE}; read line; cat /proc/vmstat | md5sum; poweroff -f"
     settings = {

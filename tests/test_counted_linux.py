@@ -17,7 +17,7 @@ from conftest import initramfs, kernels, limit
 
 pytestmark = [
     pytest.mark.linux,
-    pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab"),
+    pytest.mark.interpreted,
 ]
 
 Make = Callable[..., vmlet.VM]

@@ -123,6 +123,7 @@ def test_random_bytes_come_from_the_host(make: Make) -> None:
     assert command(vm, "head -c 32 /dev/hwrng | wc -c") == "32"
 
 
+@pytest.mark.interpreted
 def test_a_saved_vm_goes_on_with_its_disk(make: Make, tmp_path: Path) -> None:
     image = blank(tmp_path / "disk.img")
     vm = booted(make, vmlet.Disk(image), cpu="soft-v1", engine="soft")
@@ -136,7 +137,7 @@ def test_a_saved_vm_goes_on_with_its_disk(make: Make, tmp_path: Path) -> None:
         assert command(again, "mkdir -p /tmp; " + COPY) == "same"
 
 
-@pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab")
+@pytest.mark.interpreted
 def test_two_counted_boots_with_a_disk_are_the_same(make: Make, tmp_path: Path) -> None:
     script = (
         "mkdir -p /tmp /m; mount -t ext4 /dev/vda /m; echo a > /m/a; cat /m/a; "

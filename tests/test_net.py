@@ -160,7 +160,7 @@ def ending(vm: vmlet.VM) -> tuple[str, int, str, bytes]:
     return event.kind, vm.instructions, vm.state_hash(), vm.console.read()
 
 
-@pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab")
+@pytest.mark.interpreted
 def test_a_counted_boot_with_a_network_is_the_same_run_after_run(make: Make) -> None:
     endings = []
     for _ in range(2):
@@ -174,7 +174,7 @@ def test_a_counted_boot_with_a_network_is_the_same_run_after_run(make: Make) -> 
     assert b"3 packets transmitted, 0 packets received" in endings[0][3]
 
 
-@pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab")
+@pytest.mark.interpreted
 def test_a_recorded_run_that_heard_from_its_network_replays(make: Make, tmp_path: Path) -> None:
     path = tmp_path / "net.rec"
     with responder() as ours:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import pytest
@@ -43,7 +42,7 @@ def test_debian_finds_the_root_ports_and_their_slots(make: Make, engine: str, ke
     assert command(vm, complaints) == ""
 
 
-@pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab")
+@pytest.mark.interpreted
 def test_the_largest_bus_is_found_beside_memory_above_4_gib(make: Make) -> None:
     vm = boot(make, engine="soft", pci_ports=30, memory="6G")
     assert command(vm, "ls /sys/bus/pci/slots | wc -l") == "30"

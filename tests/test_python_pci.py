@@ -118,6 +118,7 @@ def test_a_virtio_device_works_with_msix_under_its_stock_driver(make: Make, engi
 
 
 @pytest.mark.linux
+@pytest.mark.interpreted
 def test_chains_can_be_given_back_later_from_another_thread(make: Make) -> None:
     class Late(Dice):
         def notified(self, queue: vmlet.Queue) -> None:
@@ -132,6 +133,7 @@ def test_chains_can_be_given_back_later_from_another_thread(make: Make) -> None:
 
 
 @pytest.mark.linux
+@pytest.mark.interpreted
 def test_a_counted_boot_with_devices_of_python_is_the_same_each_time(make: Make) -> None:
     def run() -> tuple[int, str]:
         script = USES_UIO + USES_RNG + "poweroff -f\n"
@@ -146,6 +148,7 @@ def test_a_counted_boot_with_devices_of_python_is_the_same_each_time(make: Make)
 
 
 @pytest.mark.linux
+@pytest.mark.interpreted
 def test_what_a_virtio_device_raises_is_raised(make: Make) -> None:
     class Raises(Dice):
         def notified(self, queue: vmlet.Queue) -> None:

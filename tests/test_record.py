@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from guests import guest
 
 pytestmark = [
     pytest.mark.usefixtures("nothing_left"),
-    pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab"),
+    pytest.mark.interpreted,
 ]
 
 Make = Callable[..., vmlet.VM]

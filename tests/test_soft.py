@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from guests import guest
 
 pytestmark = [
     pytest.mark.usefixtures("nothing_left"),
-    pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab"),
+    pytest.mark.interpreted,
 ]
 
 MIB = 1 << 20

@@ -12,7 +12,7 @@ import pytest
 import vmlet
 from conftest import command, initramfs, kernels, limit
 
-pytestmark = pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab")
+pytestmark = pytest.mark.interpreted
 
 Make = Callable[..., vmlet.VM]
 

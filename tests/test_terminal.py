@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -95,7 +94,7 @@ def test_a_console_comes_and_goes(make: Make, engine: Engine) -> None:
             vm.terminal.write("x")
 
 
-@pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab")
+@pytest.mark.interpreted
 def test_output_that_nobody_reads_is_bounded_and_counted(make: Make) -> None:
     vm = booted(make, vmlet.VirtioConsole(), console_limit="64K")
     vm.terminal.write("yes 0123456789 | head -n 20000; echo all\n")
@@ -115,6 +114,7 @@ def test_what_the_guest_does_not_read_is_bounded(make: Make) -> None:
         vm.terminal.expect("x", timeout=0.01)
 
 
+@pytest.mark.interpreted
 def test_a_saved_vm_goes_on_with_its_console(make: Make) -> None:
     vm = booted(make, vmlet.VirtioConsole(), cpu="soft-v1", engine="soft")
     says(vm, "cd /sys; word=kept")
@@ -169,7 +169,7 @@ def test_a_vm_has_one(make: Make) -> None:
             use()
 
 
-@pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab")
+@pytest.mark.interpreted
 def test_a_recorded_run_replays_with_what_was_typed(make: Make, tmp_path: Path) -> None:
     what = settings(f"{SHELL}while [ ! -e /end ]; do sleep 1; done; poweroff -f")
     what["devices"] = [vmlet.VirtioConsole(columns=80, rows=25)]

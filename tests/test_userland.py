@@ -19,7 +19,7 @@ import pytest
 import vmlet
 from conftest import kernels, lacks, limit
 
-pytestmark = pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab")
+pytestmark = pytest.mark.interpreted
 
 HERE = Path(__file__).parent / "userland"
 JOBS = sorted(path.name for path in (HERE / "jobs").glob("[a-z]*"))

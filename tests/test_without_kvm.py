@@ -129,7 +129,7 @@ def test_a_shortage_of_descriptors_is_no_reason_for_the_software_cpu(image: Path
     assert child(SHORT, image).stdout.startswith("24 Raise the limit of open files")
 
 
-@pytest.mark.skipif("VMLET_LAB" in os.environ, reason="an interpreter needs no lab")
+@pytest.mark.interpreted
 def test_debian_boots_with_kvm_hidden(tmp_path: Path) -> None:
     needs_root()
     (tmp_path / "initrd").write_bytes(initramfs())
