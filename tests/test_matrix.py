@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -256,16 +256,6 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-@contextmanager
-def told(name: str, step: str) -> Iterator[None]:
-    """Says of what fails whose step it was."""
-    try:
-        yield
-    except BaseException as error:
-        error.add_note(f"{name}: {step}")
-        raise
-
-
 @pytest.mark.parametrize("guest", dict.fromkeys(kind.guest for kind in KINDS.values()))
 def test_devices_go_through_their_lives(
     tmp_path: Path, stack: ExitStack, engine: Engine, guest: str
@@ -280,8 +270,11 @@ def test_devices_go_through_their_lives(
 
     def step(name: str, take: Callable[[Life], object]) -> None:
         for device, life in lives.items():
-            with told(device, name):
+            try:
                 take(life)
+            except BaseException as error:
+                error.add_note(f"{device}: {name}")
+                raise
 
     def use_in_pieces(life: Life) -> None:
         life.kind.use(life, lambda: between(life.vm))
@@ -320,7 +313,7 @@ def test_devices_go_through_their_lives(
     step("use after save and load", use_in_pieces)
 
     for driver in dict.fromkeys(kind.driver for kind in kinds.values()):
-        lives[next(iter(lives))].says(AGAIN.format(driver))
+        command(vm, AGAIN.format(driver), timeout=60)
     step("ready after reset", lambda life: life.says(life.kind.ready))
     step("use after reset", lambda life: life.kind.use(life, None))
 

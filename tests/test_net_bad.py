@@ -95,9 +95,11 @@ def test_a_tap_interface_that_is_in_use_is_refused_by_name(make: Make) -> None:
 def test_without_passt_the_error_says_how_to_install_it(
     make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    # Which may have to be assembled, by a program.
+    kernel = guest("spin")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(OSError, match="passt") as caught:
-        made(make, vmlet.Net(user=True))
+        make(kernel=kernel, memory="4M", devices=[vmlet.Net(user=True)])
     assert "apt install passt" in str(getattr(caught.value, "remedy", ""))
 
 

@@ -27,8 +27,6 @@ _LEAST, _CAP = 20, 120
 # What an exit costs drifts within a second by more than Python costs: short batches, many of them.
 _EXTRA_BATCH, _EXTRA_LEAST, _EXTRA_CAP = 1000, 500, 1000
 _ALLOWANCE = 1.0  # microseconds of read-extra
-_EXTRA_SUBJECT = {"read-extra": "read-python"}
-_EXTRA_REFERENCE = {"read-extra": "read-rust"}
 _SUBJECT = {
     "posted-vcpu": "write-posted",
     "posted-python": "python-loop",
@@ -42,12 +40,13 @@ _REFERENCE = {
 
 ENGINE = "kvm"
 NEEDS = "kvm"
-PLANS = (
-    Plan("read-extra", "us", "the microsecond that it may take longer than in Rust", None),
+_EXTRA = Plan("read-extra", "us", "the microsecond that it may take longer than in Rust", None)
+_POSTED = (
     Plan("posted-vcpu", "us", "the same store to a Rust device", 1.05),
     Plan("posted-python", "us", "a store that waits for Python", 0.6),
     Plan("posted-array", "us", "a store that waits for Python", 0.1),
 )
+PLANS = (_EXTRA, *_POSTED)
 
 
 def prepare() -> None:
@@ -64,9 +63,9 @@ def run(told: Callable[[str], None]) -> list[Row]:
     side: Words = [tool("python"), "-B", _HERE / "subject" / "callback.py"]
     with Worker(side) as ours, Worker(side) as reference:
         rows = measure(
-            PLANS[:1],
-            lambda: _batch(ours, _EXTRA_BATCH, _EXTRA_SUBJECT),
-            lambda: _batch(reference, _EXTRA_BATCH, _EXTRA_REFERENCE),
+            [_EXTRA],
+            lambda: _batch(ours, _EXTRA_BATCH, {_EXTRA.row: "read-python"}),
+            lambda: _batch(reference, _EXTRA_BATCH, {_EXTRA.row: "read-rust"}),
             least=_EXTRA_LEAST,
             cap=_EXTRA_CAP,
             told=told,
@@ -81,7 +80,7 @@ def _posted(ours: Worker, reference: Worker, told: Callable[[str], None]) -> lis
     _batch(ours, _PIECE, _SUBJECT)  # numpy is imported once
     told(f"batches of {size} accesses, at least {_LEAST} rounds")
     return measure(
-        PLANS[1:],
+        _POSTED,
         lambda: _batch(ours, size, _SUBJECT),
         lambda: _batch(reference, size, _REFERENCE),
         least=_LEAST,

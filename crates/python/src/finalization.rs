@@ -72,15 +72,11 @@ pub(crate) fn attach<T>(work: impl FnOnce(Python<'_>) -> T) -> T {
 /// something else attaches: `work` drops none but where it fails.
 pub(crate) fn attach_for_access<T>(work: impl FnOnce(Python<'_>) -> T) -> T {
     let passage = Passage::enter();
-    match thread_state::attach() {
-        Some(attached) => {
-            drop(passage);
-            work(attached.python())
-        }
-        None => {
-            drop(passage);
-            attach(work)
-        }
+    let attached = thread_state::attach();
+    drop(passage);
+    match attached {
+        Some(attached) => work(attached.python()),
+        None => attach(work),
     }
 }
 
