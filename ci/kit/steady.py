@@ -41,8 +41,8 @@ def steady(run_tests: RunTests, log: Path, report: Report, name: Callable[[Failu
 
 
 def _started_again(run_tests: RunTests, log: Path, report: Report, chosen: Words) -> None:
-    """Again where the emulated machine stood still or ended, as it does once in some twenty runs,
-    also before anything of ours runs in it."""
+    """Again where the emulated machine stood still or ended, as it can before anything of ours
+    runs in it."""
     for number in range(1, _MORE_MACHINES + 1):
         try:
             return run_tests(log, chosen)

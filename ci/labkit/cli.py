@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add("--add", action="append", default=[], type=Path, metavar="FILE",
         help="a file the command needs, where L1 does not see the host's")  # fmt: skip
     add("--cpu", choices=sorted(models.MODELS), help="the processor of L1, flavour intel only")
-    add("--smp", type=int, metavar="N", help="processors of L1 (amd: 2, intel: 1)")
+    add("--smp", type=int, metavar="N", help="processors of L1 (amd and cards: 2, others: 1)")
     add("--mem", type=int, metavar="MIB", help="memory of L1 (amd: 2560, intel: 2400)")
     add("--cwd", type=Path, default=REPOSITORY, help="working folder (the repository)")
     add("--venv", type=Path, default=REPOSITORY / "target" / "venv",

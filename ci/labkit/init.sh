@@ -26,11 +26,6 @@ mkdir -p /run
 share run /run rw
 take_settings
 
-# On the first processor runs nothing, but the kernel's own timers and RCU callbacks are there too. Once
-# in some ten runs with devices its timer interrupt does not come, and all that waits for RCU waits for
-# ever; to be woken sets its timer again.
-while sleep 1; do taskset 1 true; done &
-
 share host /host ro
 open_root
 [ -d "/root$LAB_OUT" ] || mkdir -p "/root$LAB_OUT"

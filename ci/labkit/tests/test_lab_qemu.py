@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit.flavour import AMD, AMDVI, VTD
+from labkit.flavour import AMD, AMDVI, IOMMUFD, NVME, VIOMMU, VTD
 from labkit.machine import Config, reported_status, split_backends
 from labkit.runner import _placed, with_backends
 
@@ -59,6 +59,19 @@ def test_devices_of_the_flavour_fit_the_root_ports() -> None:
 def test_a_machine_without_root_ports_has_its_devices_on_the_root_bus() -> None:
     assert AMDVI.root_ports == 0
     assert _placed(AMDVI.plugged, AMDVI.root_ports) == list(AMDVI.plugged)
+
+
+def test_among_several_processors_the_first_has_nothing_to_run() -> None:
+    shape = " ".join(config().shape())
+    assert "-smp 3 " in shape
+    assert "isolcpus=0 irqaffinity=1-2" in shape
+
+
+def test_a_machine_with_devices_to_pass_on_has_one_processor_that_runs_all() -> None:
+    for flavour in (VTD, IOMMUFD, VIOMMU, NVME, AMDVI):
+        shape = " ".join(replace(config(), flavour=flavour, cpus=flavour.cpus).shape())
+        assert "-smp 1 " in shape
+        assert "isolcpus" not in shape
 
 
 @pytest.mark.parametrize("status", [0, 1, 7, 63])
