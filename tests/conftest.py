@@ -242,7 +242,7 @@ def command(
     vm.console.expect("begin-2\r\n", timeout=limit(timeout))
     if meanwhile is not None:
         meanwhile()
-    said = vm.console.expect(re.compile(rb"(.*?)end-2\r\n", re.DOTALL), timeout=limit(timeout))
+    said = vm.console.expect(re.compile(rb"\A(.*?)end-2\r\n", re.DOTALL), timeout=limit(timeout))
     return said[1].decode().replace("\r", "").strip()
 
 

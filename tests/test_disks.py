@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,19 @@ pytestmark = pytest.mark.linux
 Make = Callable[..., vmlet.VM]
 
 KERNEL = "linux-6.12-cloud"
-#: Writes 8 MiB of random bytes and compares what the disk gives back with them.
-COPY = (
-    "dd if=/dev/urandom of=/tmp/a bs=1M count=8 2>/dev/null; "
-    "dd if=/tmp/a of=/dev/vda bs=1M oflag=direct conv=fsync 2>/dev/null; "
-    "echo 3 > /proc/sys/vm/drop_caches; "
-    "dd if=/dev/vda of=/tmp/b bs=64k count=128 iflag=direct 2>/dev/null; "
-    "cmp /tmp/a /tmp/b && echo same"
-)
+#: How a disk can be opened, for which the guest sees no difference.
+OPENED: tuple[dict[str, Any], ...] = ({}, {"direct": True}, {"overlay": True}, {"queues": 4})
+
+
+def copy(disk: str = "/dev/vda") -> str:
+    """Writes 8 MiB of random bytes and compares what the disk gives back with them."""
+    return (
+        "mkdir -p /tmp; dd if=/dev/urandom of=/tmp/a bs=1M count=8 2>/dev/null; "
+        f"dd if=/tmp/a of={disk} bs=1M oflag=direct conv=fsync 2>/dev/null; "
+        "echo 3 > /proc/sys/vm/drop_caches; "
+        f"dd if={disk} of=/tmp/b bs=64k count=128 iflag=direct 2>/dev/null; "
+        "cmp /tmp/a /tmp/b && echo same"
+    )
 
 
 def quiet() -> str:
@@ -44,18 +49,35 @@ def booted(make: Make, *devices: vmlet.devices.Model, **settings: Any) -> vmlet.
     return vm
 
 
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[vmlet.VM, Path]]:
+    """A shell that sees disks of three kinds and random bytes, and the folder of their images."""
+    folder = tmp_path_factory.mktemp("several")
+    (folder / "full").write_bytes(b"x" * (16 << 20))
+    devices = (
+        vmlet.Disk(blank(folder / "small", 1 << 20), serial="number 7"),
+        vmlet.Disk(blank(folder / "fixed"), readonly=True),
+        vmlet.Disk(folder / "full"),
+        vmlet.Rng(),
+    )
+    modules = ("virtio_pci", "virtio_blk", "virtio_rng")
+    files = initramfs(modules=modules, kernel=KERNEL)
+    vm = booted(vmlet.VM, *devices, initramfs=files, engine=default_engine())
+    yield vm, folder
+    vm.close()
+
+
 @pytest.mark.engines
-@pytest.mark.parametrize(
-    "options", [{}, {"direct": True}, {"overlay": True}, {"queues": 4}], ids=str
-)
-def test_what_is_written_is_read(
-    make: Make, tmp_path: Path, options: dict[str, Any], engine: Engine
+def test_what_is_written_is_read_however_the_disk_is_opened(
+    make: Make, tmp_path: Path, engine: Engine
 ) -> None:
-    image = blank(tmp_path / "disk.img")
-    vm = booted(make, vmlet.Disk(image, **options))
-    assert command(vm, "mkdir -p /tmp; " + COPY) == "same"
-    written = any(image.read_bytes())
-    assert written is not options.get("overlay", False)
+    images = [blank(tmp_path / str(number)) for number in range(len(OPENED))]
+    disks = [vmlet.Disk(image, **options) for image, options in zip(images, OPENED, strict=True)]
+    vm = booted(make, *disks)
+    for letter, image, options in zip("abcd", images, OPENED, strict=True):
+        assert command(vm, copy(f"/dev/vd{letter}")) == "same", options
+        written = bool(image.read_bytes().strip(b"\0"))
+        assert written is not options.get("overlay", False)
 
 
 @pytest.mark.engines
@@ -74,25 +96,24 @@ def test_a_pause_in_the_middle_of_writing_loses_nothing(
     make: Make, tmp_path: Path, engine: Engine
 ) -> None:
     vm = booted(make, vmlet.Disk(blank(tmp_path / "disk.img")))
-    vm.console.write(f"mkdir -p /tmp; {COPY}-after-all\n".replace("echo same", "echo sa''me"))
+    vm.console.write(f"{copy()}-after-all\n".replace("echo same", "echo sa''me"))
     for _ in range(20):
         vm.pause()
         vm.resume()
     vm.console.expect("same-after-all", timeout=limit(60))
 
 
-def test_a_disk_has_its_serial_number_and_size(make: Make, tmp_path: Path) -> None:
-    vm = booted(make, vmlet.Disk(blank(tmp_path / "a", 1 << 20), serial="number 7"))
+def test_a_disk_has_its_serial_number_and_size(several: tuple[vmlet.VM, Path]) -> None:
+    vm, _ = several
     assert (
         command(vm, "cat /sys/block/vda/serial; echo; cat /sys/block/vda/size") == "number 7\n2048"
     )
 
 
-def test_a_read_only_disk_refuses_writes(make: Make, tmp_path: Path) -> None:
-    image = blank(tmp_path / "disk.img")
-    vm = booted(make, vmlet.Disk(image, readonly=True))
-    assert command(vm, "cat /sys/block/vda/ro") == "1"
-    assert "not permitted" in command(vm, "dd if=/proc/version of=/dev/vda 2>&1")
+def test_a_read_only_disk_refuses_writes(several: tuple[vmlet.VM, Path]) -> None:
+    vm, _ = several
+    assert command(vm, "cat /sys/block/vdb/ro") == "1"
+    assert "not permitted" in command(vm, "dd if=/proc/version of=/dev/vdb 2>&1")
 
 
 def test_several_vms_share_an_image_that_none_of_them_writes(make: Make, tmp_path: Path) -> None:
@@ -106,19 +127,15 @@ def test_several_vms_share_an_image_that_none_of_them_writes(make: Make, tmp_pat
         make(kernel=kernels()[KERNEL], devices=[vmlet.Disk(image)])
 
 
-def test_discarded_blocks_give_their_room_back(make: Make, tmp_path: Path) -> None:
-    image = tmp_path / "disk.img"
-    image.write_bytes(b"x" * (16 << 20))
-    vm = booted(make, vmlet.Disk(image))
-    before = image.stat().st_blocks
-    assert command(vm, "blkdiscard /dev/vda && echo gone") == "gone"
-    assert image.stat().st_blocks < before / 4
+def test_discarded_blocks_give_their_room_back(several: tuple[vmlet.VM, Path]) -> None:
+    vm, folder = several
+    before = (folder / "full").stat().st_blocks
+    assert command(vm, "blkdiscard /dev/vdc && echo gone") == "gone"
+    assert (folder / "full").stat().st_blocks < before / 4
 
 
-def test_random_bytes_come_from_the_host(make: Make) -> None:
-    modules = ("virtio_pci", "virtio_rng")
-    files = initramfs(modules=modules, kernel=KERNEL)
-    vm = booted(make, vmlet.Rng(), initramfs=files)
+def test_random_bytes_come_from_the_host(several: tuple[vmlet.VM, Path]) -> None:
+    vm, _ = several
     assert command(vm, "cat /sys/class/misc/hw_random/rng_current") == "virtio_rng.0"
     assert command(vm, "head -c 32 /dev/hwrng | wc -c") == "32"
 
@@ -134,14 +151,14 @@ def test_a_saved_vm_goes_on_with_its_disk(make: Make, tmp_path: Path) -> None:
     with vmlet.VM._restore(saved, engine="soft", devices=[vmlet.Disk(image)]) as again:
         again.start()
         assert command(again, "head -n 1 /dev/vda") == "before"
-        assert command(again, "mkdir -p /tmp; " + COPY) == "same"
+        assert command(again, copy()) == "same"
 
 
 @pytest.mark.interpreted
 def test_two_counted_boots_with_a_disk_are_the_same(make: Make, tmp_path: Path) -> None:
     script = (
-        "mkdir -p /tmp /m; mount -t ext4 /dev/vda /m; echo a > /m/a; cat /m/a; "
-        f"umount /m; {COPY}; head -c 8 /dev/hwrng | od -t x1; cat /proc/interrupts; poweroff -f"
+        "mkdir -p /m; mount -t ext4 /dev/vda /m; echo a > /m/a; cat /m/a; "
+        f"umount /m; {copy()}; head -c 8 /dev/hwrng | od -t x1; cat /proc/interrupts; poweroff -f"
     )
     (tmp_path / "files").mkdir()
     image = ext4(tmp_path / "disk.img", tmp_path / "files")

@@ -24,7 +24,8 @@ import networks
 import vmlet
 from conftest import Engine, command, initramfs, kernels, limit, short
 from disks import blank, qcow2
-from test_vsock import echo, program
+from guests import program
+from test_vsock import echo
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from pci_device import Capitals
@@ -111,7 +112,7 @@ def streams(life: Life, between: Between | None) -> None:
 
 
 def vsock_program() -> bytes:
-    return vmlet.build_initramfs(files={"bin/vsock": program()})
+    return vmlet.build_initramfs(files={"bin/vsock": program("vsock")})
 
 
 def rolls(life: Life, between: Between | None) -> None:

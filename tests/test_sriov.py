@@ -142,6 +142,22 @@ def test_an_open_one_is_not_taken_away(card: host.PciDevice) -> None:
     card.remove_vfs()
 
 
+def test_an_error_in_a_block_is_not_lost_where_one_is_still_open(card: host.PciDevice) -> None:
+    opened = []
+
+    def ended_by_its_own() -> None:
+        with card.vfs(1) as (vf,):
+            opened.append(vf.open())
+            raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine") as caught:
+        ended_by_its_own()
+    (note,) = caught.value.__notes__
+    assert "is in use" in note
+    opened[0].close()
+    card.remove_vfs()
+
+
 def test_what_cannot_be_is_refused(card: host.PciDevice) -> None:
     for count in (0, 8):
         with pytest.raises(vmlet.ConfigError, match=f"up to 7 virtual functions, not {count}"):

@@ -51,7 +51,7 @@ def booted(make: Make, *devices: vmlet.devices.Model, **more: Any) -> vmlet.VM:
 def says(vm: vmlet.VM, line: str) -> str:
     """What the shell on the virtio console prints for ``line``."""
     vm.terminal.write(f"{line}; echo said\n")
-    found = vm.terminal.expect(re.compile(rb"(.*?)said\r\n", re.DOTALL), timeout=limit(30))
+    found = vm.terminal.expect(re.compile(rb"\A(.*?)said\r\n", re.DOTALL), timeout=limit(30))
     return found[1].decode().replace("\r", "").strip()
 
 
@@ -70,7 +70,9 @@ def test_a_shell_reads_writes_and_knows_its_window(make: Make, engine: Engine) -
         vm.pause()
         vm.resume()
     digest = hashlib.md5(text, usedforsecurity=False).hexdigest()
-    found = vm.terminal.expect(re.compile(b"(.*)" + digest.encode(), re.DOTALL), timeout=limit(60))
+    found = vm.terminal.expect(
+        re.compile(rb"\A(.*)" + digest.encode(), re.DOTALL), timeout=limit(60)
+    )
     assert found[1].replace(b"\r", b"") == text
     vm.terminal.write("seq 3\n")
     lines = vm.terminal.lines(timeout=limit(20))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import random
 import re
 import selectors
 import socket
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import pytest
 import vmlet
 import vmlet.aio
 from conftest import Engine, Holdings, initramfs, kernels, limit
+from guests import program
 from vmlet.aio_sockets import Sockets
 
 pytestmark = pytest.mark.linux
@@ -31,20 +31,10 @@ LENGTH = 10 << 20
 
 
 @functools.cache
-def program() -> bytes:
-    """`guests/vsock.c` for a guest."""
-    source = Path(__file__).parent / "guests" / "vsock.c"
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "vsock"
-        subprocess.run(["gcc", "-O2", "-static", "-pthread", "-o", out, source], check=True)
-        return out.read_bytes()
-
-
-@functools.cache
 def root() -> bytes:
     """A shell with the program."""
     shell = initramfs(modules=MODULES, kernel=KERNEL)
-    return shell + vmlet.build_initramfs(files={"bin/vsock": program()})
+    return shell + vmlet.build_initramfs(files={"bin/vsock": program("vsock")})
 
 
 def booted(make: Make, device: vmlet.Vsock | None = None) -> vmlet.VM:
@@ -68,11 +58,6 @@ def echo(stream: socket.socket) -> None:
             stream.sendall(piece)
 
 
-def pattern(length: int) -> bytes:
-    """Bytes that differ from their neighbours."""
-    return b"".join((n * 2654435761 & 0xFFFFFFFF).to_bytes(4, "big") for n in range(length // 4))
-
-
 @pytest.mark.engines
 def test_a_guest_talks_to_this_process_and_closes_one_half_first(
     make: Make, engine: Engine
@@ -92,7 +77,7 @@ def test_this_process_talks_to_a_guest_while_the_vm_pauses_and_resumes(
 ) -> None:
     vm = booted(make)
     echoing(vm)
-    sent, got = pattern(LENGTH), bytearray()
+    sent, got = random.Random(7).randbytes(LENGTH), bytearray()
     with vm.vsock.connect(7, timeout=limit(10)) as stream:
 
         def send() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from vmlet import _core
-from vmlet.errors import ConfigError, StateError
+from vmlet.errors import ConfigError, Error, StateError
 from vmlet.inventory import PciDevice, pci_devices
 
 TYPE_CHECKING = False
@@ -78,8 +78,16 @@ class BorrowedVfs:
         self._process = os.getpid()
         return found
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         # A forked child leaves the block too; they are its parent's.
-        if self._process == os.getpid():
+        if self._process != os.getpid():
+            return
+        try:
             remove(self._address)
+        except Error as failed:
+            if error is None:
+                raise
+            # What ended the block may be why somebody still has one open, and is told first.
+            error.add_note(f"The virtual functions of {self._address} stay: {failed}")
+        else:
             self._process = None

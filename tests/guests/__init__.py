@@ -2,7 +2,7 @@
 
 A guest is 32-bit code in GNU assembler syntax, started by PVH: flat protected mode without paging,
 loaded at 1 MiB. `macros.inc` has the ports it talks to. It is assembled once and kept below
-``target/guests``, so that a lab without an assembler finds it there.
+``target/guests``, so that a lab without an assembler finds it there, as programs for Linux are.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import struct
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 _HERE = Path(__file__).parent
@@ -36,19 +37,27 @@ ECHOES = """
 
 def guest(code: str) -> bytes:
     """A PVH image that runs ``code``."""
-    source = (_HERE / "macros.inc").read_text() + code + "\n"
+    return elf(_made((_HERE / "macros.inc").read_text() + code + "\n", assemble))
+
+
+def program(name: str) -> bytes:
+    """The program of ``name.c`` beside this file, for a guest's Linux."""
+    return _made((_HERE / f"{name}.c").read_text(), compiled)
+
+
+def _made(source: str, make: Callable[[str], bytes]) -> bytes:
     kept = _KEPT / hashlib.sha256(source.encode()).hexdigest()[:24]
     if kept.exists():
-        return elf(kept.read_bytes())
-    blob = assemble(source)
+        return kept.read_bytes()
+    made = make(source)
     try:
         _KEPT.mkdir(parents=True, exist_ok=True)
         partial = kept.with_suffix(f".{os.getpid()}")
-        partial.write_bytes(blob)
+        partial.write_bytes(made)
         partial.rename(kept)
     except OSError:
-        pass  # A read-only tree: the blob is made again next time.
-    return elf(blob)
+        pass  # A read-only tree: it is made again next time.
+    return made
 
 
 def assemble(source: str) -> bytes:
@@ -59,6 +68,15 @@ def assemble(source: str) -> bytes:
         subprocess.run(["as", "--32", "-o", code, text], check=True)
         subprocess.run(["objcopy", "-O", "binary", "-j", ".text", code, blob], check=True)
         return blob.read_bytes()
+
+
+def compiled(source: str) -> bytes:
+    """A static program of ``source`` in C."""
+    with tempfile.TemporaryDirectory() as directory:
+        text, out = Path(directory) / "p.c", Path(directory) / "p"
+        text.write_text(source)
+        subprocess.run(["gcc", "-O2", "-static", "-pthread", "-o", out, text], check=True)
+        return out.read_bytes()
 
 
 def elf(code: bytes, entry: int = _LOAD, load: int = _LOAD) -> bytes:
