@@ -250,6 +250,13 @@ mod tests {
         assert!(layout.check("a device").is_ok());
     }
 
+    /// PCIe 6.0, section 2.3.2: so answers a device that is gone.
+    #[test]
+    fn what_answers_all_ones_has_no_registers_and_no_vectors() {
+        let Shape { layout, own } = shape(&[0xff; 256], &regions(), true, true);
+        assert!(layout.bars.is_empty() && layout.msix.is_none() && !layout.msi && own.is_empty());
+    }
+
     #[test]
     fn any_bytes_have_a_shape() {
         let mut state = 7u32;
