@@ -61,7 +61,7 @@ _KERNEL_CMDLINE = (
 # anew while another processor still looks one up by its old number, so that a write goes to a
 # neighbour (QEMU 10.0.2): an end of interrupt that the chipset got instead of the local APIC blocks
 # that processor for good.
-_WITH_DEVICES = 1
+_CPUS_WITH_DEVICES = 1
 # All 32 bits of an address: interrupt messages are writes beyond the 28 it does otherwise.
 _EDU = "edu,dma_mask=0xffffffff"
 _CARD = "igb,netdev=card0"
@@ -99,7 +99,7 @@ AMD = QemuFlavour(
 VTD = replace(
     AMD,
     name="vtd",
-    cpus=_WITH_DEVICES,
+    cpus=_CPUS_WITH_DEVICES,
     summary="VT-d, and devices to pass on: edu, cards with SR-IOV, with ATS, with three functions",
     provides=(
         *("kvm", "kvm-linux", "linux", "vfio", "vtd"),
@@ -126,7 +126,7 @@ VTD = replace(
 NVME = replace(
     AMD,
     name="nvme",
-    cpus=_WITH_DEVICES,
+    cpus=_CPUS_WITH_DEVICES,
     summary="VT-d, and an NVMe controller with SR-IOV to pass on",
     provides=("kvm", "kvm-linux", "linux", "vfio", "vtd", "nvme"),
     qemu=(*AMD.qemu, "-device", "nvme-subsys,id=subsystem"),
@@ -180,7 +180,7 @@ _UNSAFE = tuple(
 VIOMMU = replace(
     AMD,
     name="viommu",
-    cpus=_WITH_DEVICES,
+    cpus=_CPUS_WITH_DEVICES,
     summary="virtio-iommu, unsafe interrupts allowed; edu and a card with SR-IOV to pass on",
     provides=(
         *("kvm", "kvm-linux", "linux", "vfio", "edu", "sriov", "viommu"),
@@ -202,7 +202,7 @@ AMDVI = replace(
     summary="AMD-Vi with interrupt remapping, in an older emulator; edu to pass on",
     provides=("kvm", "kvm-linux", "linux", "svm", "npt", "vfio", "edu", "amdvi"),
     time_factor=20,
-    cpus=_WITH_DEVICES,
+    cpus=_CPUS_WITH_DEVICES,
     qemu=(
         # This emulator runs on with code that another processor has just changed, as the kernel
         # does when KVM starts: its processors take turns.

@@ -32,16 +32,16 @@ class Config:
 
     def shape(self) -> tuple[str, ...]:
         """The arguments that the saved state depends on, without machine paths."""
-        processors = ["-smp", str(self.cpus)]
-        cmdline = self.flavour.kernel_cmdline
+        count, cmdline = self.cpus, self.flavour.kernel_cmdline
         if self.cpus > 1:
             # The emulator's own flags of its first processor, among them whether a guest of L1 runs
             # and whether its pages are nested, are written without a lock whenever any processor
             # loads FPU state (`cpu_clear_ignne` of QEMU 10.0.2): guests that run there end by
             # triple faults and their hosts stand still. So nothing runs there.
-            processors = ["-smp", str(self.cpus + 1)]
+            count += 1
             cmdline += f" isolcpus=0 irqaffinity=1-{self.cpus}"
-        arguments = [*self.flavour.qemu, *processors, "-m", str(self.memory), "-append", cmdline]
+        arguments = [*self.flavour.qemu, "-smp", str(count), "-m", str(self.memory)]
+        arguments += ["-append", cmdline]
         for number in range(self.flavour.root_ports):
             arguments += ["-device", f"pcie-root-port,id=rp{number},chassis={number + 1}"]
         return (*arguments, *split_backends(self.extra)[0])

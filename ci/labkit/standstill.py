@@ -13,7 +13,6 @@ from .qmp import Qmp
 # Requests to L1's kernel (Linux, admin-guide/sysrq): all messages reach the console, then its
 # timers, stacks of all tasks, of those that wait without an end, of the processors that are busy.
 _REQUESTS = "9qtwl"
-_PROCESSORS = 4  # whose interrupt controllers are asked for
 _QUIET = 2.0  # seconds without more on the console after which an answer is complete
 _ANSWER = 30.0  # seconds for one answer at most
 _MONITOR = 10.0  # seconds for the emulator itself to answer
@@ -37,8 +36,9 @@ def stacks(machine: Emulated) -> str:
         monitor = machine.monitor()
         monitor.limit(_MONITOR)
         for _ in range(2):
-            told.append(monitor.ask("info registers -a"))
-            told += [monitor.ask(f"info lapic {number}") for number in range(_PROCESSORS)]
+            registers = monitor.ask("info registers -a")
+            processors = range(registers.count("CPU#"))
+            told += [registers, *(monitor.ask(f"info lapic {number}") for number in processors)]
             time.sleep(_BETWEEN)
         for request in _REQUESTS:
             monitor.execute("chardev-send-break", id="console")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit.flavour import AMD, AMDVI, IOMMUFD, NVME, VIOMMU, VTD
+from labkit.flavour import AMD, AMDVI, CARDS, IOMMUFD, NVME, VIOMMU, VTD
 from labkit.machine import Config, reported_status, split_backends
 from labkit.runner import _placed, with_backends
 
@@ -36,8 +36,13 @@ def test_the_shape_names_no_path_of_this_host() -> None:
 
 
 def test_a_flavour_that_only_plugs_devices_in_shares_the_saved_state() -> None:
-    saved = replace(config(), flavour=VTD)
-    assert (saved.shape(), VTD.state, saved.extra) == (config().shape(), AMD.state, ())
+    saved = replace(config(), flavour=CARDS, cpus=CARDS.cpus)
+    assert (saved.shape(), CARDS.state, saved.extra) == (config().shape(), AMD.state, ())
+
+
+def test_what_its_devices_need_and_what_is_traced_leave_the_shape_as_it_is() -> None:
+    saved = replace(config(), flavour=VTD, cpus=VTD.cpus)
+    assert (VTD.state, saved.extra) == (AMD.state, ())
     running = with_backends(saved, Path("/out"))
     assert running.shape() == saved.shape()
     trace = ("-trace", "vtd_inv_desc", "-D", "/out/emulator.log")

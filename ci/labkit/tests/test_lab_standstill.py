@@ -30,8 +30,8 @@ class Emulator:
                 if request["execute"] == "chardev-send-break":
                     self.breaks += 1
                     threading.Thread(target=self._answer, daemon=True).start()
-                answer = {"return": request["arguments"].get("command-line", "")}
-                file.write(json.dumps(answer).encode() + b"\n")
+                asked = request["arguments"].get("command-line", "")
+                file.write(json.dumps({"return": f"CPU#0: {asked}"}).encode() + b"\n")
 
     def _answer(self) -> None:
         key = self._serial.recv(1)
