@@ -59,6 +59,21 @@ def test_a_saved_guest_goes_on_from_where_it_was(make: Make, engine: Engine) -> 
         vm.console.expect("y", timeout=limit(10))
 
 
+@pytest.mark.engines
+def test_the_guests_clock_goes_on_from_what_it_was(make: Make, engine: Engine) -> None:
+    vm = make(kernel=guest("spin"), memory="4M")
+    vm.start()
+    vm.pause()
+    saved = vm._save()
+    head, _ = _head(saved)
+    assert 0 < head["clock"] < 10**12
+    # Hours later than what a VM begins with.
+    with vmlet.VM._restore(_with_head(saved, head | {"clock": 10**13}), engine=engine) as again:
+        again.start()
+        again.pause()
+        assert 10**13 < _head(again._save())[0]["clock"] < 10**13 + 10**12
+
+
 def test_a_state_the_software_cpu_lacks_is_refused_with_its_features_by_name(make: Make) -> None:
     saved = _paused(make)
     head, _ = _head(saved)

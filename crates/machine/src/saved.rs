@@ -66,6 +66,9 @@ pub(crate) struct Head {
     pub(crate) debug_port: bool,
     #[serde(default)]
     pub(crate) pci_ports: u8,
+    /// What the guest's clock says, in nanoseconds.
+    #[serde(default)]
+    pub(crate) clock: u64,
     pub(crate) vcpus: Vec<VcpuState>,
     pub(crate) ports: Vec<(u64, SavedState)>,
     pub(crate) mmio: Vec<(u64, SavedState)>,
@@ -216,6 +219,7 @@ mod tests {
             cmdline: "quiet".to_owned(),
             debug_port: false,
             pci_ports: 2,
+            clock: 5,
             vcpus: vec![VcpuState::default()],
             ports: vec![(0x70, SavedState::new("rtc", 1, &7u8))],
             mmio: Vec::new(),

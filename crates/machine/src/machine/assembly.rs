@@ -34,6 +34,9 @@ pub(super) struct Contents<'a> {
     pub(super) soon: Vec<Range<u64>>,
     /// Makes its vCPUs.
     pub(super) make: VcpuMaker,
+    /// What the guest's clock says, in nanoseconds. One that is behind what the guest has seen stands
+    /// still for it until that is reached.
+    pub(super) clock: u64,
     /// What the vCPUs go on from; none: from where they were made.
     pub(super) states: &'a [VcpuState],
 }
@@ -74,6 +77,7 @@ impl Machine {
             load: &|| launch::load(config, &image, &*engine),
             soon: launch::soon(config, &image),
             make,
+            clock: 0,
             states: &[],
         };
         Machine::assemble(config, devices, Arc::clone(&engine), contents, spawn)
@@ -103,6 +107,10 @@ impl Machine {
         let board = Board::new(Arc::clone(&vm), config.memory, feed(), debug, pci)
             .map_err(|error| MachineError::Board(error.to_string()))?;
         let mut vcpus = making.vcpus()?;
+        if contents.clock > 0 {
+            // Before the timers of local APICs, some of which are relative to it.
+            vm.set_clock(contents.clock)?;
+        }
         // All are there when the first local APIC is restored, as interrupts may be on their way; and
         // so is memory, which KVM's own registers (its end of interrupt, its clock) point into.
         for (vcpu, state) in vcpus.iter_mut().zip(contents.states) {

@@ -8,7 +8,8 @@
 //! Devices in PCI slots are made by who restores, and attached: each takes its state then, and the
 //! machine does not go on before all are there.
 //!
-//! Not saved: console output that nobody has read, events, what the host's clock says.
+//! The guest's clock stands still meanwhile. Not saved: console output that nobody has read, events,
+//! what the host's clock says.
 
 use vmlet_memory::{AddressSpace, Gpa};
 use vmlet_vcpu::{
@@ -48,6 +49,7 @@ impl Machine {
             cmdline: self.cmdline.clone(),
             debug_port: self.debug_port,
             pci_ports: self.pci_ports,
+            clock: parts.vm.clock()?,
             vcpus,
             ports: dispatch.ports.save(),
             mmio: dispatch.mmio.save(),
@@ -112,6 +114,7 @@ impl Machine {
                 let make = |(id, cpuid)| vm.create_vcpu(id, cpuid);
                 Ok((0..).zip(&tables).map(make).collect::<Result<_, _>>()?)
             }),
+            clock: saved.head.clock,
             states: &saved.head.vcpus,
         };
         let machine = Machine::assemble(&config, devices, engine, contents, spawn)?;
