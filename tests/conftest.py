@@ -35,6 +35,8 @@ import pytest
 import vmlet
 
 Engine = Literal["auto", "kvm", "soft"]
+#: What the fixture of that name gives.
+Shared = Callable[[Engine, Callable[[], vmlet.VM]], vmlet.VM]
 
 #: What kernels of guests leave out on a slow host, beside the default command line.
 _GUEST_CMDLINE = os.environ.get("VMLET_GUEST_CMDLINE", "")
@@ -267,6 +269,22 @@ def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., vmlet.VM]]:
 
     yield make
     for vm in made:
+        vm.close()
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Shared]:
+    """A VM for each engine that tests of a module share: made by the first that asks for it, closed
+    at the end."""
+    made: dict[Engine, vmlet.VM] = {}
+
+    def find(engine: Engine, make: Callable[[], vmlet.VM]) -> vmlet.VM:
+        if engine not in made:
+            made[engine] = make()
+        return made[engine]
+
+    yield find
+    for vm in made.values():
         vm.close()
 
 

@@ -13,7 +13,8 @@ import pytest
 
 import vmlet
 from conftest import Engine, command, kernels, lacks, limit, short
-from disks import ext4, with_disks
+from disks import with_disks
+from guests import roots
 
 pytestmark = pytest.mark.linux
 
@@ -22,7 +23,6 @@ Make = Callable[..., vmlet.VM]
 KERNEL = "linux-6.12-cloud"
 MIB = 1 << 20
 SIZE = 64 * MIB
-BLOCK = 4096
 #: Leaves the initramfs for the root that is on the disk.
 SWITCH = """
 mkdir -p /root
@@ -45,7 +45,9 @@ def image(tmp_path: Path) -> Path:
     root = kernels().get("storage")
     if root is None:
         lacks("storage", "no Debian root with fio here: run ci/kernels first")
-    return ext4(tmp_path / "root.img", Path(root), "512M")
+    image = tmp_path / "root.img"
+    roots.copy(Path(root), image)
+    return image
 
 
 def booted(make: Make, engine: Engine, image: Path) -> vmlet.VM:
@@ -104,11 +106,11 @@ def test_what_fio_writes_on_an_ext4_root_is_what_it_reads_across_pauses(
     extents = command(vm, "filefrag -e /data")
     found = re.search(r"^ +0: +0\.\. +\d+: +(\d+)\.\.", extents, re.MULTILINE)
     assert found, extents
-    flip(image, int(found[1]) * BLOCK + 100)
+    flip(image, int(found[1]) * roots.BLOCK + 100)
     job, status = fio(vm, "--verify_only")
     assert status != 0
     assert job["error"] == 84
-    flip(image, int(found[1]) * BLOCK + 100)
+    flip(image, int(found[1]) * roots.BLOCK + 100)
     job, status = fio(vm, "--verify_only", lambda: pauses(vm, 0.1))
     assert (status, job["error"], job["read"]["io_bytes"]) == (0, 0, SIZE)
 

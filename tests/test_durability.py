@@ -8,6 +8,7 @@ mark in the log. Then the log is replayed to every point where the device promis
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import re
@@ -44,6 +45,7 @@ echo "all written"
 """
 
 
+@functools.cache
 def content(record: int) -> bytes:
     line = f"record-{record:09}\n".encode()
     return (line * (BLOCK // len(line) + 1))[:BLOCK]

@@ -13,7 +13,7 @@ import pytest
 import networks
 import vmlet
 import vmlet.aio
-from conftest import Engine, initramfs, kernels, limit
+from conftest import Engine, initramfs, kernels, limit, short
 from disks import blank, command, with_disks
 from vmlet.plugged import PluggedDevice
 
@@ -26,7 +26,7 @@ DISKS = "for i in $(seq 100); do [ $(ls /sys/block | grep -c ^vd) = {} ] && brea
 
 
 def booted(make: Make, **settings: object) -> vmlet.VM:
-    cmdline = f"{vmlet.default_cmdline('soft')} quiet loglevel=1"
+    cmdline = short(f"{vmlet.default_cmdline('soft')} quiet loglevel=1")
     settings = {"initramfs": with_disks(KERNEL), **settings}
     vm = make(kernel=kernels()[KERNEL], cmdline=cmdline, **settings)
     vm.start()
@@ -66,17 +66,21 @@ def test_a_disk_comes_is_used_goes_and_comes_again_across_pauses(
     vm = booted(make, pci_ports=2)
     image = blank(tmp_path / "disk.img")
     assert (vm.devices, disks(vm, 0)) == ({}, "")
-    for text in ("first", "second"):
+
+    def come(text: str) -> None:
         port = vm.attach(vmlet.Disk(image))
         found = disks(vm, 1, lambda: pauses(vm))
         assert (port, vm.devices, found) == (1, {1: "virtio-blk"}, "vda")
         write = (
-            f"yes {text} | dd of=/dev/vda bs=4k count=512 iflag=fullblock conv=fsync 2>/dev/null"
+            f"yes {text} | dd of=/dev/vda bs=4k count=256 iflag=fullblock conv=fsync 2>/dev/null"
         )
         command(vm, write, meanwhile=lambda: pauses(vm))
-        detach_across_pauses(vm, port)
-        assert (vm.devices, disks(vm, 0)) == ({}, "")
         assert image.read_bytes().startswith((f"{text}\n" * (1 << 16)).encode()[: 1 << 18])
+
+    come("first")
+    detach_across_pauses(vm, 1)
+    assert (vm.devices, disks(vm, 0)) == ({}, "")
+    come("second")
 
 
 @pytest.mark.engines
@@ -117,7 +121,8 @@ def test_a_device_in_python_comes_is_read_goes_and_comes_again(make: Make, engin
     function = "$(dirname $(grep -l 0x0077 /sys/bus/pci/devices/*/device))"
     found = "grep -q 0x0077 /sys/bus/pci/devices/*/device"
     there = f"for i in $(seq 100); do {found} && break; sleep 0.1; done"
-    for _ in range(2):
+
+    def come() -> int:
         device.reads = 0
         port = vm.attach(device)
         assert command(vm, f"{there}; cat {function}/vendor") == "0x1b36"
@@ -125,8 +130,11 @@ def test_a_device_in_python_comes_is_read_goes_and_comes_again(make: Make, engin
         assert device.reads > 0
         with pytest.raises(vmlet.ConfigError, match="is on a VM"):
             vm.attach(device)
-        vm.detach(port, timeout=limit(40))
-        assert vm.devices == {}
+        return port
+
+    vm.detach(come(), timeout=limit(40))
+    assert vm.devices == {}
+    come()
 
 
 def test_a_disk_that_is_pulled_is_gone_and_the_guest_goes_on(make: Make, tmp_path: Path) -> None:

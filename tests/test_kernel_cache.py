@@ -9,6 +9,8 @@ import pytest
 import vmlet
 from conftest import kernels
 
+pytestmark = pytest.mark.interpreted
+
 KERNEL = "linux-6.1-cloud"
 
 

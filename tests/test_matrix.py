@@ -84,9 +84,9 @@ def disk(folder: Path, _: ExitStack, **options: Any) -> vmlet.Disk:
 def copies(life: Life, between: Between | None) -> None:
     node = f"/dev/vd{'abc'[life.index]}"
     line = (
-        "dd if=/dev/urandom of=/a bs=64k count=32 2>/dev/null; "
+        "dd if=/dev/urandom of=/a bs=64k count=16 2>/dev/null; "
         f"dd if=/a of={node} bs=4k oflag=direct conv=fsync 2>/dev/null; "
-        f"dd if={node} of=/b bs=64k count=32 iflag=direct 2>/dev/null; cmp /a /b && echo same"
+        f"dd if={node} of=/b bs=64k count=16 iflag=direct 2>/dev/null; cmp /a /b && echo same"
     )
     assert life.says(line, between) == "same"
 
@@ -135,9 +135,9 @@ def inflates(life: Life, between: Between | None) -> None:
 
 
 def talks(life: Life, between: Between | None) -> None:
-    life.vm.terminal.write("typed\n" * 200)
-    assert life.says("head -n 200 </dev/hvc0 | tee /dev/hvc0 | wc -l", between) == "200"
-    for _ in range(200):
+    life.vm.terminal.write("typed\n" * 50)
+    assert life.says("head -n 50 </dev/hvc0 | tee /dev/hvc0 | wc -l", between) == "50"
+    for _ in range(50):
         life.vm.terminal.expect("typed\r\n", timeout=limit(20))
 
 
@@ -184,12 +184,20 @@ def capitals(life: Life, between: Between | None) -> None:
 
 
 KINDS = {
-    "disk": Kind("disks", disk, copies, "virtio/drivers/virtio_blk", ("virtio_blk",)),
+    "disk": Kind("disks-python", disk, copies, "virtio/drivers/virtio_blk", ("virtio_blk",)),
     "disk-qcow2": Kind(
-        "disks", partial(disk, format="qcow2"), copies, "virtio/drivers/virtio_blk", ("virtio_blk",)
+        "disks-python",
+        partial(disk, format="qcow2"),
+        copies,
+        "virtio/drivers/virtio_blk",
+        ("virtio_blk",),
     ),
     "disk-overlay": Kind(
-        "disks", partial(disk, overlay=True), copies, "virtio/drivers/virtio_blk", ("virtio_blk",)
+        "disks-python",
+        partial(disk, overlay=True),
+        copies,
+        "virtio/drivers/virtio_blk",
+        ("virtio_blk",),
     ),
     "net": Kind(
         "links",
@@ -225,7 +233,7 @@ KINDS = {
         ready="stty -F /dev/hvc0 -echo",
     ),
     "python-pci": Kind(
-        "python",
+        "disks-python",
         lambda *_: Keeps(),
         capitals,
         "pci/drivers/uio_pci_generic",
@@ -233,7 +241,7 @@ KINDS = {
         ready="echo 1234 ca95 > /sys/bus/pci/drivers/uio_pci_generic/new_id 2>/dev/null",
     ),
     "python-virtio": Kind(
-        "python", lambda *_: Dice(), rolls, "virtio/drivers/virtio_rng", ("virtio_rng",)
+        "disks-python", lambda *_: Dice(), rolls, "virtio/drivers/virtio_rng", ("virtio_rng",)
     ),
 }
 #: Unbinds the driver, which resets a virtio device, and binds it again.

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import vmlet
 from conftest import limit
 from guests import guest
 from test_python_devices import AT, COUNTS, END, INTERRUPTED, Adder
+
+pytestmark = pytest.mark.interpreted
 
 
 def test_posted_writes_come_one_by_one_and_runs_are_the_same() -> None:

@@ -85,15 +85,19 @@ def test_a_console_comes_and_goes(make: Make, engine: Engine) -> None:
     with pytest.raises(vmlet.ConfigError, match="terminal") as missing:
         vm.terminal.write("x")
     assert "vmlet.VirtioConsole" in str(missing.value.remedy)
-    for text in ("first", "second"):
+
+    def come(text: str) -> int:
         port = vm.attach(vmlet.VirtioConsole())
         command(vm, f"{DRIVEN} 2>/dev/null; echo {text} > /dev/hvc0")
         assert vm.terminal.expect(text, timeout=limit(10))
         with pytest.raises(vmlet.ConfigError, match="second"):
             vm.attach(vmlet.VirtioConsole())
-        vm.detach(port, timeout=limit(40))
-        with pytest.raises(vmlet.ConfigError, match="terminal"):
-            vm.terminal.write("x")
+        return port
+
+    vm.detach(come("first"), timeout=limit(40))
+    with pytest.raises(vmlet.ConfigError, match="terminal"):
+        vm.terminal.write("x")
+    come("second")
 
 
 @pytest.mark.interpreted

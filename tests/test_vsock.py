@@ -17,7 +17,7 @@ import pytest
 
 import vmlet
 import vmlet.aio
-from conftest import Engine, Holdings, initramfs, kernels, limit
+from conftest import Engine, Holdings, Shared, default_engine, initramfs, kernels, limit, short
 from guests import program
 from vmlet.aio_sockets import Sockets
 
@@ -37,12 +37,27 @@ def root() -> bytes:
     return shell + vmlet.build_initramfs(files={"bin/vsock": program("vsock")})
 
 
-def booted(make: Make, device: vmlet.Vsock | None = None) -> vmlet.VM:
+def booted(make: Make, device: vmlet.Vsock | None = None, engine: Engine | None = None) -> vmlet.VM:
     """A guest whose shell has the program."""
-    vm = make(kernel=kernels()[KERNEL], initramfs=root(), devices=[device or vmlet.Vsock()])
+    engine = engine or default_engine()
+    vm = make(
+        kernel=kernels()[KERNEL],
+        initramfs=root(),
+        cmdline=short(vmlet.default_cmdline(engine)),
+        devices=[device or vmlet.Vsock()],
+        engine=engine,
+    )
     vm.start()
     vm.console.expect("# ", timeout=limit(60))
     return vm
+
+
+@pytest.fixture
+def vm(request: pytest.FixtureRequest, shared: Shared) -> vmlet.VM:
+    """One that the tests share which leave it as it was."""
+    named = "engine" in request.fixturenames
+    engine = request.getfixturevalue("engine") if named else default_engine()
+    return shared(engine, lambda: booted(vmlet.VM, engine=engine))
 
 
 def echoing(vm: vmlet.VM, port: int = 7) -> None:
@@ -58,11 +73,37 @@ def echo(stream: socket.socket) -> None:
             stream.sendall(piece)
 
 
+# The first, so that no guest that others share has descriptors of its own.
+def test_streams_end_when_the_vm_closes_and_say_so_to_selectors(make: Make) -> None:
+    vmlet._core.drain()
+    before = Holdings.now()
+    vm = booted(make)
+    echoing(vm)
+    stream, listener = vm.vsock.connect(7, timeout=limit(10)), vm.vsock.listen(60)
+    with stream, listener, selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        selector.register(listener, selectors.EVENT_READ)
+        assert not selector.select(0)
+        vm.close()
+        ready: set[int] = set()
+        deadline = time.monotonic() + limit(10)
+        while len(ready) < 2 and time.monotonic() < deadline:
+            ready |= {key.fd for key, _ in selector.select(0.1)}
+        assert stream.recv(1) == b""
+        with pytest.raises(vmlet.ClosedError):
+            listener.accept(timeout=limit(1))
+    with pytest.raises(vmlet.ClosedError):
+        vm.vsock.connect(7)
+    vm.close(wait=True)
+    while (after := Holdings.now()).threads != before.threads and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (after.descriptors, after.threads) == (before.descriptors, before.threads)
+
+
 @pytest.mark.engines
 def test_a_guest_talks_to_this_process_and_closes_one_half_first(
-    make: Make, engine: Engine
+    vm: vmlet.VM, engine: Engine
 ) -> None:
-    vm = booted(make)
     with vm.vsock.listen(52) as listener:
         vm.console.write(f"vsock send 52 {LENGTH}\n")
         stream, port = listener.accept(timeout=limit(30))
@@ -73,9 +114,8 @@ def test_a_guest_talks_to_this_process_and_closes_one_half_first(
 
 @pytest.mark.engines
 def test_this_process_talks_to_a_guest_while_the_vm_pauses_and_resumes(
-    make: Make, engine: Engine
+    vm: vmlet.VM, engine: Engine
 ) -> None:
-    vm = booted(make)
     echoing(vm)
     sent, got = random.Random(7).randbytes(LENGTH), bytearray()
     with vm.vsock.connect(7, timeout=limit(10)) as stream:
@@ -97,9 +137,8 @@ def test_this_process_talks_to_a_guest_while_the_vm_pauses_and_resumes(
 
 @pytest.mark.engines
 def test_an_asyncio_server_serves_many_connections_of_a_guest_across_a_pause(
-    make: Make, engine: Engine
+    vm: vmlet.VM, engine: Engine
 ) -> None:
-    vm = booted(make)
     served = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -126,12 +165,13 @@ def test_an_asyncio_server_serves_many_connections_of_a_guest_across_a_pause(
 
 
 @pytest.mark.engines
-def test_asyncio_streams_to_a_guest_run_at_once_across_a_pause(make: Make, engine: Engine) -> None:
-    vm = booted(make)
-    echoing(vm)
+def test_asyncio_streams_to_a_guest_run_at_once_across_a_pause(
+    vm: vmlet.VM, engine: Engine
+) -> None:
+    echoing(vm, 8)
 
     async def talk(sockets: Sockets, number: int) -> bool:
-        reader, writer = await sockets.open_connection(7, timeout=limit(30))
+        reader, writer = await sockets.open_connection(8, timeout=limit(30))
         half = bytes([number]) * 50_000
         writer.write(half)
         got = await reader.readexactly(len(half))
@@ -190,8 +230,7 @@ def test_a_guest_without_a_driver_refuses_and_the_asyncio_twin_says_so(make: Mak
     asyncio.run(main())
 
 
-def test_ports_without_a_listener_refuse_both_ways(make: Make) -> None:
-    vm = booted(make)
+def test_ports_without_a_listener_refuse_both_ways(vm: vmlet.VM) -> None:
     with pytest.raises(vmlet.RefusedError, match="refuses port 9") as caught:
         vm.vsock.connect(9, timeout=limit(10))
     assert isinstance(caught.value, ConnectionRefusedError)
@@ -204,32 +243,7 @@ def test_ports_without_a_listener_refuse_both_ways(make: Make) -> None:
     vm.pause()
     with pytest.raises(vmlet.TimeoutError, match="has not answered"):
         vm.vsock.connect(9, timeout=0.1)
-
-
-def test_streams_end_when_the_vm_closes_and_say_so_to_selectors(make: Make) -> None:
-    vmlet._core.drain()
-    before = Holdings.now()
-    vm = booted(make)
-    echoing(vm)
-    stream, listener = vm.vsock.connect(7, timeout=limit(10)), vm.vsock.listen(60)
-    with stream, listener, selectors.DefaultSelector() as selector:
-        selector.register(stream, selectors.EVENT_READ)
-        selector.register(listener, selectors.EVENT_READ)
-        assert not selector.select(0)
-        vm.close()
-        ready: set[int] = set()
-        deadline = time.monotonic() + limit(10)
-        while len(ready) < 2 and time.monotonic() < deadline:
-            ready |= {key.fd for key, _ in selector.select(0.1)}
-        assert stream.recv(1) == b""
-        with pytest.raises(vmlet.ClosedError):
-            listener.accept(timeout=limit(1))
-    with pytest.raises(vmlet.ClosedError):
-        vm.vsock.connect(7)
-    vm.close(wait=True)
-    while (after := Holdings.now()).threads and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert (after.descriptors, after.threads) == (before.descriptors, ())
+    vm.resume()
 
 
 @pytest.mark.parametrize("cid", [0, 1, 2, 0xFFFFFFFF, -1, True, "3"])

@@ -6,8 +6,11 @@ from vmlet import _core
 from vmlet.errors import ConfigError
 
 #: The kernel's command line where none is given, on every engine: console on the serial port, reset
-#: at once when the kernel panics, and no time spent on looking for a keyboard controller.
-DEFAULT_CMDLINE = "console=ttyS0 panic=-1 reboot=t i8042.noaux i8042.nokbd tsc=reliable"
+#: at once when the kernel panics, and no time spent on looking for a keyboard controller, nor, on a
+#: single CPU, on taking the lock prefixes out of the kernel's code, one by one.
+DEFAULT_CMDLINE = (
+    "console=ttyS0 panic=-1 reboot=t i8042.noaux i8042.nokbd tsc=reliable noreplace-smp"
+)
 
 _NAMES = ("auto", "kvm", "soft")
 

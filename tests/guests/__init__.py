@@ -2,7 +2,8 @@
 
 A guest is 32-bit code in GNU assembler syntax, started by PVH: flat protected mode without paging,
 loaded at 1 MiB. `macros.inc` has the ports it talks to. It is assembled once and kept below
-``target/guests``, so that a lab without an assembler finds it there, as programs for Linux are.
+``target/guests``, so that a lab without an assembler finds it there; programs for Linux and disks
+are kept there too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 _HERE = Path(__file__).parent
-_KEPT = _HERE.parent.parent / "target" / "guests"
+KEPT = _HERE.parent.parent / "target" / "guests"
 _LOAD = 0x10_0000
 _PVH_ENTRY = 18
 
@@ -46,12 +47,12 @@ def program(name: str) -> bytes:
 
 
 def _made(source: str, make: Callable[[str], bytes]) -> bytes:
-    kept = _KEPT / hashlib.sha256(source.encode()).hexdigest()[:24]
+    kept = KEPT / hashlib.sha256(source.encode()).hexdigest()[:24]
     if kept.exists():
         return kept.read_bytes()
     made = make(source)
     try:
-        _KEPT.mkdir(parents=True, exist_ok=True)
+        KEPT.mkdir(parents=True, exist_ok=True)
         partial = kept.with_suffix(f".{os.getpid()}")
         partial.write_bytes(made)
         partial.rename(kept)

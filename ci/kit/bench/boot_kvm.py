@@ -33,7 +33,7 @@ _FREESTANDING = (
 _MOST_BYTES = 64 << 10
 _RELEASE = "6.1"
 _CMDLINE = (
-    "console=ttyS0 quiet panic=-1 reboot=t i8042.noaux i8042.nokbd tsc=reliable "
+    "console=ttyS0 quiet panic=-1 reboot=t i8042.noaux i8042.nokbd tsc=reliable noreplace-smp "
     "cryptomgr.notests=1 mitigations=off no_timer_check"
 )
 _QEMU = (
