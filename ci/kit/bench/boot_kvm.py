@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 
 from labkit import packages
@@ -74,6 +75,8 @@ class _Side:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
         self.inside: dict[str, list[float]] = defaultdict(list)
+        # Which comes first takes turns too: it pays for what QEMU's end has left to do.
+        self._orders = cycle((tuple(_LIMITS), tuple(_LIMITS)[::-1]))
 
     def boot(self, side: str) -> float:
         ((took, guest, kernel),) = self.worker.ask(side, 1)
@@ -82,7 +85,7 @@ class _Side:
         return took / 1e6
 
     def ours(self) -> Samples:
-        return {row: [self.boot(row)] for row in _LIMITS}
+        return {row: [self.boot(row)] for row in next(self._orders)}
 
     def qemu(self) -> Samples:
         took = self.boot("qemu")

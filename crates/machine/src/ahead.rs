@@ -16,6 +16,8 @@ use std::{
 
 use vmlet_memory::{AddressSpace, Gpa};
 
+use crate::Image;
+
 /// What is asked for at a time: a huge page.
 const PIECE: u64 = 2 << 20;
 
@@ -28,8 +30,13 @@ pub(crate) struct Ahead {
 
 impl Ahead {
     /// Has the host give `ranges` of `space`, one after the other. Less than a huge page is not
-    /// worth a thread, and a host that gives none leaves it to the guest.
-    pub(crate) fn start(space: &Arc<AddressSpace>, ranges: Vec<Range<u64>>) -> Option<Ahead> {
+    /// worth a thread, and a host that gives none leaves it to the guest. `image` is let go of
+    /// afterwards: until then, to unmap a file waits for page after page.
+    pub(crate) fn start(
+        space: &Arc<AddressSpace>,
+        ranges: Vec<Range<u64>>,
+        image: Option<Image>,
+    ) -> Option<Ahead> {
         let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
         if total < PIECE {
             return None;
@@ -37,6 +44,7 @@ impl Ahead {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, space) = (Arc::clone(&stop), Arc::clone(space));
         let work = move || {
+            let _image = image;
             for (gpa, len) in ranges.into_iter().flat_map(pieces) {
                 // A host without the memory tells the guest's own access.
                 if stopped.load(Ordering::Relaxed) || space.populate(Gpa(gpa), len).is_err() {
@@ -94,7 +102,7 @@ mod tests {
     #[test]
     fn the_host_gives_what_is_asked_for_and_nothing_behind_it() {
         let (space, ram) = space();
-        let ahead = Ahead::start(&space, vec![PIECE..2 * PIECE, 3 * PIECE..5 * PIECE]);
+        let ahead = Ahead::start(&space, vec![PIECE..2 * PIECE, 3 * PIECE..5 * PIECE], None);
         let mut ahead = ahead.unwrap();
         ahead.thread.take().unwrap().join().unwrap();
         let pages = |pieces: u64| usize::try_from(pieces * PIECE / 4096).unwrap();
@@ -106,14 +114,14 @@ mod tests {
     #[test]
     fn no_thread_is_left_when_it_is_dropped() {
         let (space, _ram) = space();
-        drop(Ahead::start(&space, vec![0..PIECE, PIECE..SIZE]).unwrap());
+        drop(Ahead::start(&space, vec![0..PIECE, PIECE..SIZE], None).unwrap());
         assert_eq!(Arc::strong_count(&space), 1);
     }
 
     #[test]
     fn addresses_without_memory_end_it() {
         let (space, _ram) = space();
-        let mut ahead = Ahead::start(&space, vec![SIZE..2 * SIZE, 0..PIECE]).unwrap();
+        let mut ahead = Ahead::start(&space, vec![SIZE..2 * SIZE, 0..PIECE], None).unwrap();
         ahead.thread.take().unwrap().join().unwrap();
         assert_eq!(Arc::strong_count(&space), 1);
     }

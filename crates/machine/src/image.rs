@@ -23,6 +23,11 @@ impl Image {
         kernels::open(path, folder)
     }
 
+    /// Itself, if it is a kernel that is kept unpacked: files, mapped.
+    pub(crate) fn kept(&self) -> Option<Image> {
+        matches!(self.known, Known::Unpacked(_)).then(|| self.clone())
+    }
+
     pub(crate) fn known(owner: impl AsRef<[u8]> + Send + Sync + 'static, known: Known) -> Image {
         let bytes = Arc::new(owner);
         Image { bytes, known }

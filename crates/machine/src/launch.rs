@@ -173,9 +173,11 @@ pub(crate) fn load(
     let pci = pci_layout(config, engine)?;
     let (rsdp, tables) = acpi::tables(config.cpus, pci.as_ref());
     let mut loader = Loader::new(&space);
-    loader.copy(rsdp, &tables)?;
-    for load in &image.boot.loads {
-        loader.copy(load.gpa, &load.bytes)?;
+    let loads = &image.boot.loads;
+    let parts = loads.iter().map(|load| (load.gpa, &*load.bytes));
+    let parts: Vec<_> = parts.chain([(rsdp, &*tables)]).collect();
+    loader.copy(&parts)?;
+    for load in loads {
         loader.clear(load.gpa + load.bytes.len() as u64, load.zeros)?;
     }
     Ok(space)

@@ -1,7 +1,8 @@
 //! Images into memory before the guest runs.
 //!
 //! Most of what it takes to make a VM with a distribution's kernel is the host giving out zeroed pages
-//! for tens of megabytes, so large images are copied by several threads, a huge page each at a time.
+//! for tens of megabytes, so large images are copied by several threads, a huge page each at a time,
+//! and all parts of an image at once.
 //! Memory is fresh, zero and not there yet: huge pages that an image leaves zero are not touched, and
 //! take no memory until the guest does.
 
@@ -16,7 +17,7 @@ use vmlet_memory::{AddressSpace, Gpa, MemoryError};
 
 /// What is copied, or left, as one: pages of the host have this size where they can.
 const PIECE: u64 = 2 << 20;
-/// Images below this are copied sooner than a thread is started.
+/// Less than this is copied sooner than a thread is started.
 const LARGE: usize = 8 << 20;
 /// More do not help: memory has no room for their copies.
 const MOST_THREADS: usize = 4;
@@ -37,11 +38,14 @@ impl<'a> Loader<'a> {
         Loader { space, written }
     }
 
-    /// `bytes` come to `gpa`.
-    pub(crate) fn copy(&mut self, gpa: u64, bytes: &[u8]) -> Result<(), MemoryError> {
-        let all: Vec<_> = pieces(gpa, bytes).collect();
+    /// All `parts` come to their addresses. They do not overlap each other.
+    pub(crate) fn copy(&mut self, parts: &[(u64, &[u8])]) -> Result<(), MemoryError> {
+        let all: Vec<_> = parts
+            .iter()
+            .flat_map(|part| pieces(part.0, part.1))
+            .collect();
         let clean = |gpa, bytes: &[u8]| {
-            let mut within = parts(&self.written, gpa, bytes.len() as u64);
+            let mut within = overlaps(&self.written, gpa, bytes.len() as u64);
             within.next().is_none() && is_zero(bytes)
         };
         let copy = |(gpa, bytes): (u64, &[u8])| {
@@ -50,19 +54,19 @@ impl<'a> Loader<'a> {
             }
             self.space.load(Gpa(gpa), bytes)
         };
-        if bytes.len() < LARGE {
+        if all.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() < LARGE {
             all.into_iter().try_for_each(copy)?;
         } else {
             in_threads(&all, &copy)?;
         }
-        self.written
-            .push(gpa..gpa.saturating_add(bytes.len() as u64));
+        let end = |(gpa, bytes): &(u64, &[u8])| *gpa..gpa.saturating_add(bytes.len() as u64);
+        self.written.extend(parts.iter().map(end));
         Ok(())
     }
 
     /// `len` bytes from `gpa` on are zero.
     pub(crate) fn clear(&self, gpa: u64, len: u64) -> Result<(), MemoryError> {
-        for part in parts(&self.written, gpa, len) {
+        for part in overlaps(&self.written, gpa, len) {
             for at in part.clone().step_by(ZEROS.len()) {
                 let count = usize::try_from(part.end - at).unwrap_or(usize::MAX);
                 let zeros = ZEROS.get(..count).unwrap_or(&ZEROS);
@@ -74,7 +78,7 @@ impl<'a> Loader<'a> {
 }
 
 /// What of `ranges` is in the `len` bytes from `start` on.
-fn parts(ranges: &[Range<u64>], start: u64, len: u64) -> impl Iterator<Item = Range<u64>> {
+fn overlaps(ranges: &[Range<u64>], start: u64, len: u64) -> impl Iterator<Item = Range<u64>> {
     let end = start.saturating_add(len);
     let cut = move |range: &Range<u64>| range.start.max(start)..range.end.min(end);
     ranges.iter().map(cut).filter(|part| !part.is_empty())
@@ -148,17 +152,39 @@ mod tests {
     fn a_large_image_comes_whole_to_any_address() {
         let (space, _ram) = space();
         let bytes: Vec<u8> = (0..20u32 << 20).map(|n| (n % 251) as u8).collect();
-        Loader::new(&space).copy(0x1234, &bytes).unwrap();
+        Loader::new(&space).copy(&[(0x1234, &bytes)]).unwrap();
         assert!(read(&space, 0x1234, bytes.len()) == bytes);
         assert_eq!(read(&space, 0x1233, 1), [0]);
         assert_eq!(read(&space, 0x1234 + bytes.len() as u64, 1), [0]);
     }
 
     #[test]
+    fn parts_of_an_image_come_at_once_each_to_its_address() {
+        let (space, ram) = space();
+        let parts = [vec![1; 9 << 20], vec![0; 3 << 20], vec![2; 0x1234]];
+        let places = [0x10_0000, 24 << 20, 0x5000];
+        let all = places
+            .iter()
+            .zip(&parts)
+            .map(|(gpa, bytes)| (*gpa, &bytes[..]));
+        let mut loader = Loader::new(&space);
+        loader.copy(&all.collect::<Vec<_>>()).unwrap();
+        for (gpa, bytes) in places.iter().zip(&parts) {
+            assert!(read(&space, *gpa, bytes.len()) == *bytes);
+        }
+        // All of them count as written: zeros over them are.
+        loader.clear(0x5000, 0x1000).unwrap();
+        loader.copy(&[(0x10_0000, &[0; 2])]).unwrap();
+        assert_eq!(read(&space, 0x5fff, 2), [0, 2]);
+        assert_eq!(read(&space, 0x10_0000, 3), [0, 0, 1]);
+        assert!(!is_given(&ram, 40 << 20));
+    }
+
+    #[test]
     fn an_image_that_does_not_fit_is_an_error() {
         let (space, _ram) = space();
         let bytes = vec![1; 20 << 20];
-        let copied = Loader::new(&space).copy(SIZE - (10 << 20), &bytes);
+        let copied = Loader::new(&space).copy(&[(SIZE - (10 << 20), &bytes)]);
         assert!(
             matches!(copied, Err(MemoryError::NotMemory { .. })),
             "{copied:?}"
@@ -170,7 +196,7 @@ mod tests {
         let (space, ram) = space();
         let mut bytes = vec![0; 16 << 20];
         bytes[0] = 1;
-        Loader::new(&space).copy(PIECE, &bytes).unwrap();
+        Loader::new(&space).copy(&[(PIECE, &bytes)]).unwrap();
         assert!(is_given(&ram, PIECE));
         assert!((2..9).all(|number| !is_given(&ram, number * PIECE)));
     }
@@ -179,8 +205,8 @@ mod tests {
     fn zeros_replace_what_was_loaded_before() {
         let (space, _ram) = space();
         let mut loader = Loader::new(&space);
-        loader.copy(0x5000, &[7; 0x3000]).unwrap();
-        loader.copy(0x6000, &[0; 0x800]).unwrap();
+        loader.copy(&[(0x5000, &[7; 0x3000])]).unwrap();
+        loader.copy(&[(0x6000, &[0; 0x800])]).unwrap();
         loader.clear(0x7000, 0x900).unwrap();
         loader.clear(0x10_0000, 0x1000).unwrap();
         let found = read(&space, 0x5000, 0x3000);

@@ -15,7 +15,7 @@ use vmlet_vfio::{ApertureEngine, Owner};
 
 use super::{Inner, Machine, Parts, ThreadStarter, VcpuMaker, making::Making, reach::Reach};
 use crate::{
-    Attached, Config, Console, EngineChoice, MachineError,
+    Attached, Config, Console, EngineChoice, Image, MachineError,
     ahead::Ahead,
     attached,
     board::{ApertureSlots, Board},
@@ -32,6 +32,8 @@ pub(super) struct Contents<'a> {
     pub(super) load: &'a dyn Fn() -> Result<AddressSpace, MachineError>,
     /// What of it the host gives before the guest asks for it.
     pub(super) soon: Vec<Range<u64>>,
+    /// The kernel, where it is mapped.
+    pub(super) kept: Option<Image>,
     /// Makes its vCPUs.
     pub(super) make: VcpuMaker,
     /// What the guest's clock says, in nanoseconds. One that is behind what the guest has seen stands
@@ -76,6 +78,7 @@ impl Machine {
         let contents = Contents {
             load: &|| launch::load(config, &image, &*engine),
             soon: launch::soon(config, &image),
+            kept: config.kernel.kept(),
             make,
             clock: 0,
             states: &[],
@@ -93,7 +96,7 @@ impl Machine {
     ) -> Result<Machine, MachineError> {
         let making = Making::start(Arc::clone(&engine), contents.make, spawn)?;
         let space = Arc::new((contents.load)()?);
-        let ahead = Ahead::start(&space, contents.soon);
+        let ahead = Ahead::start(&space, contents.soon, contents.kept);
         let vm = making.vm()?;
         let slots: Arc<dyn MapListener> = Arc::new(Slots {
             vm: Arc::clone(&vm),

@@ -109,6 +109,7 @@ impl Machine {
                 Ok(space)
             },
             soon: Vec::new(),
+            kept: None,
             make: Box::new(move |_, vm| {
                 launch::restrict(vm, cpu)?;
                 let make = |(id, cpuid)| vm.create_vcpu(id, cpuid);
