@@ -49,6 +49,19 @@ def test_what_is_no_kernel_is_refused(image: bytes, said: str, remedy: str) -> N
     assert remedy in str(error.remedy)
 
 
+def test_an_error_while_another_is_handled_has_that_as_its_context() -> None:
+    def fails_twice() -> None:
+        try:
+            raise LookupError("first")
+        finally:
+            vmlet.VM(kernel=b"no kernel")
+
+    with pytest.raises(vmlet.KernelError) as caught:
+        fails_twice()
+    assert isinstance(caught.value.__context__, LookupError)
+    assert refused(vmlet.KernelError, kernel=b"no kernel").__context__ is None
+
+
 @pytest.mark.parametrize(("keep", "said"), [(10, "truncated"), (60, "truncated"), (-1, "no note")])
 def test_a_truncated_elf_is_refused(keep: int, said: str) -> None:
     error = refused(vmlet.KernelError, kernel=guest(GUEST)[:keep])

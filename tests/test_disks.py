@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import vmlet
-from conftest import Engine, default_engine, initramfs, kernels, limit, short
+from conftest import Engine, Shared, default_engine, initramfs, kernels, limit, short
 from disks import blank, command, ext4, with_disks
 
 pytestmark = pytest.mark.linux
@@ -27,7 +27,7 @@ OPENED: tuple[dict[str, Any], ...] = ({}, {"direct": True}, {"overlay": True}, {
 def copy(disk: str = "/dev/vda") -> str:
     """Writes 8 MiB of random bytes and compares what the disk gives back with them."""
     return (
-        "mkdir -p /tmp; dd if=/dev/urandom of=/tmp/a bs=1M count=8 2>/dev/null; "
+        "mkdir -p /tmp; [ -e /tmp/a ] || dd if=/dev/urandom of=/tmp/a bs=1M count=8 2>/dev/null; "
         f"dd if=/tmp/a of={disk} bs=1M oflag=direct conv=fsync 2>/dev/null; "
         "echo 3 > /proc/sys/vm/drop_caches; "
         f"dd if={disk} of=/tmp/b bs=64k count=128 iflag=direct 2>/dev/null; "
@@ -67,13 +67,28 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[vmlet.VM
     vm.close()
 
 
+@pytest.fixture
+def opened(
+    tmp_path_factory: pytest.TempPathFactory, shared: Shared, engine: Engine
+) -> tuple[vmlet.VM, list[Path]]:
+    """A shell that sees a disk opened in each way, and their images."""
+    folder = tmp_path_factory.getbasetemp() / f"opened-{engine}"
+    images = [folder / str(number) for number in range(len(OPENED))]
+
+    def make() -> vmlet.VM:
+        folder.mkdir()
+        pairs = zip(images, OPENED, strict=True)
+        disks = [vmlet.Disk(blank(image), **options) for image, options in pairs]
+        return booted(vmlet.VM, *disks, engine=engine)
+
+    return shared(engine, make), images
+
+
 @pytest.mark.engines
 def test_what_is_written_is_read_however_the_disk_is_opened(
-    make: Make, tmp_path: Path, engine: Engine
+    opened: tuple[vmlet.VM, list[Path]], engine: Engine
 ) -> None:
-    images = [blank(tmp_path / str(number)) for number in range(len(OPENED))]
-    disks = [vmlet.Disk(image, **options) for image, options in zip(images, OPENED, strict=True)]
-    vm = booted(make, *disks)
+    vm, images = opened
     for letter, image, options in zip("abcd", images, OPENED, strict=True):
         assert command(vm, copy(f"/dev/vd{letter}")) == "same", options
         written = bool(image.read_bytes().strip(b"\0"))
@@ -93,10 +108,10 @@ def test_files_survive_into_the_next_vm(make: Make, tmp_path: Path, engine: Engi
 
 @pytest.mark.engines
 def test_a_pause_in_the_middle_of_writing_loses_nothing(
-    make: Make, tmp_path: Path, engine: Engine
+    opened: tuple[vmlet.VM, list[Path]], engine: Engine
 ) -> None:
-    vm = booted(make, vmlet.Disk(blank(tmp_path / "disk.img")))
-    vm.console.write(f"{copy()}-after-all\n".replace("echo same", "echo sa''me"))
+    vm, _ = opened
+    vm.console.write(f"rm -f /tmp/a; {copy()}-after-all\n".replace("echo same", "echo sa''me"))
     for _ in range(20):
         vm.pause()
         vm.resume()

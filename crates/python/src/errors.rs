@@ -52,7 +52,23 @@ fn split(text: &str) -> (&str, Option<&str>) {
 
 /// What `make` makes by calling a class of Python's.
 fn finish(py: Python<'_>, make: impl FnOnce() -> PyResult<PyErr>) -> PyErr {
-    finalization::undisturbed(py, || make().unwrap_or_else(|error| error))
+    finalization::undisturbed(py, || {
+        let error = make().unwrap_or_else(|error| error);
+        // One that cannot be told where it was raised is told without.
+        let _ = in_context(py, &error);
+        error
+    })
+}
+
+/// What is being handled becomes the context of `error`: a `raise` of Python's does so, an extension's
+/// error has none.
+fn in_context(py: Python<'_>, error: &PyErr) -> PyResult<()> {
+    let handled = py.import("sys")?.call_method0("exc_info")?.get_item(1)?;
+    let value = error.value(py);
+    if handled.is_none() || handled.is(value) {
+        return Ok(());
+    }
+    value.setattr("__context__", handled)
 }
 
 /// The exception for `error`.
