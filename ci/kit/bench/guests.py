@@ -70,13 +70,13 @@ def _known(name: str) -> str:
     return known[name]
 
 
-def _images(cmdline: str = CMDLINE) -> list[str | Path]:
-    return [_INITRD, cmdline, *(kernel(release) for release in RELEASES)]
+def _images() -> list[str | Path]:
+    return [_INITRD, CMDLINE, *(kernel(release) for release in RELEASES)]
 
 
-def subject(engine: str, cmdline: str = CMDLINE) -> Words:
+def subject(engine: str) -> Words:
     """The command of the side with vmlet on `engine`."""
-    return [tool("python"), "-B", _SUBJECT / "linux.py", engine, *_images(cmdline)]
+    return [tool("python"), "-B", _SUBJECT / "linux.py", engine, *_images()]
 
 
 def tcg() -> Words:

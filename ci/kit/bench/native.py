@@ -3,9 +3,6 @@
 The row `native` is the geometric mean over the seven, whose own rows follow, and that of a program
 that walks page tables: each of its accesses misses the TLB, and a guest's walk is one through both
 stages. The program times itself: a guest's clock is the processor's.
-
-The guest has a timer that ticks by itself, as suits one that always computes: if the kernel sets it
-anew for each tick, as it does to be able to leave some out, that is a second exit for each.
 """
 
 from __future__ import annotations
@@ -21,8 +18,6 @@ _COMPARISON = Comparison(
     "native", "the processor that runs the VMM", 1.15, 10, 30, (*KERNELS, PAGE_WALKS)
 )
 
-_CMDLINE = f"{guests.CMDLINE} nohz=off highres=off"
-
 ENGINE = "kvm"
 NEEDS = "kvm-linux"
 
@@ -31,7 +26,6 @@ prepare, needed = guests.prepare, guests.needed
 
 def run(told: Callable[[str], None]) -> list[Row]:
     """Measure."""
-    told(f"the guest's command line: {_CMDLINE}")
-    with Worker(guests.subject("kvm", _CMDLINE)) as ours, Worker(guests.native()) as native:
+    with Worker(guests.subject("kvm")) as ours, Worker(guests.native()) as native:
         sides = Side(ours, own_clock=True), Side(native, own_clock=True)
         return _COMPARISON.rows(*sides, told)
