@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import conftest
-from conftest import initramfs, lacks
+from conftest import initramfs, lacks, limit
 from guests import roots
 
 #: What a Debian cloud kernel needs for an ext4 file system on a disk.
@@ -16,8 +17,17 @@ MODULES = ("virtio_pci", "virtio_blk", "ext4")
 
 def ext4(path: Path, folder: Path, size: str = "64M") -> Path:
     """An ext4 file system with the files of ``folder`` at ``path``."""
+    return _made(path, lambda: roots.make_ext4(path, folder, size, limit(60)))
+
+
+def debian(path: Path, root: Path) -> Path:
+    """The Debian ``root`` as a disk at ``path``."""
+    return _made(path, lambda: roots.copy(root, path, limit(60)))
+
+
+def _made(path: Path, make: Callable[[], None]) -> Path:
     try:
-        roots.make_ext4(path, folder, size)
+        make()
     except FileNotFoundError:
         lacks("mke2fs", "mke2fs is not here: install e2fsprogs")
     return path

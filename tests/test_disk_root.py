@@ -13,7 +13,7 @@ import pytest
 
 import vmlet
 from conftest import Engine, command, kernels, lacks, limit, short
-from disks import with_disks
+from disks import debian, with_disks
 from guests import roots
 
 pytestmark = pytest.mark.linux
@@ -45,9 +45,7 @@ def image(tmp_path: Path) -> Path:
     root = kernels().get("storage")
     if root is None:
         lacks("storage", "no Debian root with fio here: run ci/kernels first")
-    image = tmp_path / "root.img"
-    roots.copy(Path(root), image)
-    return image
+    return debian(tmp_path / "root.img", Path(root))
 
 
 def booted(make: Make, engine: Engine, image: Path) -> vmlet.VM:
