@@ -84,9 +84,9 @@ def disk(folder: Path, _: ExitStack, **options: Any) -> vmlet.Disk:
 def copies(life: Life, between: Between | None) -> None:
     node = f"/dev/vd{'abc'[life.index]}"
     line = (
-        "dd if=/dev/urandom of=/a bs=64k count=16 2>/dev/null; "
+        "dd if=/dev/urandom of=/a bs=64k count=4 2>/dev/null; "
         f"dd if=/a of={node} bs=4k oflag=direct conv=fsync 2>/dev/null; "
-        f"dd if={node} of=/b bs=64k count=16 iflag=direct 2>/dev/null; cmp /a /b && echo same"
+        f"dd if={node} of=/b bs=64k count=4 iflag=direct 2>/dev/null; cmp /a /b && echo same"
     )
     assert life.says(line, between) == "same"
 
@@ -135,9 +135,9 @@ def inflates(life: Life, between: Between | None) -> None:
 
 
 def talks(life: Life, between: Between | None) -> None:
-    life.vm.terminal.write("typed\n" * 50)
-    assert life.says("head -n 50 </dev/hvc0 | tee /dev/hvc0 | wc -l", between) == "50"
-    for _ in range(50):
+    life.vm.terminal.write("typed\n" * 12)
+    assert life.says("head -n 12 </dev/hvc0 | tee /dev/hvc0 | wc -l", between) == "12"
+    for _ in range(12):
         life.vm.terminal.expect("typed\r\n", timeout=limit(20))
 
 

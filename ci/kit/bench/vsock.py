@@ -47,8 +47,10 @@ def _server(*path: Path) -> Iterator[None]:
         assert process.stdout is not None
         if process.stdout.readline() != b"=serving\n":
             raise CommandError("the host's end does not listen; vhost-vsock takes its module")
-        yield
-        process.kill()
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def run(told: Callable[[str], None]) -> list[Row]:

@@ -2,6 +2,7 @@
 //!
 //! * `device.rs`: [`VirtioDevice`], what a device is to its transport, and [`Activation`].
 //! * `features.rs`: feature bits that belong to no device type.
+//! * `late.rs`: an interrupt that is kept back for a while.
 //! * `queue/`: [`VirtQueue`], a split virtqueue over virtio-queue, and [`Chain`].
 //! * `transport/`: [`VirtioPci`], virtio over PCI.
 //! * `balloon/`, `blk/`, `console/`, `net/`, `rng/`, `vsock/`: the devices.
@@ -14,6 +15,7 @@ pub mod blk;
 pub mod console;
 mod device;
 pub mod features;
+mod late;
 pub mod net;
 mod queue;
 pub mod rng;

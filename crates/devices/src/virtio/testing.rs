@@ -7,6 +7,7 @@ use std::sync::{
 
 use vmlet_bus::{Dma, DmaView, RequesterId};
 use vmlet_memory::{AddressSpace, Backing, Gpa, Iova, Mapping, Ram};
+use vmlet_reactor::Reactor;
 
 use super::{Activation, QueueState, VirtQueue, VirtioDevice, VirtioInterrupt, features};
 
@@ -175,4 +176,24 @@ pub(crate) fn activate(device: &dyn VirtioDevice, driver: &Driver, bits: u64) ->
         dma: driver.dma.clone(),
     });
     heard
+}
+
+/// A reactor with a thread.
+pub(crate) fn running() -> Arc<Reactor> {
+    let spawn = |name, body: Box<dyn FnOnce() + Send>| {
+        std::thread::Builder::new().name(name).spawn(body).map(drop)
+    };
+    Reactor::start("test", &spawn).unwrap()
+}
+
+/// A reactor whose timers never run out: it has no thread. Its end, which waits for the thread, does
+/// not come either.
+pub(crate) fn stuck() -> Arc<Reactor> {
+    let spawn = |_: String, body: Box<dyn FnOnce() + Send>| {
+        std::mem::forget(body);
+        Ok(())
+    };
+    let reactor = Reactor::start("test", &spawn).unwrap();
+    std::mem::forget(Arc::clone(&reactor));
+    reactor
 }

@@ -4,7 +4,6 @@
 //! * `features.rs`, `config.rs`: feature bits; the configuration as the driver reads it.
 //! * `session.rs`: the device between `DRIVER_OK` and reset.
 //! * `rx.rs`, `tx.rs`, `control.rs`: its queues; `filter.rs`: which frames the driver wants.
-//! * `late.rs`: when the driver hears that a frame is sent.
 //! * `outside.rs`: frames that enter a counted run.
 //! * `kernel.rs`: the kernel works on the queues instead (vhost-net).
 //! * `saved.rs`: its state.
@@ -18,7 +17,6 @@ mod device;
 pub mod features;
 mod filter;
 mod kernel;
-mod late;
 mod outside;
 mod rx;
 mod saved;

@@ -1,8 +1,11 @@
 //! The device between `DRIVER_OK` and reset.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, Weak,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use vmlet_reactor::{Interest, Reactor, Ready, Registration, Timer};
@@ -10,13 +13,22 @@ use vmlet_reactor::{Interest, Reactor, Ready, Registration, Timer};
 use super::{
     CONTROL, HEADER, MacAddress, RX, TX, control,
     filter::Filter,
-    late::Late,
     rx::{Next, Rx},
     tx,
 };
 use crate::{
     backend::net::NetBackend,
-    virtio::{Activation, Place, VirtQueue},
+    virtio::{
+        Activation, Place, VirtQueue,
+        late::{Bounds, Late},
+    },
+};
+
+/// A short frame that is sent alone is told of with the next one, or after a while: the answer to it,
+/// with which drivers give its memory back too, tends to come sooner.
+const ONE_FRAME: Bounds = Bounds {
+    buffers: 1,
+    time: Duration::from_millis(4),
 };
 
 /// What the driver sets and the owner too.
@@ -138,7 +150,8 @@ impl Session {
         let registration = lock(&self.wait).registration.take();
         // A call in progress takes the locks below.
         drop(registration);
-        self.late.end();
+        // A call in progress takes the queue.
+        drop(self.late.end());
         self.tell();
         if let Some(queue) = self.queue(RX) {
             lock(&self.rx).give_back(queue);
@@ -208,7 +221,7 @@ impl Session {
         self.tell();
         let (view, can_wait) = (self.active.dma.view(), self.reactor.is_some());
         let sent = tx::run(queue, &view, &self.shared, can_wait);
-        if !self.late.keeps(&sent) {
+        if !(sent.is_short_alone() && self.late.keeps(1, ONE_FRAME)) {
             queue.notify(&view);
         }
         self.blocked.store(sent.blocked, Ordering::Release);

@@ -13,7 +13,7 @@ use std::{
 };
 
 use vmlet_bus::Dma;
-use vmlet_reactor::{Reactor, Source};
+use vmlet_reactor::Source;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{CONTROL, HEADER, MacAddress, Net, NetConfig, RX, TX, features as bit};
@@ -21,7 +21,7 @@ use crate::{
     backend::net::{LONGEST, NetBackend, PacketSocket, Piece, gather, scatter},
     virtio::{
         Activation, Place, QueueState, VirtQueue, VirtioDevice, VirtioInterrupt, features,
-        testing::{BUFFERS, Driver, Heard, dma, readable, writable},
+        testing::{BUFFERS, Driver, Heard, dma, readable, running, writable},
     },
 };
 
@@ -82,13 +82,6 @@ struct Rig {
     queues: Vec<Arc<VirtQueue>>,
 }
 
-fn reactor() -> Arc<Reactor> {
-    let spawn = |name, body: Box<dyn FnOnce() + Send>| {
-        std::thread::Builder::new().name(name).spawn(body).map(drop)
-    };
-    Reactor::start("test", &spawn).unwrap()
-}
-
 fn config(mtu: Option<u16>) -> NetConfig {
     NetConfig { mac: MAC, mtu }
 }
@@ -137,7 +130,7 @@ impl Rig {
     }
 
     fn new(negotiated: u64) -> Rig {
-        Rig::with(Cable::default(), negotiated, Place::Reactor(reactor()))
+        Rig::with(Cable::default(), negotiated, Place::Reactor(running()))
     }
 
     /// A frame from the host, to the device's address.
@@ -411,7 +404,7 @@ fn virtio_5_1_4_1_frames_past_the_negotiated_mtu_are_lost_unless_they_are_to_be_
         header: true,
         ..Cable::default()
     };
-    let rig = Rig::with(cable, bit::MTU, Place::Reactor(reactor()));
+    let rig = Rig::with(cable, bit::MTU, Place::Reactor(running()));
     (0..2).for_each(|at| rig.lend(BUFFERS + at * 0x1000, 1526));
     for gso in [0, 1] {
         let header = [0, gso, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -536,7 +529,7 @@ fn an_ended_peer_takes_the_link_down() {
     let dma = dma();
     let [rx, tx, _] = drivers(&dma);
     let backend = Arc::new(PacketSocket::new(ours));
-    let net = Net::new(config(None), backend, Place::Reactor(reactor()), None);
+    let net = Net::new(config(None), backend, Place::Reactor(running()), None);
     let heard = Arc::<Heard>::default();
     let queues = vec![queue(RX, &rx, &heard, 0), queue(TX, &tx, &heard, 0)];
     rx.send(&[writable(BUFFERS, 1526)]);

@@ -5,11 +5,28 @@ use std::io;
 use vm_memory::{GuestAddress, GuestMemory, Permissions};
 use vmlet_bus::DmaView;
 
-use super::{HEADER, late::Sent, session::Shared};
+use super::{HEADER, SHORT, session::Shared};
 use crate::{
     backend::net::{LONGEST, Piece},
     virtio::{Chain, QueueFault, VirtQueue},
 };
+
+/// Frames that were sent at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sent {
+    frames: u32,
+    /// Bytes of all of them with their headers.
+    bytes: u64,
+    /// The back end takes nothing more for now.
+    pub(super) blocked: bool,
+}
+
+impl Sent {
+    /// A short frame alone.
+    pub(super) fn is_short_alone(&self) -> bool {
+        self.frames == 1 && self.bytes <= SHORT
+    }
+}
 
 /// Sends everything that waits in `queue`, without telling the driver. What the back end does not take
 /// waits if it `can_wait`; without that, such frames are lost, as on a full cable.

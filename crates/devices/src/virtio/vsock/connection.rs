@@ -64,6 +64,8 @@ pub(super) struct Connection {
     pub(super) credit_asked: bool,
     /// The host's end is closed on both ways, and not waited for.
     pub(super) ended: bool,
+    /// The host's end had much to read the last time.
+    pub(super) streams: bool,
 }
 
 impl Connection {
@@ -89,6 +91,7 @@ impl Connection {
             starved: false,
             credit_asked: false,
             ended: false,
+            streams: false,
         }
     }
 
@@ -105,6 +108,11 @@ impl Connection {
     pub(super) fn credit(&self) -> u32 {
         let under_way = self.sent.wrapping_sub(self.guest_taken);
         self.guest_buffer.saturating_sub(under_way)
+    }
+
+    /// Bytes sent to the guest, modulo 2^32.
+    pub(super) fn sent(&self) -> u32 {
+        self.sent
     }
 
     /// Whether bytes of the host's end have a way to the guest at all.

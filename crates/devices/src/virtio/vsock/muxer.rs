@@ -25,7 +25,7 @@ use super::{
     packet::Header,
     wait::{Waits, Who},
 };
-use crate::virtio::{Activation, Chain, VirtQueue};
+use crate::virtio::{Activation, Chain, VirtQueue, late::Late};
 
 pub(super) use host::{Acceptor, Greeter, Inbox, Orphan};
 
@@ -90,6 +90,10 @@ pub(super) struct Muxer {
     pub(super) transport_reset: bool,
     next_id: u64,
     next_port: u32,
+    /// The interrupt for packets that the guest sent.
+    late: Late,
+    /// That interrupt is due.
+    tells: bool,
 }
 
 /// Ports of the host's side that are given to its programs begin here.
@@ -119,11 +123,6 @@ impl Batch {
             more.then(|| rx.pop(&self.view)).flatten()
         })
     }
-
-    fn notify(&self) {
-        self.queues.tx.notify(&self.view);
-        self.queues.rx.notify(&self.view);
-    }
 }
 
 impl Muxer {
@@ -145,6 +144,8 @@ impl Muxer {
             transport_reset: false,
             next_id: 0,
             next_port: FIRST_PORT,
+            late: Late::default(),
+            tells: false,
         }
     }
 
@@ -163,11 +164,14 @@ impl Muxer {
         self.waiting.clear();
         self.stalled = false;
         self.transport_reset = false;
+        self.tells = false;
+        self.late.take();
         ended
     }
 
     /// No descriptor leads to work until [`Muxer::resume`].
     pub(super) fn pause(&mut self) -> Vec<Registration> {
+        self.tell();
         self.paused = true;
         let mut ended = self.end_waits();
         ended.extend(self.end_accepting());

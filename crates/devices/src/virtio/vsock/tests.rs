@@ -3,6 +3,7 @@
 mod closing;
 mod credit;
 mod hostile;
+mod late;
 mod opening;
 
 use std::{

@@ -4,7 +4,10 @@ use std::sync::{Arc, Weak};
 
 use vmlet_reactor::{Interest, Reactor, ReactorError, Ready, Registration, Source, Timer};
 
-use super::{device::Shared, muxer::Key};
+use super::{
+    device::Shared,
+    muxer::{Key, Muxer},
+};
 
 /// Whose descriptor is ready. The numbers tell a newer holder of the same key from an older one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,12 +60,12 @@ impl Waits {
         })
     }
 
-    /// A timer after which the device takes connections again.
-    pub(super) fn later(&self) -> Option<Timer> {
+    /// A timer for something to be done later.
+    pub(super) fn later(&self, what: fn(&mut Muxer)) -> Option<Timer> {
         let device = Weak::clone(&self.device);
         let due = move || {
             if let Some(device) = device.upgrade() {
-                device.lock().accept_again();
+                what(&mut device.lock());
             }
         };
         self.reactor.as_ref()?.timer(due).ok()

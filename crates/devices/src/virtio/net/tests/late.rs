@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::virtio::testing::stuck;
 
 impl Rig {
     /// The driver sends frames of `len` bytes at once.
@@ -81,16 +82,4 @@ fn on_the_guests_thread_each_frame_is_told_of_at_once() {
     let rig = Rig::with(Cable::default(), 0, Place::Guest);
     rig.sends(1, 72);
     assert_eq!(rig.interrupts(), 1);
-}
-
-/// A reactor whose timers never run out: it has no thread. Its end, which waits for the thread, does
-/// not come either.
-fn stuck() -> Arc<Reactor> {
-    let spawn = |_: String, body: Box<dyn FnOnce() + Send>| {
-        std::mem::forget(body);
-        Ok(())
-    };
-    let reactor = Reactor::start("test", &spawn).unwrap();
-    std::mem::forget(Arc::clone(&reactor));
-    reactor
 }

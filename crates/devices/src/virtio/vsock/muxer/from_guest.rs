@@ -1,10 +1,13 @@
 //! Packets of the guest.
 
+use std::time::Duration;
+
 use vm_memory::{GuestAddress, GuestMemory, Permissions};
 
 use super::{Batch, Key, Muxer, OUTBOX, Out};
 use crate::virtio::{
     Chain, QueueFault,
+    late::Bounds,
     vsock::{
         calls::Piece,
         connection::{Connection, Stage},
@@ -14,6 +17,9 @@ use crate::virtio::{
         },
     },
 };
+
+/// How long a guest does not hear that its news of credit were taken.
+const NEWS: Duration = Duration::from_millis(50);
 
 impl Muxer {
     /// Takes what the guest sent, and answers.
@@ -26,6 +32,7 @@ impl Muxer {
 
     pub(super) fn take_packets(&mut self, batch: &Batch) {
         self.stalled = false;
+        let (mut news, mut others) = (0, false);
         let (tx, view) = (&batch.queues.tx, &batch.view);
         tx.drain(view, |chain| {
             if self.outbox.len() >= OUTBOX && !self.send_outbox(batch) {
@@ -34,14 +41,34 @@ impl Muxer {
                 return false;
             }
             match self.take_packet(batch, &chain) {
-                Ok(()) => tx.push(view, chain.head(), 0),
+                Ok(op) => {
+                    tx.push(view, chain.head(), 0);
+                    news += u32::from(op == CREDIT_UPDATE);
+                    others |= op != CREDIT_UPDATE;
+                }
                 Err(fault) => tx.fail(&fault),
             }
             true
         });
+        // A guest that reads a stream sends news for every few packets of it.
+        let bounds = Bounds {
+            buffers: u32::from(tx.size()) / 2,
+            time: NEWS,
+        };
+        self.tells |= others || news > 0 && !self.late.keeps(news, bounds);
     }
 
-    fn take_packet(&mut self, batch: &Batch, chain: &Chain) -> Result<(), QueueFault> {
+    /// The guest hears now what was kept back.
+    pub(super) fn tell(&mut self) {
+        if let Some(batch) = self.batch()
+            && self.late.take()
+        {
+            batch.queues.tx.notify(&batch.view);
+        }
+    }
+
+    /// Takes a packet; gives its operation.
+    fn take_packet(&mut self, batch: &Batch, chain: &Chain) -> Result<u16, QueueFault> {
         let head = chain.head();
         let mut bytes = [0; 44];
         if chain.read(&batch.view, 0, &mut bytes)? < bytes.len() {
@@ -57,9 +84,10 @@ impl Muxer {
         let known = header.src_cid == self.cid && header.dst_cid == HOST;
         if !known || header.kind != STREAM {
             self.answer_stranger(&header);
-            return Ok(());
+        } else {
+            self.take_op(batch, chain, &header)?;
         }
-        self.take_op(batch, chain, &header)
+        Ok(header.op)
     }
 
     /// A packet for nobody: a reset, unless it is one.

@@ -345,13 +345,19 @@ impl Muxer {
     /// Waits for all there is.
     pub(in crate::virtio::vsock) fn begin_waits(&mut self) {
         let Muxer { waits, .. } = self;
+        if !self.late.is_on() {
+            self.late.begin(waits.later(Muxer::tell));
+        }
         if let Some(acceptor) = &mut self.acceptor
             && !acceptor.wait.is_on()
         {
             let source = Arc::<UnixListener>::clone(&acceptor.listener);
             let wait = waits.begin(Who::Acceptor, source, Interest::READ);
             acceptor.wait = wait.unwrap_or_default();
-            acceptor.rest = acceptor.rest.take().or_else(|| waits.later());
+            acceptor.rest = acceptor
+                .rest
+                .take()
+                .or_else(|| waits.later(Muxer::accept_again));
         }
         self.greeters
             .retain(|id, greeter| greeter.listen(waits, *id).is_ok());

@@ -17,6 +17,10 @@ use crate::virtio::{
 const TURN: u32 = 320 << 10;
 /// The most buffers filled by one call.
 const CHAINS: usize = 64;
+/// So many at first where the host's end had [`MUCH`] the last time; else one.
+const MANY: usize = 16;
+/// Bytes of a stream that goes on, rather than of questions and answers.
+const MUCH: u32 = 32 << 10;
 
 /// How an attempt to read a host's end went.
 enum Read {
@@ -80,7 +84,11 @@ impl Muxer {
                 self.pump(batch, key);
             }
         }
-        batch.notify();
+        if std::mem::take(&mut self.tells) {
+            self.late.take();
+            batch.queues.tx.notify(&batch.view);
+        }
+        batch.queues.rx.notify(&batch.view);
     }
 
     /// Sends packets without bytes; false when the guest has no buffers for all.
@@ -136,9 +144,16 @@ impl Muxer {
 
 /// Reads a connection until that has an end for now.
 fn drain(batch: &Batch, connection: &mut Connection, cid: u64, key: Key) -> Read {
+    let before = connection.sent();
+    let read = drain_in_turn(batch, connection, cid, key);
+    connection.streams = connection.sent().wrapping_sub(before) >= MUCH;
+    read
+}
+
+fn drain_in_turn(batch: &Batch, connection: &mut Connection, cid: u64, key: Key) -> Read {
     // What an ended host's end has left is read at once: nothing will call again.
     let mut left = if connection.ended { u32::MAX } else { TURN };
-    let mut chains = 1;
+    let mut chains = if connection.streams { MANY } else { 1 };
     connection.starved = false;
     while connection.flows() && left > 0 {
         let most = connection.credit().min(left);
@@ -151,6 +166,10 @@ fn drain(batch: &Batch, connection: &mut Connection, cid: u64, key: Key) -> Read
             Read::Bytes(count, _) => left -= count.min(left),
             Read::End => connection.host_sends = false,
             other => return other,
+        }
+        if chains >= MANY {
+            // The guest works on these while the next are filled.
+            batch.queues.rx.notify(&batch.view);
         }
         chains = (chains * 4).min(CHAINS);
     }
