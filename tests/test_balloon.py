@@ -128,23 +128,6 @@ def test_memory_that_a_view_holds_is_kept_and_stays_as_it_is(shared: Shared) -> 
     inflated(vm, 0)
 
 
-def test_a_balloon_comes_goes_and_is_told_of_when_it_is_not_there(make: Make) -> None:
-    vm = booted(make, pci_ports=1)
-    with pytest.raises(vmlet.ConfigError, match="balloon") as missing:
-        vm.balloon.target = 0
-    assert "vmlet.Balloon" in str(missing.value.remedy)
-    port = vm.attach(vmlet.Balloon(target="16M", reporting=False))
-    until(lambda: vm.balloon.size == 16 * MIB)
-    with pytest.raises(vmlet.ConfigError, match="second"):
-        vm.attach(vmlet.Balloon())
-    vm.detach(port, timeout=limit(40))
-    with pytest.raises(vmlet.ConfigError, match="balloon"):
-        vm.balloon.size  # noqa: B018
-    vm.attach(vmlet.Balloon())
-    until(lambda: vm.balloon.has_driver)
-    assert vm.balloon.size == 0
-
-
 @pytest.mark.interpreted
 def test_a_saved_vm_goes_on_with_its_balloon(make: Make) -> None:
     vm = booted(make, vmlet.Balloon(reporting=False), cpu="soft-v1", engine="soft")

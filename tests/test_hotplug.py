@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -48,66 +48,54 @@ def pauses(vm: vmlet.VM) -> None:
         time.sleep(0.01)
 
 
-def detach_across_pauses(vm: vmlet.VM, port: int) -> None:
-    """The guest lets go of the device in ``port`` while it is paused again and again."""
-    with ThreadPoolExecutor(1) as aside:
-        detaching = aside.submit(vm.detach, port, timeout=limit(40))
-        while not detaching.done():
+def detach_across_pauses(vm: vmlet.VM, ports: list[int]) -> None:
+    """The guest lets go of the devices in ``ports`` while it is paused again and again."""
+    with ThreadPoolExecutor(len(ports)) as aside:
+        detaching = [aside.submit(vm.detach, port, timeout=limit(40)) for port in ports]
+        while not all(each.done() for each in detaching):
             vm.pause()
             vm.resume()
             time.sleep(0.1)
-        detaching.result()
+        for each in detaching:
+            each.result()
 
 
-@pytest.mark.engines
-def test_a_disk_comes_is_used_goes_and_comes_again_across_pauses(
-    make: Make, tmp_path: Path, engine: Engine
-) -> None:
-    vm = booted(make, pci_ports=2)
-    image = blank(tmp_path / "disk.img")
-    assert (vm.devices, disks(vm, 0)) == ({}, "")
+#: A device's life: it comes and is used, and its port is given; what is gone is seen when it goes
+#: on, and the device comes again.
+Life = Generator[int]
 
-    def come(text: str) -> None:
+
+def a_disk(vm: vmlet.VM, folder: Path) -> Life:
+    image = blank(folder / "disk.img")
+    for text in ("first", "second"):
+        assert disks(vm, 0) == ""
         port = vm.attach(vmlet.Disk(image))
         found = disks(vm, 1, lambda: pauses(vm))
-        assert (port, vm.devices, found) == (1, {1: "virtio-blk"}, "vda")
+        assert (vm.devices[port], found) == ("virtio-blk", "vda")
         write = (
             f"yes {text} | dd of=/dev/vda bs=4k count=256 iflag=fullblock conv=fsync 2>/dev/null"
         )
         command(vm, write, meanwhile=lambda: pauses(vm))
         assert image.read_bytes().startswith((f"{text}\n" * (1 << 16)).encode()[: 1 << 18])
-
-    come("first")
-    detach_across_pauses(vm, 1)
-    assert (vm.devices, disks(vm, 0)) == ({}, "")
-    come("second")
+        yield port
 
 
-@pytest.mark.engines
-def test_a_nic_comes_is_used_goes_and_comes_again_across_pauses(make: Make, engine: Engine) -> None:
-    files = initramfs(modules=networks.MODULES, kernel=KERNEL)
-    vm = booted(make, initramfs=files, pci_ports=1)
+def a_nic(vm: vmlet.VM, _: Path) -> Life:
+    gone = "while [ -e /sys/class/net/eth0 ]; do sleep 0.1; done; ls /sys/class/net"
     ready = (
         "until [ -e /sys/class/net/eth0 ]; do sleep 0.1; done; "
         "ip link set eth0 up; ip addr add 10.9.1.1/24 dev eth0"
     )
-
-    with networks.responder() as peer:
-        port = vm.attach(vmlet.Net(peer=peer))
-        command(vm, ready, meanwhile=lambda: pauses(vm))
-        assert networks.pings(vm, "10.9.1.2")
-        detach_across_pauses(vm, port)
-        gone = "while [ -e /sys/class/net/eth0 ]; do sleep 0.1; done; ls /sys/class/net"
-        assert (vm.devices, command(vm, gone)) == ({}, "lo")
-    with networks.responder() as peer:
-        assert vm.attach(vmlet.Net(peer=peer)) == port
-        command(vm, ready)
-        assert networks.pings(vm, "10.9.1.2")
-        vm.close()
+    for _again in range(2):
+        assert command(vm, gone) == "lo"
+        with networks.responder() as peer:
+            port = vm.attach(vmlet.Net(peer=peer))
+            command(vm, ready, meanwhile=lambda: pauses(vm))
+            assert networks.pings(vm, "10.9.1.2")
+            yield port
 
 
-@pytest.mark.engines
-def test_a_device_in_python_comes_is_read_goes_and_comes_again(make: Make, engine: Engine) -> None:
+def one_in_python(vm: vmlet.VM, _: Path) -> Life:
     class Register(vmlet.PciDevice):
         vendor_id, device_id = 0x1B36, 0x0077
         capabilities = (vmlet.Capability(b"\x09\x04\x00\x5a", bytes(4)),)
@@ -117,12 +105,11 @@ def test_a_device_in_python_comes_is_read_goes_and_comes_again(make: Make, engin
             self.reads += 1
             return None
 
-    vm, device = booted(make, pci_ports=1), Register()
+    device = Register()
     function = "$(dirname $(grep -l 0x0077 /sys/bus/pci/devices/*/device))"
     found = "grep -q 0x0077 /sys/bus/pci/devices/*/device"
     there = f"for i in $(seq 100); do {found} && break; sleep 0.1; done"
-
-    def come() -> int:
+    for _again in range(2):
         device.reads = 0
         port = vm.attach(device)
         assert command(vm, f"{there}; cat {function}/vendor") == "0x1b36"
@@ -130,11 +117,53 @@ def test_a_device_in_python_comes_is_read_goes_and_comes_again(make: Make, engin
         assert device.reads > 0
         with pytest.raises(vmlet.ConfigError, match="is on a VM"):
             vm.attach(device)
-        return port
+        yield port
 
-    vm.detach(come(), timeout=limit(40))
+
+def a_balloon(vm: vmlet.VM, _: Path) -> Life:
+    for target in (16 << 20, 0):
+        with pytest.raises(vmlet.ConfigError, match="balloon") as missing:
+            vm.balloon.target = 0
+        assert "vmlet.Balloon" in str(missing.value.remedy)
+        port = vm.attach(vmlet.Balloon(target=target, reporting=False))
+        deadline = time.monotonic() + limit(60)
+        while not (vm.balloon.has_driver and vm.balloon.size == target):
+            assert time.monotonic() < deadline, "the guest does not get there"
+            time.sleep(0.02)
+        with pytest.raises(vmlet.ConfigError, match="second"):
+            vm.attach(vmlet.Balloon())
+        yield port
+
+
+def a_console(vm: vmlet.VM, _: Path) -> Life:
+    driven = "until ls -d /sys/bus/virtio/drivers/virtio_console/virtio*; do sleep 0.1; done"
+    for text in ("first", "second"):
+        with pytest.raises(vmlet.ConfigError, match="terminal") as missing:
+            vm.terminal.write("x")
+        assert "vmlet.VirtioConsole" in str(missing.value.remedy)
+        port = vm.attach(vmlet.VirtioConsole())
+        command(vm, f"{driven} 2>/dev/null; echo {text} > /dev/hvc0")
+        assert vm.terminal.expect(text, timeout=limit(10))
+        with pytest.raises(vmlet.ConfigError, match="second"):
+            vm.attach(vmlet.VirtioConsole())
+        yield port
+
+
+@pytest.mark.engines
+def test_devices_come_are_used_go_and_come_again_across_pauses(
+    make: Make, tmp_path: Path, engine: Engine
+) -> None:
+    modules = dict.fromkeys(("virtio_blk", "virtio_balloon", *networks.MODULES))
+    vm = booted(make, initramfs=initramfs(modules=tuple(modules), kernel=KERNEL), pci_ports=6)
     assert vm.devices == {}
-    come()
+    lives = [life(vm, tmp_path) for life in (a_disk, a_nic, one_in_python, a_balloon, a_console)]
+    ports = [next(life) for life in lives]
+    assert ports == [1, 2, 3, 4, 5]
+    detach_across_pauses(vm, ports)
+    assert vm.devices == {}
+    again = [next(life) for life in lives]
+    assert (again, list(vm.devices)) == (ports, ports)
+    vm.close()
 
 
 def test_a_disk_that_is_pulled_is_gone_and_the_guest_goes_on(make: Make, tmp_path: Path) -> None:

@@ -26,8 +26,6 @@ SHELL = """
 READS='echo ready; while read -r line; do eval "$line"; done'
 (stty -echo; exec setsid -c sh -c "$READS") </dev/hvc0 >/dev/hvc0 2>&1 &
 """
-#: Waits until the driver has found the device.
-DRIVEN = "until ls -d /sys/bus/virtio/drivers/virtio_console/virtio*; do sleep 0.1; done"
 
 
 def settings(script: str = SHELL) -> dict[str, Any]:
@@ -77,27 +75,6 @@ def test_a_shell_reads_writes_and_knows_its_window(make: Make, engine: Engine) -
     vm.terminal.write("seq 3\n")
     lines = vm.terminal.lines(timeout=limit(20))
     assert [next(lines)[-1] for _ in range(4)] == ["-", "1", "2", "3"]
-
-
-@pytest.mark.engines
-def test_a_console_comes_and_goes(make: Make, engine: Engine) -> None:
-    vm = booted(make, pci_ports=1)
-    with pytest.raises(vmlet.ConfigError, match="terminal") as missing:
-        vm.terminal.write("x")
-    assert "vmlet.VirtioConsole" in str(missing.value.remedy)
-
-    def come(text: str) -> int:
-        port = vm.attach(vmlet.VirtioConsole())
-        command(vm, f"{DRIVEN} 2>/dev/null; echo {text} > /dev/hvc0")
-        assert vm.terminal.expect(text, timeout=limit(10))
-        with pytest.raises(vmlet.ConfigError, match="second"):
-            vm.attach(vmlet.VirtioConsole())
-        return port
-
-    vm.detach(come("first"), timeout=limit(40))
-    with pytest.raises(vmlet.ConfigError, match="terminal"):
-        vm.terminal.write("x")
-    come("second")
 
 
 @pytest.mark.interpreted

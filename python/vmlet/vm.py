@@ -259,7 +259,8 @@ class VM:
         """Asks the guest for the device in ``port`` and waits until it has gone.
 
         `TimeoutError` after ``timeout`` seconds (None: never): Linux waits for five before it lets
-        go. With ``pull`` the device goes at once, as if it was torn out.
+        go. With ``pull`` the device goes at once, as if it was torn out; a Linux guest that had its
+        virtio driver on it does not find another device in that port.
         """
         unplug(self._machine, port, timeout, pull=pull)
 
