@@ -67,8 +67,10 @@ def _server() -> Iterator[None]:
     with subprocess.Popen([_BENCH.program.compiled, "serve"], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        yield
-        process.kill()
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def _command(side: str, number: int, vhost: str) -> Words:
