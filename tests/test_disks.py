@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import vmlet
-from conftest import Engine, Shared, default_engine, initramfs, kernels, limit, short
+from conftest import Engine, Shared, default_engine, initramfs, kernels, lacks, limit, short
 from disks import blank, command, ext4, with_disks
 
 pytestmark = pytest.mark.linux
@@ -67,6 +67,15 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[vmlet.VM
     vm.close()
 
 
+def has_direct_io(folder: Path) -> bool:
+    """Whether files of ``folder`` can be read without the page cache."""
+    try:
+        os.close(os.open(folder / "probe", os.O_CREAT | os.O_RDWR | os.O_DIRECT))
+    except OSError:
+        return False
+    return True
+
+
 @pytest.fixture
 def opened(
     tmp_path_factory: pytest.TempPathFactory, shared: Shared, engine: Engine
@@ -76,7 +85,9 @@ def opened(
     images = [folder / str(number) for number in range(len(OPENED))]
 
     def make() -> vmlet.VM:
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
+        if not has_direct_io(folder):
+            lacks("direct-io", f"the file system of {folder} has no direct I/O")
         pairs = zip(images, OPENED, strict=True)
         disks = [vmlet.Disk(blank(image), **options) for image, options in pairs]
         return booted(vmlet.VM, *disks, engine=engine)

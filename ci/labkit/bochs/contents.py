@@ -35,11 +35,13 @@ _CACHES = re.compile(r"__pycache__|\..*")
 _OTHER_KERNELS = {packages.L1_KERNEL}
 _GUEST_MODULES = (
     *("pvpanic-mmio", "virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "virtio_balloon"),
-    *("vmw_vsock_virtio_transport", "ext4"),
+    *("vmw_vsock_virtio_transport", "ext4", "uio_pci_generic"),
 )
 _PATH_MAX = 4096
 _BUSYBOX = Path("/bin/busybox")
 _ASSEMBLER = (Path("/usr/bin/as"), Path("/usr/bin/objcopy"))
+# What makes disks, where the host has it; busybox's of the same name knows no ext4.
+_MKE2FS = Path("/usr/sbin/mke2fs")
 _ROOT_FOLDERS = ("/dev", "/proc", "/sys", "/run", "/tmp", "/root", "/etc", "/usr/bin", "/bin")
 
 
@@ -126,8 +128,8 @@ def _add_repository(tree: Tree) -> None:
 
 
 def _add_guests(tree: Tree) -> None:
-    """The guests that the tests assembled on the host, and what assembles others."""
-    for program in _ASSEMBLER:
+    """The guests that the tests assembled on the host, what assembles others and makes disks."""
+    for program in (*_ASSEMBLER, *([_MKE2FS] if _MKE2FS.exists() else [])):
         tree.add(program)
     assembled = REPOSITORY / "target" / "guests"
     for path in files_below(assembled, _CACHES) if assembled.is_dir() else []:
@@ -200,7 +202,8 @@ def _add_system(tree: Tree) -> None:
     tree.add(_BUSYBOX)
     done = subprocess.run([str(_BUSYBOX), "--list"], capture_output=True, text=True, check=True)
     for name in done.stdout.split():
-        tree.link(_BUSYBOX.resolve().parent / name, "busybox")
+        if name != _MKE2FS.name:
+            tree.link(_BUSYBOX.resolve().parent / name, "busybox")
     tree.write(Path("/etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")
     tree.write(Path("/etc/group"), "root:x:0:\n")
     if Path("/etc/os-release").exists():

@@ -18,8 +18,11 @@ use crate::virtio::{
     },
 };
 
-/// How long a guest does not hear that its news of credit were taken.
-const NEWS: Duration = Duration::from_millis(50);
+/// Bytes of a packet that the guest need not hear of at once: it waits for none of these, and has the
+/// memory of a few to spare. Readers send news of their credit for every few packets of a stream.
+const SHORT: u32 = 1 << 10;
+/// How long it does not hear of such packets.
+const WHILE: Duration = Duration::from_millis(50);
 
 impl Muxer {
     /// Takes what the guest sent, and answers.
@@ -32,7 +35,7 @@ impl Muxer {
 
     pub(super) fn take_packets(&mut self, batch: &Batch) {
         self.stalled = false;
-        let (mut news, mut others) = (0, false);
+        let (mut short, mut others) = (0, false);
         let (tx, view) = (&batch.queues.tx, &batch.view);
         tx.drain(view, |chain| {
             if self.outbox.len() >= OUTBOX && !self.send_outbox(batch) {
@@ -41,21 +44,20 @@ impl Muxer {
                 return false;
             }
             match self.take_packet(batch, &chain) {
-                Ok(op) => {
+                Ok(can_wait) => {
                     tx.push(view, chain.head(), 0);
-                    news += u32::from(op == CREDIT_UPDATE);
-                    others |= op != CREDIT_UPDATE;
+                    short += u32::from(can_wait);
+                    others |= !can_wait;
                 }
                 Err(fault) => tx.fail(&fault),
             }
             true
         });
-        // A guest that reads a stream sends news for every few packets of it.
         let bounds = Bounds {
             buffers: u32::from(tx.size()) / 2,
-            time: NEWS,
+            time: WHILE,
         };
-        self.tells |= others || news > 0 && !self.late.keeps(news, bounds);
+        self.tells |= others || short > 0 && !self.late.keeps(short, bounds);
     }
 
     /// The guest hears now what was kept back.
@@ -67,8 +69,8 @@ impl Muxer {
         }
     }
 
-    /// Takes a packet; gives its operation.
-    fn take_packet(&mut self, batch: &Batch, chain: &Chain) -> Result<u16, QueueFault> {
+    /// Takes a packet; true where the guest may hear of that later.
+    fn take_packet(&mut self, batch: &Batch, chain: &Chain) -> Result<bool, QueueFault> {
         let head = chain.head();
         let mut bytes = [0; 44];
         if chain.read(&batch.view, 0, &mut bytes)? < bytes.len() {
@@ -84,10 +86,9 @@ impl Muxer {
         let known = header.src_cid == self.cid && header.dst_cid == HOST;
         if !known || header.kind != STREAM {
             self.answer_stranger(&header);
-        } else {
-            self.take_op(batch, chain, &header)?;
+            return Ok(false);
         }
-        Ok(header.op)
+        self.take_op(batch, chain, &header)
     }
 
     /// A packet for nobody: a reset, unless it is one.
@@ -97,7 +98,12 @@ impl Muxer {
         }
     }
 
-    fn take_op(&mut self, batch: &Batch, chain: &Chain, header: &Header) -> Result<(), QueueFault> {
+    fn take_op(
+        &mut self,
+        batch: &Batch,
+        chain: &Chain,
+        header: &Header,
+    ) -> Result<bool, QueueFault> {
         let key = Key {
             host: header.dst_port,
             guest: header.src_port,
@@ -107,8 +113,9 @@ impl Muxer {
                 REQUEST => self.open_for_guest(key, header),
                 _ => self.answer_stranger(header),
             }
-            return Ok(());
+            return Ok(false);
         };
+        let can_wait = matches!(header.op, RW | CREDIT_UPDATE) && header.len <= SHORT;
         connection.take_credit(header);
         let open = connection.stage == Stage::Open;
         match header.op {
@@ -133,7 +140,7 @@ impl Muxer {
             self.wait_for(key);
         }
         self.settle(key);
-        Ok(())
+        Ok(can_wait)
     }
 
     /// The guest's last word. Bytes it sent before it closed still reach the host's end.
