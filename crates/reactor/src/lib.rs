@@ -2,7 +2,7 @@
 //!
 //! * `reactor.rs`: [`Reactor`], one thread with level-triggered epoll; [`Handler`].
 //! * `registration.rs`: [`Registration`], a descriptor that is waited for; its end is final.
-//! * `timer.rs`: [`Timer`].
+//! * `timer.rs`: [`Timer`], and the timerfd that wakes the thread for the earliest.
 //! * `error.rs`: [`ReactorError`].
 //!
 //! A reactor's thread is started by its user's function, as vCPU threads are. Many VMs can share

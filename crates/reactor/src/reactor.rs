@@ -19,7 +19,7 @@ use vmm_sys_util::{
     eventfd::EventFd,
 };
 
-use crate::{ReactorError, Registration};
+use crate::{ReactorError, Registration, timer::Deadlines};
 
 /// Starts a thread of that name; it ends when the function returns.
 pub type Spawner = dyn Fn(String, Box<dyn FnOnce() + Send>) -> std::io::Result<()> + Send + Sync;
@@ -28,10 +28,9 @@ pub type Spawner = dyn Fn(String, Box<dyn FnOnce() + Send>) -> std::io::Result<(
 const BATCH: usize = 64;
 /// How often who ends a reactor looks whether its thread is in somebody's code.
 const AT_END: Duration = Duration::from_millis(2);
-/// Rounds up to the next millisecond.
-const ALMOST: Duration = Duration::from_micros(999);
-/// The token of the reactor's own eventfd.
+/// The tokens of the reactor's own eventfd and timerfd.
 const WAKE: u64 = 0;
+const ALARM: u64 = 1;
 
 /// Something with a descriptor that can be waited for. A registration keeps it open.
 pub trait Source: AsRawFd + Send + Sync {}
@@ -124,14 +123,12 @@ impl<F: Fn(Ready) + Send + Sync> Handler for F {
 
 type Task = Box<dyn FnOnce() + Send>;
 
-#[derive(Default)]
 struct Table {
     handlers: HashMap<u64, Arc<dyn Handler>>,
     /// Whose handler runs now.
     running: Option<u64>,
     tasks: Vec<Task>,
-    /// When timers run out, by token.
-    deadlines: HashMap<u64, Instant>,
+    deadlines: Deadlines,
     thread: Option<ThreadId>,
     /// Tasks run now.
     in_tasks: bool,
@@ -149,7 +146,7 @@ pub(crate) struct Shared {
     next: AtomicU64,
     ended: AtomicBool,
     pub(crate) origin: Origin,
-    _watched: [Option<Watch>; 2],
+    _watched: [Option<Watch>; 3],
 }
 
 impl fmt::Debug for Shared {
@@ -255,17 +252,30 @@ impl Shared {
         let epoll = Epoll::new().map_err(ReactorError::call("epoll_create1"))?;
         let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
             .map_err(ReactorError::call("eventfd"))?;
-        let event = EpollEvent::new(EventSet::IN, WAKE);
-        epoll
-            .ctl(ControlOperation::Add, wake.as_raw_fd(), event)
-            .map_err(ReactorError::call("epoll_ctl"))?;
-        let watched = [epoll.as_raw_fd(), wake.as_raw_fd()].map(fork::watch_fd);
+        let deadlines = Deadlines::new().map_err(ReactorError::call("timerfd_create"))?;
+        let own = [(wake.as_raw_fd(), WAKE), (deadlines.as_raw_fd(), ALARM)];
+        for (fd, token) in own {
+            let event = EpollEvent::new(EventSet::IN, token);
+            epoll
+                .ctl(ControlOperation::Add, fd, event)
+                .map_err(ReactorError::call("epoll_ctl"))?;
+        }
+        let watched = [epoll.as_raw_fd(), own[0].0, own[1].0].map(fork::watch_fd);
+        let table = Table {
+            handlers: HashMap::new(),
+            running: None,
+            tasks: Vec::new(),
+            deadlines,
+            thread: None,
+            in_tasks: false,
+            waiting: 0,
+        };
         Ok(Shared {
             epoll,
             wake,
-            table: Mutex::default(),
+            table: Mutex::new(table),
             returned: Condvar::new(),
-            next: AtomicU64::new(WAKE + 1),
+            next: AtomicU64::new(ALARM + 1),
             ended: AtomicBool::new(false),
             origin: Origin::here(),
             _watched: watched,
@@ -296,7 +306,7 @@ impl Shared {
         self.lock().thread = Some(thread::current().id());
         let mut events = [EpollEvent::default(); BATCH];
         while !self.ended.load(Ordering::Acquire) {
-            let count = match self.epoll.wait(self.patience(), &mut events) {
+            let count = match self.epoll.wait(-1, &mut events) {
                 Ok(count) => count,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => {
@@ -307,47 +317,21 @@ impl Shared {
             for event in events.iter().take(count) {
                 match event.data() {
                     WAKE => self.run_tasks(),
+                    ALARM => self.run_timers(),
                     token => self.call(token, Ready::of(event.event_set())),
                 }
             }
-            self.run_timers();
         }
-    }
-
-    /// Milliseconds until the next timer runs out, rounded up; -1 without one.
-    fn patience(&self) -> i32 {
-        let next = self.lock().deadlines.values().min().copied();
-        next.map_or(-1, |at| {
-            let rest = at.saturating_duration_since(Instant::now());
-            i32::try_from((rest + ALMOST).as_millis()).unwrap_or(i32::MAX)
-        })
     }
 
     fn run_timers(&self) {
-        let now = Instant::now();
-        let mut table = self.lock();
-        if table.deadlines.is_empty() {
-            return;
-        }
-        let due = table.deadlines.extract_if(|_, at| *at <= now);
-        let due: Vec<u64> = due.map(|(token, _)| token).collect();
-        drop(table);
+        let due = self.lock().deadlines.take_due();
         due.into_iter()
             .for_each(|token| self.call(token, Ready::default()));
     }
 
     pub(crate) fn set_deadline(&self, token: u64, at: Option<Instant>) {
-        let mut table = self.lock();
-        match at {
-            Some(at) => table.deadlines.insert(token, at),
-            None => table.deadlines.remove(&token),
-        };
-        // The thread itself looks at deadlines before it waits again.
-        let is_here = table.thread == Some(thread::current().id());
-        drop(table);
-        if !is_here {
-            self.wake();
-        }
+        self.lock().deadlines.set(token, at);
     }
 
     /// A new handler's token.
@@ -556,6 +540,22 @@ mod tests {
         timer.arm(Duration::from_secs(3600));
         drop(timer);
         assert!(due.recv().is_err(), "the function is gone");
+    }
+
+    #[test]
+    fn a_timer_that_is_armed_later_and_runs_out_sooner_wakes_the_thread_first() {
+        let reactor = Reactor::start("test", &spawn).unwrap();
+        let (sent, due) = mpsc::channel();
+        let timers = ["late", "soon", "never"].map(|name| {
+            let sent = sent.clone();
+            reactor.timer(move || sent.send(name).unwrap()).unwrap()
+        });
+        timers[2].arm(Duration::from_secs(3600));
+        timers[0].arm(Duration::from_millis(60));
+        timers[1].arm(Duration::from_millis(1));
+        let limit = Duration::from_secs(20);
+        assert_eq!(due.recv_timeout(limit), Ok("soon"));
+        assert_eq!(due.recv_timeout(limit), Ok("late"));
     }
 
     #[test]

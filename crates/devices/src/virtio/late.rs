@@ -20,7 +20,6 @@ use vmlet_reactor::Timer;
 pub(super) struct Bounds {
     /// Used buffers that the driver has not heard of, at most.
     pub(super) buffers: u32,
-    /// The reactor's timers round up to the next millisecond.
     pub(super) time: Duration,
 }
 
