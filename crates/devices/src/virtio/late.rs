@@ -6,10 +6,7 @@
 //! when.
 
 use std::{
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -26,49 +23,54 @@ pub(super) struct Bounds {
 /// An interrupt that may be kept back.
 #[derive(Debug, Default)]
 pub(super) struct Late {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
     /// Asks for the interrupt. None: each comes at once.
-    timer: Mutex<Option<Timer>>,
+    timer: Option<Timer>,
     /// Used buffers that the driver has not heard of.
-    owed: AtomicU32,
+    owed: u32,
 }
 
 impl Late {
     /// Interrupts can be kept back until `timer` asks for them.
     pub(super) fn begin(&self, timer: Option<Timer>) {
-        *self.timer() = timer;
+        self.state().timer = timer;
     }
 
     /// Whether interrupts can be kept back.
     pub(super) fn is_on(&self) -> bool {
-        self.timer().is_some()
+        self.state().timer.is_some()
     }
 
     /// No interrupt is kept back from now on. What comes back is to be dropped where no lock is held
     /// that the timer takes.
     pub(super) fn end(&self) -> Option<Timer> {
-        self.timer().take()
+        self.state().timer.take()
     }
 
     /// Whether the interrupt for `buffers` more is kept back.
     pub(super) fn keeps(&self, buffers: u32, bounds: Bounds) -> bool {
-        let timer = self.timer();
-        let owed = self.owed.load(Ordering::Acquire);
-        let Some(timer) = timer.as_ref().filter(|_| owed + buffers <= bounds.buffers) else {
+        let mut state = self.state();
+        let owed = state.owed + buffers;
+        let Some(timer) = state.timer.as_ref().filter(|_| owed <= bounds.buffers) else {
             return false;
         };
-        if owed == 0 {
+        if state.owed == 0 {
             timer.arm(bounds.time);
         }
-        self.owed.store(owed + buffers, Ordering::Release);
+        state.owed = owed;
         true
     }
 
     /// Whether an interrupt was kept back, which the caller now asks for.
     pub(super) fn take(&self) -> bool {
-        self.owed.swap(0, Ordering::AcqRel) > 0
+        std::mem::take(&mut self.state().owed) > 0
     }
 
-    fn timer(&self) -> MutexGuard<'_, Option<Timer>> {
-        self.timer.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
