@@ -551,7 +551,7 @@ mod tests {
             reactor.timer(move || sent.send(name).unwrap()).unwrap()
         });
         timers[2].arm(Duration::from_secs(3600));
-        timers[0].arm(Duration::from_millis(60));
+        timers[0].arm(Duration::from_millis(500));
         timers[1].arm(Duration::from_millis(1));
         let limit = Duration::from_secs(20);
         assert_eq!(due.recv_timeout(limit), Ok("soon"));
