@@ -248,6 +248,14 @@ def command(
     return said[1].decode().replace("\r", "").strip()
 
 
+def until(reached: Callable[[], bool], seconds: float = 60) -> None:
+    """Waits for a state that the guest brings about by itself."""
+    deadline = time.monotonic() + limit(seconds)
+    while not reached():
+        assert time.monotonic() < deadline, "the guest does not get there"
+        time.sleep(0.02)
+
+
 @pytest.fixture
 def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., vmlet.VM]]:
     """Makes VMs that are closed at the end of the test; on the engine that the test runs on."""

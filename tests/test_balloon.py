@@ -12,7 +12,17 @@ import pytest
 
 import vmlet
 import vmlet.aio
-from conftest import Engine, Shared, command, default_engine, initramfs, kernels, limit, short
+from conftest import (
+    Engine,
+    Shared,
+    command,
+    default_engine,
+    initramfs,
+    kernels,
+    limit,
+    short,
+    until,
+)
 from guests import guest
 
 pytestmark = pytest.mark.linux
@@ -46,14 +56,6 @@ def resident() -> int:
     found = re.search(r"^Rss: +(\d+) kB", text, re.MULTILINE)
     assert found
     return int(found[1]) << 10
-
-
-def until(reached: Callable[[], bool], seconds: float = 60) -> None:
-    """Waits for a state that the guest brings about by itself."""
-    deadline = time.monotonic() + limit(seconds)
-    while not reached():
-        assert time.monotonic() < deadline, "the guest does not get there"
-        time.sleep(0.02)
 
 
 def inflated(vm: vmlet.VM, size: int) -> None:

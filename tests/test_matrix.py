@@ -22,7 +22,7 @@ import pytest
 
 import networks
 import vmlet
-from conftest import Engine, command, initramfs, kernels, limit, short
+from conftest import Engine, command, initramfs, kernels, limit, short, until
 from disks import blank, qcow2
 from guests import program
 from test_vsock import echo
@@ -127,10 +127,8 @@ def inflates(life: Life, between: Between | None) -> None:
         life.vm.balloon.target = target
         if between is not None:
             between()
-        deadline = time.monotonic() + limit(60)
-        while life.vm.balloon.size != target:
-            assert time.monotonic() < deadline, life.vm.balloon.size
-            time.sleep(0.02)
+        assert life.vm.balloon.target == target
+        until(lambda: life.vm.balloon.size == life.vm.balloon.target)
     assert life.vm.balloon.statistics(limit(20))["free_memory"] > 0
 
 

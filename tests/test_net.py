@@ -56,7 +56,7 @@ def copies_across_a_pause(vm: vmlet.VM, listen: str, address: str) -> None:
 
 
 @pytest.mark.engines
-def test_a_guest_pings_the_host_over_a_tap_and_copies_across_a_pause_by_vhost_too(
+def test_a_guest_pings_the_host_over_taps_of_both_ways_and_copies_across_a_pause(
     make: Make, engine: Engine
 ) -> None:
     with namespace():

@@ -7,15 +7,17 @@ an operation.
 
 from __future__ import annotations
 
+import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from labkit import packages
 
 from ..paths import LOGS, TARGET
-from ..process import Words, must
+from ..process import CommandError, Words, must
 from ..tools import tool
 from . import guests
 from .rounds import Samples
@@ -101,6 +103,8 @@ class Bench:
     module: str
     device: tuple[str, ...]
     modes: tuple[Mode, ...]
+    #: What the host's end takes to listen.
+    listens_by: str = ""
 
     @property
     def program(self) -> Program:
@@ -119,6 +123,19 @@ class Bench:
     def needed(self) -> list[Path]:
         """What `prepare` makes."""
         return self.program.needed()
+
+    @contextmanager
+    def host_end(self, *words: Path) -> Iterator[None]:
+        """The host's end of the streams, until the block ends."""
+        command: Words = [self.program.compiled, "serve", *words]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            try:
+                if process.stdout.readline() != b"=serving\n":
+                    raise CommandError(f"the host's end does not listen; {self.listens_by}")
+                yield
+            finally:
+                process.kill()
 
     def ours(self, *words: str | Path, cmdline: str = CMDLINE) -> Words:
         """The command of the side with vmlet; ``words`` are the subject's own."""

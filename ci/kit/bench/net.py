@@ -27,6 +27,7 @@ _BENCH = Bench(
         Mode("in", "in", 24, 0.65),
         Mode("rr", "rr", 300, 0.8),
     ),
+    listens_by="its port is taken",
 )
 _VHOST_LIMIT = 1.15
 _TAPS = ("vmbench0", "vmbench1", "vmbench2", "vmbench3")
@@ -61,18 +62,6 @@ def _taps() -> Iterator[None]:
             subprocess.run([*ip, "link", "del", name], check=False, capture_output=True)
 
 
-@contextmanager
-def _server() -> Iterator[None]:
-    """The host's end."""
-    with subprocess.Popen([_BENCH.program.compiled, "serve"], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        try:
-            yield
-        finally:
-            process.kill()
-
-
 def _command(side: str, number: int, vhost: str) -> Words:
     """The command of one side with its own interface."""
     cmdline = f"{_CMDLINE} net.ifnames=0 GUEST=10.77.{number}.2 HOST=10.77.{number}.1"
@@ -85,7 +74,7 @@ def run(told: Callable[[str], None]) -> list[Row]:
     told(f"{' '.join(map(str, _BENCH.qemu))} -append '{_CMDLINE}'")
     with ExitStack() as stack:
         stack.enter_context(_taps())
-        stack.enter_context(_server())
+        stack.enter_context(_BENCH.host_end())
         sides: dict[str, list[Side]] = {"vmlet": [], "qemu": []}
         for number, (name, vhost) in enumerate(
             [("vmlet", "off"), ("qemu", "off"), ("vmlet", "on"), ("qemu", "on")]

@@ -7,13 +7,11 @@ one byte to and fro.
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
-from ..process import CommandError
 from .asked import CAP, CMDLINE, LEAST, Bench, Mode, Side, tell
 from .result import Row
 from .rounds import Plan, measure
@@ -29,6 +27,7 @@ _BENCH = Bench(
         Mode("in", "in", 16, 1.0),
         Mode("rr", "rr", 300, 1.35),
     ),
+    listens_by="vhost-vsock takes its module",
 )
 
 ENGINE = "kvm"
@@ -38,28 +37,13 @@ PLANS = tuple(Plan(mode.row, "us", "QEMU, vhost-vsock", mode.limit) for mode in 
 prepare, needed = _BENCH.prepare, _BENCH.needed
 
 
-@contextmanager
-def _server(*path: Path) -> Iterator[None]:
-    """The host's end."""
-    with subprocess.Popen(
-        [_BENCH.program.compiled, "serve", *path], stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        if process.stdout.readline() != b"=serving\n":
-            raise CommandError("the host's end does not listen; vhost-vsock takes its module")
-        try:
-            yield
-        finally:
-            process.kill()
-
-
 def run(told: Callable[[str], None]) -> list[Row]:
     """Measure."""
     told(f"{' '.join(map(str, _BENCH.qemu))} -append '{CMDLINE}'")
     with ExitStack() as stack:
         path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "vsock"
-        stack.enter_context(_server())
-        stack.enter_context(_server(Path(f"{path}_{_PORT}")))
+        stack.enter_context(_BENCH.host_end())
+        stack.enter_context(_BENCH.host_end(Path(f"{path}_{_PORT}")))
         commands = {"vmlet": _BENCH.ours(path), "QEMU": _BENCH.theirs(path)}
         sides = {
             name: Side(stack.enter_context(Worker(command)), _BENCH.modes)

@@ -40,11 +40,6 @@ impl Late {
         self.state().timer = timer;
     }
 
-    /// Whether interrupts can be kept back.
-    pub(super) fn is_on(&self) -> bool {
-        self.state().timer.is_some()
-    }
-
     /// No interrupt is kept back from now on. What comes back is to be dropped where no lock is held
     /// that the timer takes.
     pub(super) fn end(&self) -> Option<Timer> {
@@ -54,7 +49,7 @@ impl Late {
     /// Whether the interrupt for `buffers` more is kept back.
     pub(super) fn keeps(&self, buffers: u32, bounds: Bounds) -> bool {
         let mut state = self.state();
-        let owed = state.owed + buffers;
+        let owed = state.owed.saturating_add(buffers);
         let Some(timer) = state.timer.as_ref().filter(|_| owed <= bounds.buffers) else {
             return false;
         };

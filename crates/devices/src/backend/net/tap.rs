@@ -58,7 +58,7 @@ impl Tap {
     /// Opens the interface called `name`. One that does not exist is made, with the privilege for
     /// that, and goes with the VM.
     pub fn open(name: &str) -> Result<Tap, NetError> {
-        let (file, mut request) = (device(name)?, request(name)?);
+        let (mut request, file) = (request(name)?, device(name)?);
         let attached = calls::interface(file.as_fd(), TUNSETIFF, &mut request);
         attached.map_err(|source| NetError::Interface {
             name: name.to_owned(),

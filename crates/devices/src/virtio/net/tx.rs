@@ -14,7 +14,7 @@ use crate::{
 /// Frames that were sent at once.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sent {
-    frames: u32,
+    frames: usize,
     /// Bytes of all of them with their headers.
     bytes: u64,
     /// The back end takes nothing more for now.

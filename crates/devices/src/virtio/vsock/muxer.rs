@@ -127,6 +127,8 @@ impl Batch {
 
 impl Muxer {
     pub(super) fn new(cid: u64, path: Option<PathBuf>, waits: Waits) -> Muxer {
+        let late = Late::default();
+        late.begin(waits.later(Muxer::tell));
         Muxer {
             cid,
             path,
@@ -144,7 +146,7 @@ impl Muxer {
             transport_reset: false,
             next_id: 0,
             next_port: FIRST_PORT,
-            late: Late::default(),
+            late,
             tells: false,
         }
     }

@@ -46,7 +46,7 @@ impl Muxer {
             match self.take_packet(batch, &chain) {
                 Ok(can_wait) => {
                     tx.push(view, chain.head(), 0);
-                    short += u32::from(can_wait);
+                    short = u32::saturating_add(short, can_wait.into());
                     others |= !can_wait;
                 }
                 Err(fault) => tx.fail(&fault),

@@ -345,9 +345,6 @@ impl Muxer {
     /// Waits for all there is.
     pub(in crate::virtio::vsock) fn begin_waits(&mut self) {
         let Muxer { waits, .. } = self;
-        if !self.late.is_on() {
-            self.late.begin(waits.later(Muxer::tell));
-        }
         if let Some(acceptor) = &mut self.acceptor
             && !acceptor.wait.is_on()
         {
