@@ -9,6 +9,7 @@ from .schedule import Done
 
 Which = Callable[[Done], Sequence[Failure]]
 """What of a step is shown."""
+_LAST = 15  # lines of a failed step's log that are shown once more
 
 
 def lines(done: Sequence[Done], places: Sequence[str], *, whole: bool = True) -> list[str]:
@@ -26,10 +27,21 @@ def lines(done: Sequence[Done], places: Sequence[str], *, whole: bool = True) ->
         *_table(tallies, places),
         *_named("Tests that failed, and passed when they ran once more", done, _unsteady),
         *_named("Failed tests", done, _failed),
+        *_said_last(done),
         *(f"FAILED: {text}" for text in problems(done, whole=whole)),
         "",
         closing(done, whole=whole),
     ]
+
+
+def _said_last(done: Sequence[Done]) -> list[str]:
+    """The ends of the logs of failed steps without failed tests, where they are in sight."""
+    rows = []
+    for one in done:
+        said = one.detail.splitlines()[1:][-_LAST:]
+        if one.state == "FAILED" and said and not one.report.failures:
+            rows += [f"  {one.step.name} said last:", *(f"    {line}" for line in said), ""]
+    return rows
 
 
 def merged(done: Sequence[Done]) -> dict[tuple[str, str], Tally]:

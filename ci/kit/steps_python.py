@@ -7,7 +7,7 @@ from pathlib import Path
 
 from . import outcome, place
 from .paths import LOGS, REPOSITORY, TARGET
-from .process import Words, run
+from .process import TIMED_OUT, Words, run
 from .schedule import MachineEnded, Report, Step, StepFailed
 from .steady import steady
 from .tools import tool
@@ -70,6 +70,10 @@ _STANDS_STILL = "faulthandler_timeout=200"
 #: the others.
 _SILENCE = ("--silence", "420")
 _SHORT_SILENCE = ("--silence", "240")
+#: It asks a few things, in seconds.
+_DOCTOR = ("--doctor", "--timeout", "120", "--silence", "60")
+#: The status of `ci/lab` where L1 ended by itself.
+_LAB_FAILED = 125
 #: Two steps run at once: a test that waits for something gets that much more time.
 _HOST_FACTOR = "3"
 
@@ -181,12 +185,18 @@ def _with_devices(name: str, work: Callable[[Path, Report], None]) -> Step:
 
 
 def _lab_itself(log: Path, report: Report) -> None:
-    status = run([REPOSITORY / "ci" / "lab", "--doctor"], log, timeout=600)
-    lines = [line for line in log.read_text().splitlines() if line[:4] in ("ok  ", "FAIL")]
-    good = sum(line.startswith("ok") for line in lines)
-    report.count({"lab": outcome.Tally(good, len(lines) - good)}, f"lab {place.LAB}")
-    if status or not lines:
-        raise StepFailed("the lab's check of itself failed")
+    def examine(log: Path, _: Words) -> None:
+        command: Words = [REPOSITORY / "ci" / "lab", *_DOCTOR]
+        status = run(command, log, timeout=600)
+        if status in (TIMED_OUT, _LAB_FAILED):
+            raise MachineEnded(f"the lab's check of itself ended with status {status}")
+        lines = [line for line in log.read_text().splitlines() if line[:4] in ("ok  ", "FAIL")]
+        good = sum(line.startswith("ok") for line in lines)
+        report.count({"lab": outcome.Tally(good, len(lines) - good)}, f"lab {place.LAB}")
+        if status or not lines:
+            raise StepFailed("the lab's check of itself failed")
+
+    steady(examine, log, report, lambda failure: failure.node)
 
 
 def _demo(log: Path, report: Report) -> None:

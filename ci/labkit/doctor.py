@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 from .flavour import BochsFlavour, Flavour
+from .runner import LAB_FAILED, TIMED_OUT
 
 _LAST = 255  # the status that the run with all questions ends with
 _FILE = "doctor"  # what it leaves in the output folder: lines of number and status
@@ -113,12 +114,23 @@ def answers(text: str) -> dict[int, int]:
 
 
 def examine(flavour: Flavour, out: Path, run: Callable[[list[str]], int]) -> int:
-    """Check all by `run`, whose output folder is `out`; 0 when everything holds."""
+    """Check all by `run`, whose output folder is `out`; 0 when everything holds, else 1.
+
+    Where `run` tells that L1 ended or stood still, nothing is known: its status is returned.
+    """
+    ended = 0
+
+    def watched(words: list[str]) -> int:
+        nonlocal ended
+        status = run(words)
+        ended = ended or (status if status in (LAB_FAILED, TIMED_OUT) else 0)
+        return status
+
     failures = 0
-    for claim, found in _outcomes(flavour, out, run):
+    for claim, found in _outcomes(flavour, out, watched):
         failures += bool(found)
         print(f"{'FAIL' if found else 'ok  '} {claim}{f' ({found})' if found else ''}", flush=True)
-    return min(failures, 1)
+    return ended or min(failures, 1)
 
 
 def _outcomes(

@@ -148,3 +148,16 @@ def test_the_end_names_steps_skips_groups_places_and_counts() -> None:
     assert "boot   2 passed, 1 skipped  -" in text
     assert "FAILED: b: it broke" in text
     assert text.endswith("3 passed, 1 failed, 1 skipped")
+
+
+def test_a_failed_step_without_failed_tests_says_at_the_end_what_it_said_last(
+    tmp_path: Path,
+) -> None:
+    def breaks(log: Path, told: Report) -> None:
+        log.write_text("".join(f"line {number}\n" for number in range(100)))
+        raise StepFailed("no")
+
+    found = Schedule([Step("a", breaks)], tmp_path, 1).run()
+    *_, last, empty, problem, _, closing = report.lines(found, ("host",))
+    assert (last, empty, problem) == ("    line 99", "", "FAILED: a: no")
+    assert closing == "0 passed, 1 failed, 0 skipped"

@@ -45,10 +45,10 @@ def test_a_lab_where_all_holds_passes(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("name", FLAVOURS)
-def test_a_lab_that_returns_no_status_and_no_files_fails_everywhere(
+def test_a_lab_that_ended_fails_everywhere_and_with_its_status(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert doctor.examine(FLAVOURS[name], tmp_path, lambda words: 125) == 1
+    assert doctor.examine(FLAVOURS[name], tmp_path, lambda words: 125) == 125
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 + len(doctor.checks(FLAVOURS[name]))
     assert all(line.startswith("FAIL ") for line in lines)
