@@ -70,6 +70,8 @@ _STANDS_STILL = "faulthandler_timeout=200"
 #: the others.
 _SILENCE = ("--silence", "420")
 _SHORT_SILENCE = ("--silence", "240")
+#: Seconds for all tests of a place that is slower than others.
+_LIMITS = {"lab intel": 3 * 3600}
 #: It asks a few things, in seconds.
 _DOCTOR = ("--doctor", "--timeout", "120", "--silence", "60")
 #: The status of `ci/lab` where L1 ended by itself.
@@ -82,7 +84,8 @@ def _pytest(log: Path, report: Report, where: str, command: Words, junit: Path) 
     junit.unlink(missing_ok=True)
     options: Words = ["-q", "-ra", "--junitxml", junit, "-p", "no:cacheprovider"]
     options = [*options, "-o", _STANDS_STILL]
-    status = run([*command, *options], log, timeout=3700, env={"VMLET_TIME_FACTOR": _HOST_FACTOR})
+    env = {"VMLET_TIME_FACTOR": _HOST_FACTOR}
+    status = run([*command, *options], log, timeout=_LIMITS.get(where, 3700), env=env)
     if junit.exists():
         report.count(outcome.of_junit(junit), where)
         report.failures += outcome.failures_of_junit(junit)
@@ -160,6 +163,11 @@ def _python_in_lab(log: Path, report: Report) -> None:
     _in_lab(log, report, (place.LAB, *limits), ["tests", *ignored], "python.xml")
 
 
+def _python_in_intel_lab(log: Path, report: Report) -> None:
+    # Its emulator has one thread and a clock of its own: this takes an hour or two.
+    _in_lab(log, report, ("intel", "--timeout", "10000"), ["tests"], "python.xml")
+
+
 def _passed_on(log: Path, report: Report) -> None:
     tests: Words = [*(f"tests/{name}.py" for name in _PASSED_ON), *_BY_A_USER]
     _in_lab(log, report, ("vtd", "--timeout", "900", *_SHORT_SILENCE), tests, "passed-on.xml")
@@ -216,6 +224,14 @@ PYTHON = (
     Step("python tests", _python, after=_BUILT, counts=True),
     Step("python tests with Linux", _python_linux, after=_BUILT, counts=True),
     Step("python tests in the lab", _python_in_lab, after=_BUILT, holds=_LAB, counts=True),
+    Step(
+        "python tests in the Intel lab",
+        _python_in_intel_lab,
+        after=_BUILT,
+        holds=("lab intel",),
+        counts=True,
+        full=True,
+    ),
     _with_devices("python tests with devices passed on", _passed_on),
     _with_devices("python tests with NVMe", _shared_queues),
     *map(_passed_on_elsewhere, _ELSEWHERE),

@@ -132,11 +132,11 @@ RUST = (
             f"tiny guests on {model}",
             partial(_tiny_guests_on, model),
             after=("rust tests", "kernels"),
-            holds=("lab",),
+            holds=("lab intel",),
             counts=True,
-            full=True,
+            full=not nested_paging,
         )
-        for model in ("corei7_haswell_4770", "core2_penryn_t9600")
+        for model, nested_paging in (("corei7_haswell_4770", True), ("core2_penryn_t9600", False))
     ),
     Step("fuzz build", _fuzz_build),
     *(

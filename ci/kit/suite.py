@@ -30,6 +30,7 @@ def steps() -> list[Step]:
     first = ["wheel", "kernels", "lab itself", "python tests in the lab"]
     first += [name for name in found if name.startswith("python tests with devices passed on")]
     first += ["python tests with NVMe", "rust tests"]
+    first += [name for name in found if name.startswith("tiny guests on")]
     first += ["tiny guests in the lab", "demo", "python tests with Linux", "python tests"]
     return [*(found.pop(name) for name in first), *found.values()]
 

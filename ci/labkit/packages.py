@@ -78,9 +78,10 @@ def qemu_version() -> str:
             return version
     done = subprocess.run([where, "--version"], capture_output=True, text=True, check=False)
     version = done.stdout.partition("\n")[0]
-    temporary = memory.with_suffix(".new")
-    temporary.write_text(f"{identity}\n{version}")
-    temporary.rename(memory)
+    with locked(cache_dir() / "qemu-version.lock"):
+        temporary = memory.with_suffix(".new")
+        temporary.write_text(f"{identity}\n{version}")
+        temporary.rename(memory)
     return version
 
 

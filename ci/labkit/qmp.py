@@ -35,14 +35,14 @@ class Qmp:
         try:
             self._file.write(json.dumps(request).encode() + b"\n")
             self._file.flush()
-            while True:
-                reply = self._receive()
-                if "error" in reply:
-                    raise LabError(f"emulator: {command}: {reply['error']['desc']}")
-                if "return" in reply:
-                    return reply["return"]
         except OSError as error:
             raise LabError(f"emulator: {command}: {error}") from error
+        while True:
+            reply = self._receive()
+            if "error" in reply:
+                raise LabError(f"emulator: {command}: {reply['error']['desc']}")
+            if "return" in reply:
+                return reply["return"]
 
     def wait_for(self, command: str, states: set[str], timeout: float = 60.0) -> str:
         """Ask `command` until its status is one of `states`."""
@@ -55,7 +55,10 @@ class Qmp:
         raise LabError(f"emulator: {command} did not reach {' or '.join(sorted(states))}")
 
     def _receive(self) -> dict[str, Any]:
-        line = self._file.readline()
+        try:
+            line = self._file.readline()
+        except OSError as error:
+            raise LabError(f"the emulator's monitor: {error}") from error
         if not line:
             raise LabError("the emulator ended before it answered")
         reply: dict[str, Any] = json.loads(line)

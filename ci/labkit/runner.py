@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import shutil
 import sys
@@ -122,10 +123,11 @@ def run_folder() -> Iterator[Path]:
     runs = cache_dir() / "runs"
     runs.mkdir(exist_ok=True)
     for old in runs.iterdir():
-        if time.time() - old.stat().st_mtime > _STALE:
-            with locked_if_free(old / "lock") as free:
-                if free:
-                    shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # its run has just removed it
+            if time.time() - old.stat().st_mtime > _STALE:
+                with locked_if_free(old / "lock") as free:
+                    if free:
+                        shutil.rmtree(old, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(dir=runs))
     try:
         with locked(folder / "lock"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from .packages import qemu_version
 from .paths import LABKIT, cache_dir, locked, locked_if_free
 
 _KEPT = 6  # saved states, 150 MB each, before the one used longest ago goes
-_BOOT_LIMIT = 180.0  # seconds
+_BOOT_LIMIT = 120.0  # seconds, where a quiet machine takes 10
+_BOOTS = 3  # before it fails: the emulator has races of its own
 _WAITING = b"LAB-WAITING"
 
 
@@ -27,14 +29,17 @@ def saved_state(config: Config) -> Iterator[Path]:
     """
     state = cache_dir() / "snapshots" / f"{config.flavour.state}-{_key(config)}.state"
     lock = state.with_suffix(".lock")
-    if not state.exists():
-        with locked(lock):
-            if not state.exists():
-                _drop_oldest(state.parent)
-                _create(config, state)
-    with locked(lock, shared=True):
-        state.touch()
-        yield state
+    while True:
+        if not state.exists():
+            with locked(lock):
+                if not state.exists():
+                    _drop_oldest(state.parent)
+                    _create(config, state)
+        with locked(lock, shared=True):
+            if state.exists():  # else another run has dropped it meanwhile
+                os.utime(state)
+                yield state
+                return
 
 
 def _key(config: Config) -> str:
@@ -49,19 +54,30 @@ def _create(config: Config, state: Path) -> None:
     begin = time.monotonic()
     temporary = state.with_suffix(".new")
     try:
-        with tempfile.TemporaryDirectory(prefix="lab-", dir=state.parent) as folder:
-            run = Path(folder)
-            with Machine(config, run=run, out=run, go=False) as machine:
-                _await_boot(machine)
-                qmp = machine.monitor()
-                qmp.execute("migrate", uri=f"file:{temporary}")
-                if qmp.wait_for("query-migrate", {"completed", "failed"}) == "failed":
-                    raise LabError("the emulator could not save L1; use --cold")
+        for left in reversed(range(_BOOTS)):
+            try:
+                _boot_and_save(config, temporary)
+                break
+            except LabError as error:
+                if not left:
+                    raise
+                progress(f"{error}\nbooting it again")
         temporary.rename(state)
     finally:
         temporary.unlink(missing_ok=True)
     size = state.stat().st_size / 1e6
     progress(f"saved {size:.0f} MB after {time.monotonic() - begin:.1f} s")
+
+
+def _boot_and_save(config: Config, state: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="lab-", dir=state.parent) as folder:
+        run = Path(folder)
+        with Machine(config, run=run, out=run, go=False) as machine:
+            _await_boot(machine)
+            qmp = machine.monitor()
+            qmp.execute("migrate", uri=f"file:{state}")
+            if qmp.wait_for("query-migrate", {"completed", "failed"}) == "failed":
+                raise LabError("the emulator could not save L1; use --cold")
 
 
 def _await_boot(machine: Machine) -> None:
