@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shlex
@@ -17,6 +18,7 @@ from typing import IO
 from .paths import REPOSITORY
 
 TIMED_OUT = 124
+_PATIENCE = 10.0  # seconds for an end that was asked for
 Words = Sequence[str | Path]
 
 
@@ -29,6 +31,18 @@ class _Spent(threading.local):
 
 
 _spent = _Spent()
+
+
+class _Alive:
+    """What runs now, whichever thread waits for it."""
+
+    def __init__(self) -> None:
+        self.change = threading.Condition()
+        self.children: set[subprocess.Popen[bytes]] = set()
+        self.ending = False
+
+
+_alive = _Alive()
 
 
 def spent() -> float:
@@ -84,15 +98,7 @@ def _wait(
     stderr: IO[bytes] | int | None = subprocess.STDOUT,
 ) -> int:
     try:
-        child = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=stderr,
-            env=env,
-            cwd=cwd,
-            start_new_session=True,
-        )
+        child = _started(words, sink, env, cwd, stderr)
     except OSError as error:
         sink.write(f"{words[0]}: {error.strerror}\n".encode())
         return 127
@@ -104,6 +110,46 @@ def _wait(
     finally:
         if child.returncode is None:
             _end(child)
+        with _alive.change:
+            _alive.children.discard(child)
+            _alive.change.notify_all()
+
+
+def _started(
+    words: list[str],
+    sink: IO[bytes],
+    env: Mapping[str, str],
+    cwd: Path,
+    stderr: IO[bytes] | int | None,
+) -> subprocess.Popen[bytes]:
+    with _alive.change:
+        if _alive.ending:
+            raise CommandError("it was interrupted")
+        child = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=stderr,
+            env=env,
+            cwd=cwd,
+            start_new_session=True,
+        )
+        _alive.children.add(child)
+    return child
+
+
+def end_all() -> None:
+    """End what other threads still wait for, which no signal of the terminal reaches; no more
+    commands are run."""
+    with _alive.change:
+        _alive.ending = True
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for child in _alive.children:
+                if child.returncode is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(child.pid, number)
+            if _alive.change.wait_for(lambda: not _alive.children, _PATIENCE):
+                return
 
 
 def _ends(child: subprocess.Popen[bytes], timeout: float) -> bool:
@@ -126,7 +172,7 @@ def _ends(child: subprocess.Popen[bytes], timeout: float) -> bool:
 def _end(child: subprocess.Popen[bytes]) -> None:
     """End a child and what it started; the lab needs a moment to remove its files."""
     os.killpg(child.pid, signal.SIGTERM)
-    if not _ends(child, 10):
+    if not _ends(child, _PATIENCE):
         os.killpg(child.pid, signal.SIGKILL)
         _ends(child, 60)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
+
+import pytest
 
 from kit import process
 
@@ -28,6 +32,38 @@ def test_a_command_that_takes_too_long_is_ended_with_its_children(tmp_path: Path
     number = log.read_text().splitlines()[1]
     assert _ended(number)
     assert "it took too long" in log.read_text()
+
+
+_RUNS_IN_A_THREAD = """
+import pathlib, sys, threading, types
+sys.path.insert(0, sys.argv[1])
+from kit import commands, process
+
+def work(_):
+    words = ["sh", "-c", "sleep 100 & echo $! >$0/child; wait", sys.argv[2]]
+    log = pathlib.Path(sys.argv[2], "log")
+    run = lambda: process.run(words, log, timeout=90)
+    threading.Thread(target=run, daemon=True).start()
+    threading.Event().wait()
+
+sys.modules["kit.suite"] = types.SimpleNamespace(main=work)
+sys.exit(commands.main(["test"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_another_thread_waits_for_ends_with_an_interrupted_run(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    ci = Path(__file__).resolve().parents[2]
+    run = subprocess.Popen([sys.executable, "-c", _RUNS_IN_A_THREAD, str(ci), str(tmp_path)])
+    told = tmp_path / "child"
+    while not (told.exists() and told.read_text().endswith("\n")):
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.send_signal(number)
+    assert run.wait(60) == 128 + number
+    assert _ended(told.read_text().strip())
 
 
 def _ended(number: str) -> bool:
