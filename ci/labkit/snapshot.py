@@ -17,7 +17,9 @@ from .paths import LABKIT, cache_dir, locked, locked_if_free
 
 _KEPT = 6  # saved states, 150 MB each, before the one used longest ago goes
 _BOOT_LIMIT = 120.0  # seconds, where a quiet machine takes 10
-_BOOTS = 3  # before it fails: the emulator has races of its own
+# One boot in ten on a busy host ends by an assertion of QEMU 10.0.2 (`iotlb_to_section`): memory
+# gets new numbers where devices are set up, and another processor looks one up by its old number.
+_BOOTS = 3
 _WAITING = b"LAB-WAITING"
 
 
