@@ -35,7 +35,9 @@ def test_a_command_that_takes_too_long_is_ended_with_its_children(tmp_path: Path
 
 
 _RUNS_IN_A_THREAD = """
-import pathlib, sys, threading, types
+import pathlib, signal, sys, threading, types
+# Who started the tests in the background has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, sys.argv[1])
 from kit import commands, process
 
@@ -56,13 +58,17 @@ def test_what_another_thread_waits_for_ends_with_an_interrupted_run(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     ci = Path(__file__).resolve().parents[2]
-    run = subprocess.Popen([sys.executable, "-c", _RUNS_IN_A_THREAD, str(ci), str(tmp_path)])
     told = tmp_path / "child"
-    while not (told.exists() and told.read_text().endswith("\n")):
-        assert run.poll() is None
-        time.sleep(0.01)
-    run.send_signal(number)
-    assert run.wait(60) == 128 + number
+    words = [sys.executable, "-c", _RUNS_IN_A_THREAD, str(ci), str(tmp_path)]
+    with subprocess.Popen(words) as run:
+        try:
+            while not (told.exists() and told.read_text().endswith("\n")):
+                assert run.poll() is None
+                time.sleep(0.01)
+            run.send_signal(number)
+            assert run.wait(60) == 128 + number
+        finally:
+            run.kill()
     assert _ended(told.read_text().strip())
 
 
