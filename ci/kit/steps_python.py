@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from labkit.runner import LAB_FAILED
+
 from . import outcome, place
 from .paths import LOGS, REPOSITORY, TARGET
 from .process import TIMED_OUT, Words, run
@@ -74,8 +76,6 @@ _SHORT_SILENCE = ("--silence", "240")
 _LIMITS = {"lab intel": 3 * 3600}
 #: It asks a few things, in seconds.
 _DOCTOR = ("--doctor", "--timeout", "120", "--silence", "60")
-#: The status of `ci/lab` where L1 ended by itself.
-_LAB_FAILED = 125
 #: Two steps run at once: a test that waits for something gets that much more time.
 _HOST_FACTOR = "3"
 
@@ -196,7 +196,7 @@ def _lab_itself(log: Path, report: Report) -> None:
     def examine(log: Path, _: Words) -> None:
         command: Words = [REPOSITORY / "ci" / "lab", *_DOCTOR]
         status = run(command, log, timeout=600)
-        if status in (TIMED_OUT, _LAB_FAILED):
+        if status in (TIMED_OUT, LAB_FAILED):
             raise MachineEnded(f"the lab's check of itself ended with status {status}")
         lines = [line for line in log.read_text().splitlines() if line[:4] in ("ok  ", "FAIL")]
         good = sum(line.startswith("ok") for line in lines)
