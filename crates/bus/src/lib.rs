@@ -2,6 +2,7 @@
 //!
 //! * `device.rs`: [`Device`], reads and writes of registers, and what a device may ask for.
 //! * `space.rs`: [`IoSpace`], an address space of devices, and what nobody claims.
+//! * `recent.rs`: [`Recent`], one vCPU's way into it.
 //! * `interrupt.rs`: lines and message-signalled interrupts; every message names its requester.
 //! * `doorbell.rs`: writes that signal an eventfd.
 //! * `dma.rs`: [`Dma`], a device's way to guest memory, and what may lie behind it.
@@ -13,6 +14,7 @@ mod device;
 mod dma;
 mod doorbell;
 mod interrupt;
+mod recent;
 mod saved;
 mod space;
 
@@ -20,5 +22,6 @@ pub use device::{AccessContext, Device, Flow, StopRequest};
 pub use dma::{Dma, DmaDomain, DmaFault, DmaPiece, DmaView};
 pub use doorbell::{Doorbell, Doorbells};
 pub use interrupt::{IrqLine, LineEnd, Msi, MsiRoute, MsiSink, NoIrq, RequesterId};
+pub use recent::Recent;
 pub use saved::{SavedError, SavedState};
 pub use space::{IoSpace, SpaceError, Unclaimed, UnclaimedAccess};

@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use thiserror::Error;
@@ -43,11 +46,12 @@ pub enum SpaceError {
     },
 }
 
+/// A range and its device.
 #[derive(Clone, Debug)]
-struct Claim {
-    start: u64,
-    len: u64,
-    device: Arc<dyn Device>,
+pub(crate) struct Claim {
+    pub(crate) start: u64,
+    pub(crate) len: u64,
+    pub(crate) device: Arc<dyn Device>,
 }
 
 impl Claim {
@@ -85,6 +89,8 @@ pub struct Unclaimed {
 #[derive(Debug, Default)]
 pub struct IoSpace {
     claims: RwLock<Arc<Vec<Claim>>>,
+    /// How often ranges were added or removed.
+    changes: AtomicU64,
     unclaimed: Mutex<Unclaimed>,
 }
 
@@ -123,7 +129,7 @@ impl IoSpace {
         let mut changed = Vec::clone(&claims);
         let at = changed.partition_point(|c| c.start < start);
         changed.insert(at, claim);
-        *claims = Arc::new(changed);
+        self.replace(&mut claims, changed);
         Ok(())
     }
 
@@ -134,45 +140,33 @@ impl IoSpace {
         let mut left = Vec::clone(&claims);
         left.retain(|c| c.start != start || !Arc::ptr_eq(&c.device, device));
         let had = left.len() < claims.len();
-        *claims = Arc::new(left);
+        self.replace(&mut claims, left);
         had
+    }
+
+    fn replace(&self, claims: &mut Arc<Vec<Claim>>, by: Vec<Claim>) {
+        *claims = Arc::new(by);
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// A number that is another after ranges were added or removed.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// The guest reads.
     pub fn read(&self, cx: &dyn AccessContext, addr: u64, data: &mut [u8]) -> Flow {
         match self.find(addr, data.len()) {
-            Some((device, offset)) => device.read(cx, offset, data),
-            None => {
-                data.fill(0xff);
-                self.note(UnclaimedAccess {
-                    addr,
-                    len: data.len(),
-                    write: false,
-                    value: 0,
-                });
-                Flow::Continue
-            }
+            Some(claim) => claim.device.read(cx, addr - claim.start, data),
+            None => self.read_unclaimed(addr, data),
         }
     }
 
     /// The guest writes.
     pub fn write(&self, cx: &dyn AccessContext, addr: u64, data: &[u8]) -> Flow {
         match self.find(addr, data.len()) {
-            Some((device, offset)) => device.write(cx, offset, data),
-            None => {
-                let value = data
-                    .iter()
-                    .take(8)
-                    .rev()
-                    .fold(0, |v, b| (v << 8) | u64::from(*b));
-                self.note(UnclaimedAccess {
-                    addr,
-                    len: data.len(),
-                    write: true,
-                    value,
-                });
-                Flow::Continue
-            }
+            Some(claim) => claim.device.write(cx, addr - claim.start, data),
+            None => self.write_unclaimed(addr, data),
         }
     }
 
@@ -185,11 +179,40 @@ impl IoSpace {
         data: &[u8],
     ) -> Flow {
         match self.find(addr, size) {
-            Some((device, offset)) => device.write_string(cx, offset, size, data),
+            Some(claim) => {
+                let offset = addr - claim.start;
+                claim.device.write_string(cx, offset, size, data)
+            }
             None => data
                 .chunks(size.max(1))
                 .fold(Flow::Continue, |_, one| self.write(cx, addr, one)),
         }
+    }
+
+    pub(crate) fn read_unclaimed(&self, addr: u64, data: &mut [u8]) -> Flow {
+        data.fill(0xff);
+        self.note(UnclaimedAccess {
+            addr,
+            len: data.len(),
+            write: false,
+            value: 0,
+        });
+        Flow::Continue
+    }
+
+    pub(crate) fn write_unclaimed(&self, addr: u64, data: &[u8]) -> Flow {
+        let value = data
+            .iter()
+            .take(8)
+            .rev()
+            .fold(0, |v, b| (v << 8) | u64::from(*b));
+        self.note(UnclaimedAccess {
+            addr,
+            len: data.len(),
+            write: true,
+            value,
+        });
+        Flow::Continue
     }
 
     /// Resets every device, each once.
@@ -237,13 +260,12 @@ impl IoSpace {
             .clone()
     }
 
-    fn find(&self, addr: u64, len: usize) -> Option<(Arc<dyn Device>, u64)> {
+    /// The range that `len` bytes at `addr` lie in.
+    pub(crate) fn find(&self, addr: u64, len: usize) -> Option<Claim> {
         let claims = self.claims.read().unwrap_or_else(PoisonError::into_inner);
         let at = claims.partition_point(|c| c.start <= addr).checked_sub(1)?;
         let claim = claims.get(at)?;
-        let offset = addr - claim.start;
-        let fits = offset.checked_add(u64::try_from(len).ok()?)? <= claim.len;
-        fits.then(|| (Arc::clone(&claim.device), offset))
+        fits(claim.start, claim.len, addr, len).then(|| claim.clone())
     }
 
     fn note(&self, access: UnclaimedAccess) {
@@ -257,6 +279,13 @@ impl IoSpace {
         }
         unclaimed.recent.push_back(access);
     }
+}
+
+/// Whether `len` bytes at `addr` lie in the range of `range` bytes at `start`.
+pub(crate) fn fits(start: u64, range: u64, addr: u64, len: usize) -> bool {
+    let end = addr.checked_sub(start).zip(u64::try_from(len).ok());
+    end.and_then(|(offset, len)| offset.checked_add(len))
+        .is_some_and(|end| end <= range)
 }
 
 #[cfg(test)]

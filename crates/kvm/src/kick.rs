@@ -1,9 +1,16 @@
-//! Kicks by a signal that has no handler (`vmlet_vcpu`'s `kick.rs` has the proof).
+//! Kicks by a signal that has no handler, or by a completion of io_uring (`vmlet_vcpu`'s `kick.rs`
+//! has the proof).
 //!
 //! Invariant: the signal is blocked in every bound vCPU thread except inside `KVM_RUN`, so its
-//! disposition, whatever the process made of it, never applies to our kicks.
+//! disposition, whatever the process made of it, never applies to our kicks. A kicker knows a vCPU's
+//! `kvm_run` page only while the vCPU is bound; who drops the vCPU unbinds it first.
 
-#![expect(unsafe_code, reason = "signal masks and tgkill")]
+#![expect(
+    unsafe_code,
+    reason = "signal masks, tgkill, and a byte of the kvm_run page"
+)]
+
+mod completion;
 
 use std::{
     io,
@@ -19,6 +26,9 @@ use std::{
 
 use libc::{c_int, pid_t, sigset_t};
 use vmlet_vcpu::Kicker;
+
+use crate::ext::{ImmediateExit, RunPage};
+use completion::Completion;
 
 /// The kick is signal `SIGRTMIN` plus this. Other users of the signal in the process are not
 /// disturbed: kicks go to vCPU threads only.
@@ -38,69 +48,171 @@ pub(crate) fn mask_while_running() -> u64 {
 
 /// Where kicks of one vCPU go.
 #[derive(Debug, Default)]
-pub(crate) struct SignalKicker {
-    /// The thread that runs the vCPU.
-    thread: Mutex<Option<pid_t>>,
-    /// A kick that no run has ended for yet. While it waits, its signal is pending in the thread,
-    /// about to be sent, or waits for a thread, and stands for all later kicks: so a vCPU queues
-    /// at most one signal, however often it is kicked while it does not run, and the user's
-    /// allowance of queued signals (`RLIMIT_SIGPENDING`) is not used up.
+pub(crate) struct VcpuKicker {
+    target: Mutex<Target>,
+    /// A kick that no run has ended for yet. While it waits, it has been sent, is about to be, or
+    /// waits for a thread, and stands for all later kicks: so a vCPU queues at most one signal,
+    /// however often it is kicked while it does not run, and the user's allowance of queued signals
+    /// (`RLIMIT_SIGPENDING`) is not used up.
     waits: AtomicBool,
 }
 
-impl Kicker for SignalKicker {
+/// What makes the thread that runs the vCPU return.
+#[derive(Debug, Default)]
+enum Target {
+    #[default]
+    Nobody,
+    /// A signal to this thread, which takes it inside `KVM_RUN` only.
+    Signal(pid_t),
+    Completion(Box<Interruption>),
+}
+
+/// For a thread that no signal interrupts. An interruption ends the `KVM_RUN` that it comes in; one
+/// that comes outside is over before the next, which `exit` is for.
+#[derive(Debug)]
+struct Interruption {
+    completion: Completion,
+    exit: ImmediateExit,
+    /// Both have been used and not been reset.
+    sent: bool,
+}
+
+impl Interruption {
+    fn send(&mut self) {
+        if !self.sent {
+            self.sent = true;
+            self.exit.set(true);
+            self.completion.interrupt();
+        }
+    }
+
+    fn reset(&mut self) -> io::Result<()> {
+        if self.sent {
+            self.sent = false;
+            self.exit.set(false);
+            self.completion.rearm()?;
+        }
+        Ok(())
+    }
+}
+
+impl Kicker for VcpuKicker {
     fn kick(&self) {
         if self.waits.swap(true, Ordering::SeqCst) {
             return;
         }
-        if let Some(tid) = *self.thread() {
-            send(tid);
+        self.target().send();
+    }
+}
+
+impl Target {
+    fn send(&mut self) {
+        match self {
+            Target::Nobody => {}
+            Target::Signal(tid) => send(*tid),
+            Target::Completion(interruption) => interruption.send(),
         }
     }
 }
 
-impl SignalKicker {
-    fn thread(&self) -> MutexGuard<'_, Option<pid_t>> {
-        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+/// No kick can interrupt `KVM_RUN` by a completion any more: the vCPU needs the mask for signals.
+#[derive(Debug)]
+pub(crate) struct NeedsMask;
+
+impl VcpuKicker {
+    fn target(&self) -> MutexGuard<'_, Target> {
+        self.target.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes ready for the next kick, on the thread that runs the vCPU and after what a run ended
+    /// by; [`VcpuKicker::consume`] follows.
+    pub(crate) fn settle(&self) -> Result<(), NeedsMask> {
+        let mut target = self.target();
+        match &mut *target {
+            Target::Completion(interruption) => interruption.reset().map_err(|error| {
+                log_fallback(&error);
+                *target = Target::Signal(this_thread());
+                NeedsMask
+            }),
+            Target::Signal(_) | Target::Nobody => {
+                drain();
+                Ok(())
+            }
+        }
     }
 
     /// Takes the kick that ended a run of the calling thread, if one did.
     ///
-    /// A kick between the two steps sends nothing and needs to send nothing: this run has ended,
+    /// A kick between `settle` and this sends nothing and needs to send nothing: this run has ended,
     /// and the exchange makes what the kicker published before visible to who reads it next. A
-    /// kick after the exchange sends a new signal.
+    /// kick after the exchange sends anew.
     pub(crate) fn consume(&self) -> bool {
-        drain();
         self.waits.swap(false, Ordering::SeqCst)
     }
 
-    /// Kicks go to the calling thread from now on.
+    /// Kicks go to the calling thread from now on, by signals.
     pub(crate) fn bind(&self) -> Bound {
         let old = block_all();
-        // SAFETY: plain system call.
-        let tid = unsafe { libc::gettid() };
-        let mut thread = self.thread();
-        *thread = Some(tid);
+        let mut target = self.target();
+        *target = Target::Signal(this_thread());
         if self.waits.load(Ordering::SeqCst) {
-            send(tid);
+            target.send();
         }
         Bound { old }
     }
 
+    /// Kicks of the vCPU with this page come by completions from now on, where the host permits it,
+    /// and it needs no mask for signals. On the thread that it is bound to.
+    pub(crate) fn by_completion(&self, page: &RunPage) -> bool {
+        let Ok(completion) = Completion::of_this_thread().inspect_err(log_fallback) else {
+            return false;
+        };
+        let mut target = self.target();
+        drain();
+        *target = Target::Completion(Box::new(Interruption {
+            completion,
+            // SAFETY: the vCPU is unbound before its descriptor is dropped.
+            exit: unsafe { page.immediate_exit() },
+            sent: false,
+        }));
+        if self.waits.load(Ordering::SeqCst) {
+            target.send();
+        }
+        true
+    }
+
+    /// Sets the page's `immediate_exit`, by which the calling thread has had an access completed, to
+    /// what kicks need.
+    pub(crate) fn restore_exit(&self, page: &RunPage) {
+        let target = self.target();
+        let sent = matches!(&*target, Target::Completion(interruption) if interruption.sent);
+        page.set_immediate_exit(sent);
+    }
+
     /// The thread is on its way out and its vCPU is dropped elsewhere: kicks go nowhere.
     pub(crate) fn forget_thread(&self) {
-        *self.thread() = None;
+        *self.target() = Target::Nobody;
     }
 
     /// Kicks go nowhere from now on: the lock makes sure that none is under way.
     pub(crate) fn unbind(&self, bound: &Bound) {
-        *self.thread() = None;
+        *self.target() = Target::Nobody;
         if self.waits.load(Ordering::SeqCst) {
+            drain();
             self.consume();
         }
         // SAFETY: restores a mask that the kernel gave.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const bound.old, ptr::null_mut()) };
     }
+}
+
+fn log_fallback(error: &io::Error) {
+    log::info!(target: "vmlet.kvm", "no io_uring ({error}): an exit costs two changes of the signal mask more");
+}
+
+fn this_thread() -> pid_t {
+    // SAFETY: plain system call.
+    unsafe { libc::gettid() }
 }
 
 /// The signal mask a thread had before it was bound.
@@ -183,7 +295,7 @@ mod tests {
 
     #[test]
     fn kicks_of_a_vcpu_that_does_not_run_queue_one_signal() {
-        let kicker = SignalKicker::default();
+        let kicker = VcpuKicker::default();
         let bound = kicker.bind();
         (0..100_000).for_each(|_| kicker.kick());
         assert_eq!(pending(), 1);
@@ -192,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_kick_before_there_is_a_thread_reaches_it() {
-        let kicker = SignalKicker::default();
+        let kicker = VcpuKicker::default();
         kicker.kick();
         let bound = kicker.bind();
         assert_eq!(pending(), 1);
@@ -201,9 +313,10 @@ mod tests {
 
     #[test]
     fn a_kick_after_one_was_taken_sends_again() {
-        let kicker = SignalKicker::default();
+        let kicker = VcpuKicker::default();
         let bound = kicker.bind();
         kicker.kick();
+        kicker.settle().unwrap();
         assert!(kicker.consume() && !kicker.consume());
         assert_eq!(pending(), 0);
         kicker.kick();
@@ -213,7 +326,7 @@ mod tests {
 
     #[test]
     fn unbinding_leaves_no_signal_and_the_old_mask() {
-        let kicker = SignalKicker::default();
+        let kicker = VcpuKicker::default();
         let bound = kicker.bind();
         kicker.kick();
         kicker.unbind(&bound);

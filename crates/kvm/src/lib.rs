@@ -4,7 +4,8 @@
 //! * `vm.rs`: memory slots, interrupts, eventfds; `routes.rs`: the table of interrupt routes.
 //! * `vcpu.rs`: the run loop over `KVM_RUN`; `convert.rs`, `state.rs`: registers and saved state.
 //! * `exits.rs`: exits after which a guest cannot go on; `debug.rs`: debug conditions.
-//! * `kick.rs`: kicks by a signal that has no handler.
+//! * `kick.rs`: kicks by a signal that has no handler; `kick/completion.rs`: kicks of vCPUs that exit
+//!   often.
 //! * `ext/`: the ioctls the kvm-ioctls crate lacks, the shared `kvm_run` page and the dirty ring.
 //! * `rings.rs`: the pages a guest has written, by the rings of its vCPUs.
 //! * `stats.rs`: the numbers KVM keeps.

@@ -19,7 +19,7 @@ use vmlet_vcpu::{
 use crate::{
     convert, debug, exits,
     ext::{self, RunPage},
-    kick::{self, Bound, SignalKicker},
+    kick::{self, Bound, VcpuKicker},
     state, stats,
     system::call,
     vm::Shared,
@@ -30,12 +30,16 @@ const DEBUG_EXCEPTION: u32 = 1;
 /// DR6 after a single step: BS and the bits that are always one.
 const DR6_STEP: u64 = 0xffff_4ff0;
 
+/// Exits after which a vCPU is one that exits often: making a ring takes as long as a hundred
+/// changes of the signal mask.
+const OFTEN: u32 = 1024;
+
 /// A vCPU of `/dev/kvm`.
 #[derive(Debug)]
 pub(crate) struct KvmVcpu {
     id: u32,
     parts: Option<Parts>,
-    kicker: Arc<SignalKicker>,
+    kicker: Arc<VcpuKicker>,
     bound: Option<Bound>,
     /// A run ends after one instruction.
     stepping: bool,
@@ -49,6 +53,8 @@ struct Parts {
     page: RunPage,
     fd: ParentOnly<VcpuFd>,
     shared: Arc<Shared>,
+    /// Exits until this is a vCPU that exits often; 0 once it is.
+    until_often: u32,
     _watch: Option<Watch>,
 }
 
@@ -69,14 +75,6 @@ impl AccessContext for Access<'_> {
     }
 }
 
-/// What one exit means for the loop.
-enum Step {
-    Continue,
-    End(RunEnd),
-    /// End once the access that is in flight is complete.
-    Stop(StopReason),
-}
-
 /// Why running guest code stopped.
 enum Pause {
     End(RunEnd),
@@ -84,17 +82,10 @@ enum Pause {
     Stop(StopReason),
     /// A single-stepped instruction made an access that is not complete.
     Access,
-    /// A signal came.
-    Signal,
-}
-
-impl From<Flow> for Step {
-    fn from(flow: Flow) -> Step {
-        match flow {
-            Flow::Continue => Step::Continue,
-            Flow::Stop(reason) => Step::Stop(reason),
-        }
-    }
+    /// A signal or a completion came.
+    Interrupted,
+    /// It has become a vCPU that exits often.
+    Often,
 }
 
 impl KvmVcpu {
@@ -105,9 +96,10 @@ impl KvmVcpu {
             page,
             fd: ParentOnly::new(fd),
             shared,
+            until_often: 0,
             _watch: watch,
         };
-        let kicker = Arc::new(SignalKicker::default());
+        let kicker = Arc::new(VcpuKicker::default());
         KvmVcpu {
             id,
             parts: Some(parts),
@@ -137,23 +129,48 @@ impl KvmVcpu {
         Ok(&self.parts()?.fd)
     }
 
+    /// Kicks are signals that come through inside `KVM_RUN` only.
+    fn mask_signals(&self) -> Result<(), EngineError> {
+        ext::set_signal_mask(self.fd()?, Some(kick::mask_while_running()))
+    }
+
+    /// Spares a vCPU that exits often the change of the thread's signal mask at each `KVM_RUN`, and
+    /// back: kicks come by completions of io_uring, where the host permits it.
+    fn unmask_signals(&self) -> Result<(), EngineError> {
+        let parts = self.parts()?;
+        if self.bound.is_some() && self.kicker.by_completion(&parts.page) {
+            ext::set_signal_mask(&parts.fd, None)?;
+        }
+        Ok(())
+    }
+
+    /// Whether it was a kick that ended a run.
+    fn takes_kick(&self) -> Result<bool, EngineError> {
+        if self.kicker.settle().is_err() {
+            self.mask_signals()?;
+        }
+        Ok(self.kicker.consume())
+    }
+
     /// Completes the access in flight without entering the guest. An access that KVM split gives
     /// further exits, which are served too; the end of a run among them is given back.
     fn complete(&mut self, bus: &mut dyn GuestBus) -> Result<Option<RunEnd>, EngineError> {
         let (id, mut end) = (self.id, None);
-        self.parts_mut()?.page.set_immediate_exit(true);
+        self.parts()?.page.set_immediate_exit(true);
         let result = loop {
             match ext::run(self.fd()?) {
-                Ok(()) => match self.parts_mut()?.serve(id, bus)? {
-                    Step::End(found) => end = Some(found),
-                    Step::Continue | Step::Stop(_) => {}
-                },
+                // Whoever has asked to stop has been heard already.
+                Ok(()) => {
+                    if let Some(Pause::End(found)) = self.parts_mut()?.serve(id, bus)? {
+                        end = Some(found);
+                    }
+                }
                 Err(libc::EINTR) => break Ok(end),
                 Err(libc::EAGAIN) => {}
                 Err(errno) => break Err(run_error(errno)),
             }
         };
-        self.parts_mut()?.page.set_immediate_exit(false);
+        self.kicker.restore_exit(&self.parts()?.page);
         result
     }
 
@@ -185,13 +202,18 @@ impl Parts {
     ) -> Result<Pause, EngineError> {
         loop {
             match ext::run(&self.fd) {
-                Ok(()) => match self.serve(id, bus)? {
-                    Step::Continue if stepping && self.in_access() => return Ok(Pause::Access),
-                    Step::Continue => {}
-                    Step::End(end) => return Ok(Pause::End(end)),
-                    Step::Stop(reason) => return Ok(Pause::Stop(reason)),
-                },
-                Err(libc::EINTR) => return Ok(Pause::Signal),
+                Ok(()) => {
+                    if let Some(pause) = self.serve(id, bus)? {
+                        return Ok(pause);
+                    }
+                    if stepping && self.in_access() {
+                        return Ok(Pause::Access);
+                    }
+                    if self.becomes_often() {
+                        return Ok(Pause::Often);
+                    }
+                }
+                Err(libc::EINTR) => return Ok(Pause::Interrupted),
                 // An application processor that waited for its start has got a message.
                 Err(libc::EAGAIN) => {}
                 Err(libc::EFAULT) => {
@@ -203,76 +225,101 @@ impl Parts {
         }
     }
 
+    fn becomes_often(&mut self) -> bool {
+        let counted = self.until_often > 0;
+        self.until_often = self.until_often.saturating_sub(1);
+        counted && self.until_often == 0
+    }
+
     /// The last exit was an access that KVM completes when it is entered again.
     fn in_access(&self) -> bool {
         matches!(self.page.exit_reason(), KVM_EXIT_IO | KVM_EXIT_MMIO)
     }
 
-    /// Serves the exit that `KVM_RUN` has returned with.
-    fn serve(&mut self, id: u32, bus: &mut dyn GuestBus) -> Result<Step, EngineError> {
-        let Parts {
-            page, fd, shared, ..
-        } = self;
-        let access = Access { id, fd };
-        Ok(match page.exit_reason() {
-            KVM_EXIT_IO => serve_io(&access, page, bus),
-            KVM_EXIT_MMIO => serve_mmio(&access, page, bus),
+    /// Serves the exit that `KVM_RUN` has returned with; the end of running by it.
+    ///
+    /// Accesses come often, so that they are told from all else first and nothing is made for one
+    /// that goes on.
+    #[inline]
+    fn serve(&mut self, id: u32, bus: &mut dyn GuestBus) -> Result<Option<Pause>, EngineError> {
+        let access = Access { id, fd: &self.fd };
+        let flow = match self.page.exit_reason() {
+            KVM_EXIT_IO => serve_io(&access, &mut self.page, bus),
+            KVM_EXIT_MMIO => serve_mmio(&access, &mut self.page, bus),
+            reason => return Ok(self.serve_other(reason, bus)?.map(Pause::End)),
+        };
+        match flow {
+            Flow::Continue => Ok(None),
+            Flow::Stop(reason) => Ok(Some(Pause::Stop(reason))),
+        }
+    }
+
+    #[cold]
+    fn serve_other(
+        &mut self,
+        reason: u32,
+        bus: &mut dyn GuestBus,
+    ) -> Result<Option<RunEnd>, EngineError> {
+        Ok(match reason {
             KVM_EXIT_IOAPIC_EOI => {
-                bus.end_of_interrupt(page.eoi_vector());
-                Step::Continue
+                bus.end_of_interrupt(self.page.eoi_vector());
+                None
             }
-            KVM_EXIT_HLT => Step::End(RunEnd::Halt),
-            KVM_EXIT_SHUTDOWN => Step::End(RunEnd::Shutdown),
+            KVM_EXIT_HLT => Some(RunEnd::Halt),
+            KVM_EXIT_SHUTDOWN => Some(RunEnd::Shutdown),
             KVM_EXIT_DEBUG => {
-                let stop = page.debug();
+                let stop = self.page.debug();
                 let (rip, exception, dr6) = (stop.pc, stop.exception, stop.dr6);
-                Step::End(RunEnd::Debug(DebugStop {
+                Some(RunEnd::Debug(DebugStop {
                     rip,
                     exception,
                     dr6,
                 }))
             }
-            KVM_EXIT_IRQ_WINDOW_OPEN => Step::End(RunEnd::InterruptWindow),
+            KVM_EXIT_IRQ_WINDOW_OPEN => Some(RunEnd::InterruptWindow),
             KVM_EXIT_DIRTY_RING_FULL => {
-                shared.rings.make_room(&shared.fd)?;
-                Step::Continue
+                self.shared.rings.make_room(&self.shared.fd)?;
+                None
             }
-            KVM_EXIT_INTR | KVM_EXIT_SET_TPR => Step::Continue,
-            reason => Step::End(RunEnd::Fatal(exits::fatal(page, fd, reason))),
+            KVM_EXIT_INTR | KVM_EXIT_SET_TPR => None,
+            reason => Some(RunEnd::Fatal(exits::fatal(&self.page, &self.fd, reason))),
         })
     }
 }
 
-fn serve_io(access: &Access<'_>, page: &mut RunPage, bus: &mut dyn GuestBus) -> Step {
+fn serve_io(access: &Access<'_>, page: &mut RunPage, bus: &mut dyn GuestBus) -> Flow {
     let (io, space) = (page.io(), SpaceId::PORT);
     let addr = u64::from(io.port);
     let data = page.io_data(&io);
+    if io.count == 1 && io.write {
+        return bus.write(access, space, addr, data);
+    }
+    if io.count == 1 {
+        return bus.read(access, space, addr, data);
+    }
     if io.write {
-        if io.count == 1 {
-            return bus.write(access, space, addr, data).into();
-        }
-        return bus.write_string(access, space, addr, io.size, data).into();
+        return bus.write_string(access, space, addr, io.size, data);
     }
-    let mut step = Step::Continue;
+    let mut flow = Flow::Continue;
     for element in data.chunks_mut(io.size.max(1)) {
-        if let Flow::Stop(reason) = bus.read(access, space, addr, element) {
-            step = Step::Stop(reason);
+        if let stop @ Flow::Stop(_) = bus.read(access, space, addr, element) {
+            flow = stop;
         }
     }
-    step
+    flow
 }
 
-fn serve_mmio(access: &Access<'_>, page: &mut RunPage, bus: &mut dyn GuestBus) -> Step {
+fn serve_mmio(access: &Access<'_>, page: &mut RunPage, bus: &mut dyn GuestBus) -> Flow {
     let mut mmio = page.mmio();
     let Some(data) = mmio.data.get_mut(..mmio.len) else {
-        return Step::Continue;
+        return Flow::Continue;
     };
     if mmio.write {
-        return bus.write(access, SpaceId::MMIO, mmio.addr, data).into();
+        return bus.write(access, SpaceId::MMIO, mmio.addr, data);
     }
     let flow = bus.read(access, SpaceId::MMIO, mmio.addr, data);
     page.answer_mmio(mmio.data);
-    flow.into()
+    flow
 }
 
 fn run_error(errno: i32) -> EngineError {
@@ -306,7 +353,8 @@ impl Vcpu for KvmVcpu {
     fn bind(&mut self) -> Result<(), EngineError> {
         if self.bound.is_none() {
             self.bound = Some(self.kicker.bind());
-            ext::set_signal_mask(self.fd()?, kick::mask_while_running())?;
+            self.parts_mut()?.until_often = OFTEN;
+            self.mask_signals()?;
         }
         Ok(())
     }
@@ -327,10 +375,14 @@ impl Vcpu for KvmVcpu {
                     self.complete(bus)?;
                     Ok(RunEnd::Stopped(reason))
                 }
+                Pause::Often => {
+                    self.unmask_signals()?;
+                    continue;
+                }
                 // The kernel also interrupts threads for work of its own, such as the end of an
                 // io_uring that the thread had made.
-                Pause::Signal if !self.kicker.consume() => continue,
-                Pause::Signal => Ok(RunEnd::Kicked),
+                Pause::Interrupted if !self.takes_kick()? => continue,
+                Pause::Interrupted => Ok(RunEnd::Kicked),
             };
         }
     }

@@ -172,8 +172,8 @@ pub(crate) fn connect(
 ) -> Result<(), MachineError> {
     for one in devices {
         let space = match one.space {
-            Space::Ports => &board.dispatch.ports,
-            Space::Memory => &board.dispatch.mmio,
+            Space::Ports => board.dispatch.ports(),
+            Space::Memory => board.dispatch.mmio(),
         };
         let device = Arc::clone(&one.device) as Arc<dyn Device>;
         space

@@ -324,7 +324,7 @@ impl Machine {
     pub fn unclaimed(&self) -> Result<(Unclaimed, Unclaimed), MachineError> {
         let parts = self.open()?;
         let dispatch = &parts.board.dispatch;
-        Ok((dispatch.ports.unclaimed(), dispatch.mmio.unclaimed()))
+        Ok((dispatch.ports().unclaimed(), dispatch.mmio().unclaimed()))
     }
 
     /// The exits of a vCPU that the board served.

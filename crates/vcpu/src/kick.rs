@@ -18,6 +18,10 @@
 //!   come while one is pending send nothing. The thread takes the signal first and then allows the
 //!   next one, by an exchange between a run's return and (1): a kick before the exchange has its
 //!   request seen by that (1), a kick after it sends.
+//!   To a vCPU that exits often the kick is a completion of io_uring, which makes its thread leave
+//!   `KVM_RUN` and needs no mask. One that comes outside is over before the next `KVM_RUN`; so the
+//!   kicker sets the page's `immediate_exit` first, which makes that one return at once. Both are
+//!   used and reset under one lock, and the exchange follows as above.
 //! * `softcpu`: the kick is a flag that `run` looks at before each block and clears on its way
 //!   out.
 //!

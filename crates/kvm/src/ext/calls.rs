@@ -9,6 +9,7 @@ use std::{
     fs::File,
     io,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd},
+    ptr,
 };
 
 use kvm_bindings::{
@@ -17,12 +18,16 @@ use kvm_bindings::{
     kvm_userspace_memory_region, kvm_xsave,
 };
 use kvm_ioctls::{DeviceFd, VcpuFd, VmFd};
+use rustix::ioctl::{NoArg, Opcode, opcode};
 use vmlet_vcpu::{EngineError, IoEvent, SpaceId};
 use vmm_sys_util::{
     eventfd::EventFd,
-    ioctl::{ioctl, ioctl_with_ref},
+    ioctl::{ioctl, ioctl_with_ptr, ioctl_with_ref},
     ioctl_io_nr, ioctl_iow_nr,
 };
+
+/// `_IO(KVMIO, 0x80)`.
+const KVM_RUN: Opcode = opcode::none(0xae, 0x80);
 
 /// `struct kvm_signal_mask` followed by its set.
 #[repr(C, packed)]
@@ -37,34 +42,32 @@ struct SignalMaskHead {
     len: u32,
 }
 
-ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
 ioctl_io_nr!(KVM_GET_STATS_FD, KVMIO, 0xce);
 ioctl_iow_nr!(KVM_IOEVENTFD, KVMIO, 0x79, kvm_ioeventfd);
 ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
 ioctl_iow_nr!(KVM_SET_SIGNAL_MASK, KVMIO, 0x8b, SignalMaskHead);
 
-/// `KVM_RUN`: zero, or the error number.
+/// `KVM_RUN`, by the system call itself: each exit of a guest comes by here. Fails with the error
+/// number.
+#[inline]
 pub(crate) fn run(vcpu: &VcpuFd) -> Result<(), i32> {
+    // SAFETY: the descriptor is open while it is borrowed.
+    let vcpu = unsafe { BorrowedFd::borrow_raw(vcpu.as_raw_fd()) };
     // SAFETY: KVM_RUN takes no argument; it changes guest memory and the run page only, over which
     // no Rust reference is held.
-    if unsafe { ioctl(vcpu, KVM_RUN()) } == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error()
-            .raw_os_error()
-            .unwrap_or(libc::EIO))
-    }
+    unsafe { rustix::ioctl::ioctl(vcpu, NoArg::<KVM_RUN>::new()) }
+        .map_err(|error| error.raw_os_error())
 }
 
-/// `KVM_SET_SIGNAL_MASK`: the signals blocked while the guest runs; bit n-1 is signal n.
-pub(crate) fn set_signal_mask(vcpu: &VcpuFd, blocked: u64) -> Result<(), EngineError> {
-    let mask = SignalMask {
-        len: 8,
-        set: blocked,
-    };
-    // SAFETY: the kernel reads the head and `len` bytes behind it, which `SignalMask` holds.
+/// `KVM_SET_SIGNAL_MASK`: the signals blocked while the guest runs, bit n-1 is signal n; `None` for
+/// those that are blocked anyway.
+pub(crate) fn set_signal_mask(vcpu: &VcpuFd, blocked: Option<u64>) -> Result<(), EngineError> {
+    let mask = blocked.map(|set| SignalMask { len: 8, set });
+    let mask = mask.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: the kernel reads the head and `len` bytes behind it, which `SignalMask` holds, or
+    // nothing by a null pointer.
     check("KVM_SET_SIGNAL_MASK", unsafe {
-        ioctl_with_ref(vcpu, KVM_SET_SIGNAL_MASK(), &mask)
+        ioctl_with_ptr(vcpu, KVM_SET_SIGNAL_MASK(), mask)
     })
 }
 

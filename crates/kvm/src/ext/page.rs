@@ -2,11 +2,15 @@
 //!
 //! Invariant: `run` points to the mapping of a vCPU descriptor that its [`RunPage`]'s owner keeps
 //! open; the kernel writes it only inside `KVM_RUN`, which the owner calls with no reference from
-//! here alive.
+//! here alive. Other threads write `immediate_exit` alone, so fields are read and written in place
+//! and no reference to the whole is made.
 
 #![expect(unsafe_code, reason = "reads a union and buffers the kernel fills")]
 
-use std::slice;
+use std::{
+    slice,
+    sync::atomic::{AtomicU8, Ordering},
+};
 
 use kvm_bindings::{KVM_EXIT_IO_OUT, kvm_run};
 use kvm_ioctls::VcpuFd;
@@ -39,6 +43,30 @@ pub(crate) struct DebugExit {
     pub(crate) dr6: u64,
 }
 
+/// A field of the page.
+macro_rules! field {
+    ($page:expr, $($path:tt)+) => {
+        // SAFETY: the mapping holds a kvm_run, any bytes of which are valid numbers, and nobody
+        // writes this field while the page's owner is outside KVM_RUN.
+        unsafe { (&raw const (*$page.run).$($path)+).read() }
+    };
+}
+
+/// `immediate_exit`, which other threads set too.
+#[derive(Debug)]
+pub(crate) struct ImmediateExit(*mut u8);
+
+// SAFETY: the byte is written atomically.
+unsafe impl Send for ImmediateExit {}
+
+impl ImmediateExit {
+    pub(crate) fn set(&self, on: bool) {
+        // SAFETY: the page is mapped, as the maker has promised, and its users write the byte in
+        // this way only.
+        unsafe { AtomicU8::from_ptr(self.0) }.store(u8::from(on), Ordering::SeqCst);
+    }
+}
+
 /// The shared page.
 #[derive(Debug)]
 pub(crate) struct RunPage {
@@ -66,35 +94,36 @@ impl RunPage {
         }
     }
 
-    fn with<T>(&mut self, change: impl FnOnce(&mut kvm_run) -> T) -> T {
-        // SAFETY: the mapping holds a kvm_run, and `&mut self` makes this its only reference.
-        change(unsafe { &mut *self.run })
-    }
-
-    fn get<T>(&self, read: impl FnOnce(&kvm_run) -> T) -> T {
-        // SAFETY: the mapping holds a kvm_run that nobody writes while `&self` is borrowed.
-        read(unsafe { &*self.run })
+    /// The switch that makes `KVM_RUN` return at once, for a kicker.
+    ///
+    /// # Safety
+    ///
+    /// It is not used once the vCPU's descriptor, whose mapping it points into, is dropped.
+    pub(crate) unsafe fn immediate_exit(&self) -> ImmediateExit {
+        // SAFETY: the mapping holds a kvm_run.
+        ImmediateExit(unsafe { &raw mut (*self.run).immediate_exit })
     }
 
     /// `KVM_RUN` returns before it enters the guest, but completes a pending access.
-    pub(crate) fn set_immediate_exit(&mut self, on: bool) {
-        self.with(|run| run.immediate_exit = u8::from(on));
+    pub(crate) fn set_immediate_exit(&self, on: bool) {
+        // SAFETY: it is used here, where the page is mapped.
+        unsafe { self.immediate_exit() }.set(on);
     }
 
     /// `KVM_RUN` returns with `KVM_EXIT_IRQ_WINDOW_OPEN` once the guest can take an interrupt.
     pub(crate) fn set_interrupt_window(&mut self, on: bool) {
-        self.with(|run| run.request_interrupt_window = u8::from(on));
+        // SAFETY: the mapping holds a kvm_run, and `&mut self` makes this the field's only access.
+        unsafe { (&raw mut (*self.run).request_interrupt_window).write(u8::from(on)) };
     }
 
     /// Why `KVM_RUN` returned.
     pub(crate) fn exit_reason(&self) -> u32 {
-        self.get(|run| run.exit_reason)
+        field!(self, exit_reason)
     }
 
     /// The port access of `KVM_EXIT_IO`.
     pub(crate) fn io(&self) -> IoExit {
-        // SAFETY: the caller has seen KVM_EXIT_IO; any bytes are valid numbers.
-        let io = self.get(|run| unsafe { run.__bindgen_anon_1.io });
+        let io = field!(self, __bindgen_anon_1.io);
         IoExit {
             write: u32::from(io.direction) == KVM_EXIT_IO_OUT,
             port: io.port,
@@ -117,8 +146,7 @@ impl RunPage {
 
     /// The access of `KVM_EXIT_MMIO`.
     pub(crate) fn mmio(&self) -> MmioExit {
-        // SAFETY: the caller has seen KVM_EXIT_MMIO; any bytes are valid numbers.
-        let mmio = self.get(|run| unsafe { run.__bindgen_anon_1.mmio });
+        let mmio = field!(self, __bindgen_anon_1.mmio);
         let len = usize::try_from(mmio.len).unwrap_or(0).min(mmio.data.len());
         MmioExit {
             write: mmio.is_write != 0,
@@ -130,13 +158,13 @@ impl RunPage {
 
     /// Answers a read of `KVM_EXIT_MMIO`.
     pub(crate) fn answer_mmio(&mut self, data: [u8; 8]) {
-        self.with(|run| run.__bindgen_anon_1.mmio.data = data);
+        // SAFETY: the mapping holds a kvm_run, and `&mut self` makes this the field's only access.
+        unsafe { (&raw mut (*self.run).__bindgen_anon_1.mmio.data).write(data) };
     }
 
     /// The stop of `KVM_EXIT_DEBUG`.
     pub(crate) fn debug(&self) -> DebugExit {
-        // SAFETY: the caller has seen KVM_EXIT_DEBUG.
-        let arch = self.get(|run| unsafe { run.__bindgen_anon_1.debug.arch });
+        let arch = field!(self, __bindgen_anon_1.debug.arch);
         DebugExit {
             exception: arch.exception,
             pc: arch.pc,
@@ -146,18 +174,15 @@ impl RunPage {
 
     /// The reason of `KVM_EXIT_FAIL_ENTRY`.
     pub(crate) fn entry_failure(&self) -> u64 {
-        // SAFETY: the caller has seen KVM_EXIT_FAIL_ENTRY.
-        self.get(|run| unsafe {
-            run.__bindgen_anon_1
-                .fail_entry
-                .hardware_entry_failure_reason
-        })
+        field!(
+            self,
+            __bindgen_anon_1.fail_entry.hardware_entry_failure_reason
+        )
     }
 
     /// Suberror and data words of `KVM_EXIT_INTERNAL_ERROR`.
     pub(crate) fn internal_error(&self) -> (u32, Vec<u64>) {
-        // SAFETY: the caller has seen KVM_EXIT_INTERNAL_ERROR.
-        let error = self.get(|run| unsafe { run.__bindgen_anon_1.internal });
+        let error = field!(self, __bindgen_anon_1.internal);
         let count = usize::try_from(error.ndata)
             .unwrap_or(0)
             .min(error.data.len());
@@ -166,19 +191,16 @@ impl RunPage {
 
     /// The vector of `KVM_EXIT_IOAPIC_EOI`.
     pub(crate) fn eoi_vector(&self) -> u8 {
-        // SAFETY: the caller has seen KVM_EXIT_IOAPIC_EOI.
-        self.get(|run| unsafe { run.__bindgen_anon_1.eoi.vector })
+        field!(self, __bindgen_anon_1.eoi.vector)
     }
 
     /// The address of `KVM_EXIT_MEMORY_FAULT`.
     pub(crate) fn memory_fault(&self) -> u64 {
-        // SAFETY: the caller has seen KVM_EXIT_MEMORY_FAULT.
-        self.get(|run| unsafe { run.__bindgen_anon_1.memory_fault.gpa })
+        field!(self, __bindgen_anon_1.memory_fault.gpa)
     }
 
     /// Type and data of `KVM_EXIT_SYSTEM_EVENT`.
     pub(crate) fn system_event(&self) -> u32 {
-        // SAFETY: the caller has seen KVM_EXIT_SYSTEM_EVENT.
-        self.get(|run| unsafe { run.__bindgen_anon_1.system_event.type_ })
+        field!(self, __bindgen_anon_1.system_event.type_)
     }
 }

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use super::exits::{ExitKind, Exits};
-use vmlet_bus::{self as bus, IoSpace, StopRequest};
+use vmlet_bus::{self as bus, IoSpace, Recent, StopRequest};
 use vmlet_devices::ioapic::IoApic;
 use vmlet_vcpu::{AccessContext, Flow, GuestBus, SpaceId, StopReason, x86_64::Regs};
 
 /// One vCPU's way to the board.
 #[derive(Clone, Debug)]
 pub(crate) struct Dispatch {
-    pub(crate) ports: Arc<IoSpace>,
-    pub(crate) mmio: Arc<IoSpace>,
+    ports: Recent,
+    mmio: Recent,
     pub(crate) ioapic: Arc<IoApic>,
     pub(crate) exits: Arc<Exits>,
 }
@@ -43,6 +43,31 @@ pub fn registers_at(cx: &dyn bus::AccessContext) -> Option<Regs> {
 }
 
 impl Dispatch {
+    pub(crate) fn new(ports: Arc<IoSpace>, mmio: Arc<IoSpace>, ioapic: Arc<IoApic>) -> Dispatch {
+        Dispatch {
+            ports: Recent::new(ports),
+            mmio: Recent::new(mmio),
+            ioapic,
+            exits: Arc::default(),
+        }
+    }
+
+    /// The same way, whose accesses `exits` counts.
+    pub(crate) fn counting(&self, exits: Arc<Exits>) -> Dispatch {
+        Dispatch {
+            exits,
+            ..self.clone()
+        }
+    }
+
+    pub(crate) fn ports(&self) -> &Arc<IoSpace> {
+        self.ports.space()
+    }
+
+    pub(crate) fn mmio(&self) -> &Arc<IoSpace> {
+        self.mmio.space()
+    }
+
     fn count(&self, space: SpaceId, write: bool, addr: u64) {
         let kind = match (space, write) {
             (SpaceId::PORT, false) => ExitKind::PortRead,
@@ -53,11 +78,11 @@ impl Dispatch {
         self.exits.count(kind, addr);
     }
 
-    fn space(&self, id: SpaceId) -> &IoSpace {
+    fn way(&mut self, id: SpaceId) -> &mut Recent {
         if id == SpaceId::PORT {
-            &self.ports
+            &mut self.ports
         } else {
-            &self.mmio
+            &mut self.mmio
         }
     }
 }
@@ -77,12 +102,12 @@ fn flow(flow: bus::Flow) -> Flow {
 impl GuestBus for Dispatch {
     fn read(&mut self, cx: &dyn AccessContext, space: SpaceId, addr: u64, data: &mut [u8]) -> Flow {
         self.count(space, false, addr);
-        flow(self.space(space).read(&Context(cx), addr, data))
+        flow(self.way(space).read(&Context(cx), addr, data))
     }
 
     fn write(&mut self, cx: &dyn AccessContext, space: SpaceId, addr: u64, data: &[u8]) -> Flow {
         self.count(space, true, addr);
-        flow(self.space(space).write(&Context(cx), addr, data))
+        flow(self.way(space).write(&Context(cx), addr, data))
     }
 
     fn write_string(
@@ -95,7 +120,8 @@ impl GuestBus for Dispatch {
     ) -> Flow {
         self.count(space, true, addr);
         flow(
-            self.space(space)
+            self.way(space)
+                .space()
                 .write_string(&Context(cx), addr, size, data),
         )
     }

@@ -94,12 +94,7 @@ impl Board {
             }
             None => None,
         };
-        let dispatch = Dispatch {
-            ports: Arc::new(ports),
-            mmio,
-            ioapic,
-            exits: Arc::default(),
-        };
+        let dispatch = Dispatch::new(Arc::new(ports), mmio, ioapic);
         Ok(Board {
             dispatch,
             serial,
@@ -112,10 +107,7 @@ impl Board {
     pub(crate) fn connect(&self) -> Dispatch {
         let exits = Arc::new(Exits::default());
         self.exits().push(Arc::clone(&exits));
-        Dispatch {
-            exits,
-            ..self.dispatch.clone()
-        }
+        self.dispatch.counting(exits)
     }
 
     /// The exits of vCPU number `vcpu`.

@@ -51,8 +51,8 @@ impl Machine {
             pci_ports: self.pci_ports,
             clock: parts.vm.clock()?,
             vcpus,
-            ports: dispatch.ports.save(),
-            mmio: dispatch.mmio.save(),
+            ports: dispatch.ports().save(),
+            mmio: dispatch.mmio().save(),
         });
         for region in parts.space.regions() {
             let mut at = 0;
@@ -125,9 +125,9 @@ impl Machine {
             bus.set_booted();
         }
         dispatch
-            .mmio
+            .mmio()
             .restore(&saved.head.mmio)
-            .and_then(|()| dispatch.ports.restore(&saved.head.ports))
+            .and_then(|()| dispatch.ports().restore(&saved.head.ports))
             .map_err(SavedMachineError::from)?;
         Ok(machine)
     }

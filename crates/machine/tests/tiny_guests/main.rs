@@ -43,6 +43,7 @@ mod ioapic;
 mod ioevents;
 #[cfg(test)]
 mod kick;
+mod kick_often;
 #[cfg(test)]
 mod levels;
 #[cfg(test)]
