@@ -3,18 +3,26 @@
 //! The kernel frees a VM when its last descriptor closes, and waits for grace periods on the way:
 //! up to 20 ms. Callers hand over what holds descriptors instead. A bounded queue slows down whoever
 //! makes VMs faster than the kernel can free them: the caller sees to one then.
+//!
+//! To wake a thread takes as long as all else in a close. So for a while after each VM the reaper
+//! looks for the next by itself, and who closes one VM after the other wakes nobody.
 
 use std::{
     any::Any,
     cell::Cell,
     collections::VecDeque,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use vmlet_memory::fork::PerProcess;
 
 /// VMs that may wait for their end before a caller has to see to one.
 const QUEUE: usize = 512;
+
+/// How often the reaper looks for the next VM by itself, and how many times: 20 ms in all.
+const LOOK: Duration = Duration::from_millis(1);
+const LOOKS: u32 = 20;
 
 type Remains = Box<dyn Any + Send>;
 
@@ -34,6 +42,8 @@ struct Queue {
     at_work: usize,
     /// Threads that wait for those.
     drains: usize,
+    /// The reaper's thread sleeps until it is woken.
+    asleep: bool,
     /// Nobody will bury anything any more.
     closed: bool,
 }
@@ -84,7 +94,7 @@ impl Reaper {
         queue.waiting.push_back(what);
         if queue.waiting.len() > QUEUE {
             self.work(queue);
-        } else {
+        } else if queue.asleep {
             drop(queue);
             self.buried.notify_one();
         }
@@ -93,6 +103,9 @@ impl Reaper {
     fn drain(&self) {
         let mut queue = self.lock();
         queue.drains += 1;
+        if !queue.waiting.is_empty() {
+            self.buried.notify_one();
+        }
         while queue.at_work > 0 || !queue.waiting.is_empty() {
             queue = self
                 .done
@@ -104,19 +117,31 @@ impl Reaper {
 
     /// What the reaper's thread does.
     fn live(&self) {
-        loop {
-            let mut queue = self.lock();
-            while queue.waiting.is_empty() {
-                if queue.closed {
-                    return;
-                }
-                queue = self
-                    .buried
-                    .wait(queue)
-                    .unwrap_or_else(PoisonError::into_inner);
-            }
+        while let Some(queue) = self.next() {
             self.work(queue);
         }
+    }
+
+    /// Waits until something is there; none when nothing will come.
+    fn next(&self) -> Option<MutexGuard<'_, Queue>> {
+        let mut queue = self.lock();
+        let mut looks = 0;
+        while queue.waiting.is_empty() {
+            if queue.closed {
+                return None;
+            }
+            queue.asleep = looks == LOOKS;
+            queue = if queue.asleep {
+                let woken = self.buried.wait(queue);
+                woken.unwrap_or_else(PoisonError::into_inner)
+            } else {
+                looks += 1;
+                let looked = self.buried.wait_timeout(queue, LOOK);
+                looked.unwrap_or_else(PoisonError::into_inner).0
+            };
+        }
+        queue.asleep = false;
+        Some(queue)
     }
 }
 
@@ -185,6 +210,19 @@ mod tests {
         (0..2 * QUEUE).for_each(|_| reaper.0.bury(Box::new(Counted(Arc::clone(&gone)))));
         reaper.0.drain();
         assert_eq!(gone.load(Ordering::SeqCst), 2 * QUEUE);
+    }
+
+    #[test]
+    fn whether_it_sleeps_or_looks_by_itself_all_is_gone_soon() {
+        let (reaper, (sender, receiver)) = (start().unwrap(), channel());
+        for pause in [0, 5, 100, 0, 40].map(Duration::from_millis) {
+            thread::sleep(pause);
+            reaper.0.bury(Box::new(Where(sender.clone())));
+            receiver.recv_timeout(Duration::from_secs(10)).unwrap();
+        }
+        while !reaper.0.lock().asleep {
+            thread::yield_now();
+        }
     }
 
     struct Where(Sender<ThreadId>);
