@@ -17,14 +17,16 @@ from ..process import Words
 from ..tools import tool
 from .floors import compile_floor, floor
 from .result import Row
-from .rounds import Plan, Samples, fitting, measure
+from .rounds import Plan, Samples, fitting, measure, renewing
 from .worker import Worker
 
 _HERE = Path(__file__).resolve().parent
 # VMs of one party in one round, for each of the two ways to close them: so many, or as many as a
 # slow host makes in so many seconds.
 _BATCH, _BATCH_SECONDS = 10, 0.5
-_LEAST, _CAP = 20, 120
+_LEAST, _CAP = 80, 480
+# Batches of one process.
+_TURNS = 10
 _LIMIT = 1.2
 
 ENGINE = "kvm"
@@ -56,8 +58,8 @@ def run(told: Callable[[str], None]) -> list[Row]:
         told(f"batches of {size} VMs, at least {_LEAST} rounds")
         return measure(
             PLANS,
-            lambda: _batch(ours, size),
-            lambda: _batch(bare, size),
+            renewing(ours, lambda: _batch(ours, size), _TURNS),
+            renewing(bare, lambda: _batch(bare, size), _TURNS),
             least=_LEAST,
             cap=_CAP,
             told=told,

@@ -7,14 +7,13 @@ A guest reads a device again and again: the serial port's scratch register by an
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 
 from ..process import Words
 from ..tools import tool
 from .floors import compile_floor, floor
 from .result import Row
-from .rounds import Batch, Plan, Samples, fitting, measure
+from .rounds import Plan, Samples, fitting, measure, renewing
 from .worker import Worker
 
 _HERE = Path(__file__).resolve().parent
@@ -23,7 +22,7 @@ _HERE = Path(__file__).resolve().parent
 # host makes in so many seconds.
 _BATCH, _BATCH_SECONDS, _PIECE = 5_000, 1.0, 1000
 _LEAST, _CAP = 80, 480
-# Batches of one process: where its code and its pages lie changes a round trip by several percent.
+# Batches of one process.
 _TURNS = 4
 _LIMIT = 1.05
 _KINDS = ("pio", "mmio")
@@ -52,24 +51,12 @@ def run(told: Callable[[str], None]) -> list[Row]:
         told(f"batches of {size} round trips, at least {_LEAST} rounds")
         return measure(
             PLANS,
-            _renewing(ours, size),
-            _renewing(bare, size),
+            renewing(ours, lambda: _batch(ours, size), _TURNS),
+            renewing(bare, lambda: _batch(bare, size), _TURNS),
             least=_LEAST,
             cap=_CAP,
             told=told,
         )
-
-
-def _renewing(worker: Worker, size: int) -> Batch:
-    turns = count()
-
-    def batch() -> Samples:
-        if next(turns) % _TURNS == 0:
-            worker.start_again()
-            _batch(worker, _PIECE)  # the first one pays for what stays
-        return _batch(worker, size)
-
-    return batch
 
 
 def _batch(worker: Worker, size: int) -> Samples:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 from .result import Row
 from .statistics import Verdict, low, ratio, verdict
+from .worker import Worker
 
 Samples = Mapping[str, Sequence[float]]
 """Costs by row."""
@@ -61,6 +63,22 @@ def measure(
         elif time.monotonic() >= news:
             told(f"{done} rounds of {least if done < least else cap}")
             news = time.monotonic() + _NEWS_SECONDS
+
+
+def renewing(worker: Worker, batch: Batch, turns: int) -> Batch:
+    """A batch whose process is started anew after so many turns, and warmed up by one for nothing.
+
+    Where a process has its code and its pages changes a short cost by several percent.
+    """
+    done = count()
+
+    def turn() -> Samples:
+        if next(done) % turns == 0:
+            worker.start_again()
+            batch()
+        return batch()
+
+    return turn
 
 
 def fitting(batch: Callable[[int], object], most: int, seconds: float) -> int:

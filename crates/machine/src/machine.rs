@@ -519,10 +519,18 @@ impl Drop for Remains {
         };
         let life = Arc::clone(&parts.life);
         // Guest memory goes with the parts, and vCPUs run on it until they have left.
-        parts.leave();
-        // Of two threads that let go of the VM, the last frees it: it should be this one.
+        let runs = parts.vcpus.iter().any(|vcpu| vcpu.may_run());
+        if runs {
+            parts.leave();
+        }
+        // Of two threads that let go of the VM, the last frees it: it should be this one. It takes
+        // vCPUs before it wakes their threads, which end while the kernel frees the VM.
         let waited = parts.vcpus.iter().filter(|vcpu| vcpu.drop_waiting());
-        if waited.count() < parts.vcpus.len() {
+        let all = waited.count() == parts.vcpus.len();
+        if !runs {
+            parts.leave();
+        }
+        if !all {
             life.join();
         }
         drop(parts);

@@ -244,9 +244,9 @@ impl VcpuThread {
         Leaving(Some(left))
     }
 
-    /// Drops, on the calling thread, the vCPU of a thread that waits and was asked to end; false where
-    /// that is under way already and does it itself. Who waits for the end anyway is spared a change
-    /// of threads: this one finds nothing when it wakes up, and ends.
+    /// Drops, on the calling thread, the vCPU of a thread that waits and was asked to end or is to be;
+    /// false where that is under way already and does it itself. Who waits for the end anyway is
+    /// spared a change of threads: this one finds nothing when it wakes up, and ends.
     pub fn drop_waiting(&self) -> bool {
         sit(&self.seat, None).is_some()
     }
