@@ -70,13 +70,13 @@ def _known(name: str) -> str:
     return known[name]
 
 
-def _images() -> list[str | Path]:
-    return [_INITRD, CMDLINE, *(kernel(release) for release in RELEASES)]
+def _images(options: str = "") -> list[str | Path]:
+    return [_INITRD, CMDLINE + options, *(kernel(release) for release in RELEASES)]
 
 
-def subject(engine: str) -> Words:
-    """The command of the side with vmlet on `engine`."""
-    return [tool("python"), "-B", _SUBJECT / "linux.py", engine, *_images()]
+def subject(engine: str, options: str = "") -> Words:
+    """The command of the side with vmlet on `engine`, with more options of the guest's kernel."""
+    return [tool("python"), "-B", _SUBJECT / "linux.py", engine, *_images(options)]
 
 
 def tcg() -> Words:

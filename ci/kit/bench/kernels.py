@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from math import exp, log
 
 from .result import Row
-from .rounds import Plan, Samples, measure
+from .rounds import Batch, Plan, Samples, measure, renewing
 from .statistics import verdict
 from .worker import Worker
 
@@ -56,6 +56,8 @@ class Comparison:
     least: int
     cap: int
     kernels: Sequence[str] = KERNELS
+    turns: int | None = None
+    """Rounds after which both sides are started anew."""
 
     def rows(self, subject: Side, other: Side, told: Callable[[str], None]) -> list[Row]:
         """The mean's row, then those of the kernels."""
@@ -64,8 +66,8 @@ class Comparison:
             raise SystemExit(f"results differ: {subject.results}, {self.row}: {other.results}")
         rows = measure(
             [Plan(kernel, "ms", self.reference, None) for kernel in self.kernels],
-            lambda: subject.batch(self.kernels),
-            lambda: other.batch(self.kernels),
+            self._batch(subject),
+            self._batch(other),
             least=self.least,
             cap=self.cap,
             told=told,
@@ -73,6 +75,12 @@ class Comparison:
         seven = [row for row in rows if row.row in KERNELS]
         named = [replace(row, row=f"{self.row}:{row.row}") for row in rows]
         return [self._mean(seven), *named]
+
+    def _batch(self, side: Side) -> Batch:
+        def batch() -> Samples:
+            return side.batch(self.kernels)
+
+        return renewing(side.worker, batch, self.turns) if self.turns else batch
 
     def _mean(self, rows: Sequence[Row]) -> Row:
         cost = geometric([row.ratio for row in rows])
