@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "ioctls")]
 
 use std::{
+    ffi::c_void,
     fs::File,
     io,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd},
@@ -18,7 +19,7 @@ use kvm_bindings::{
     kvm_userspace_memory_region, kvm_xsave,
 };
 use kvm_ioctls::{DeviceFd, VcpuFd, VmFd};
-use rustix::ioctl::{NoArg, Opcode, opcode};
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
 use vmlet_vcpu::{EngineError, IoEvent, SpaceId};
 use vmm_sys_util::{
     eventfd::EventFd,
@@ -26,8 +27,28 @@ use vmm_sys_util::{
     ioctl_io_nr, ioctl_iow_nr,
 };
 
-/// `_IO(KVMIO, 0x80)`.
-const KVM_RUN: Opcode = opcode::none(0xae, 0x80);
+/// `_IO(KVMIO, 0x80)`, without an argument.
+struct KvmRun;
+
+// SAFETY: the call takes no argument and gives none back. It writes guest memory and the run page,
+// so that nothing read before it holds after it.
+unsafe impl Ioctl for KvmRun {
+    type Output = ();
+
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        opcode::none(0xae, 0x80)
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        ptr::null_mut()
+    }
+
+    unsafe fn output_from_ptr(_: IoctlOutput, _: *mut c_void) -> rustix::io::Result<()> {
+        Ok(())
+    }
+}
 
 /// `struct kvm_signal_mask` followed by its set.
 #[repr(C, packed)]
@@ -53,10 +74,9 @@ ioctl_iow_nr!(KVM_SET_SIGNAL_MASK, KVMIO, 0x8b, SignalMaskHead);
 pub(crate) fn run(vcpu: &VcpuFd) -> Result<(), i32> {
     // SAFETY: the descriptor is open while it is borrowed.
     let vcpu = unsafe { BorrowedFd::borrow_raw(vcpu.as_raw_fd()) };
-    // SAFETY: KVM_RUN takes no argument; it changes guest memory and the run page only, over which
-    // no Rust reference is held.
-    unsafe { rustix::ioctl::ioctl(vcpu, NoArg::<KVM_RUN>::new()) }
-        .map_err(|error| error.raw_os_error())
+    // SAFETY: KVM_RUN changes guest memory and the run page only, over which no Rust reference is
+    // held.
+    unsafe { rustix::ioctl::ioctl(vcpu, KvmRun) }.map_err(|error| error.raw_os_error())
 }
 
 /// `KVM_SET_SIGNAL_MASK`: the signals blocked while the guest runs, bit n-1 is signal n; `None` for
