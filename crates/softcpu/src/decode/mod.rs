@@ -143,7 +143,7 @@ impl Decoder<'_> {
         }
         if self.lock && !self.lockable() {
             self.set(system::ud);
-            (self.setter, self.flow) = (None, Flow::Other);
+            (self.setter, self.condition, self.flow) = (None, None, Flow::Other);
         }
         self.op.step = self.quick.take().unwrap_or(plain);
         self.op.shape = self.op.shape & 0x30 | self.at as u8 | self.rep << 6;

@@ -1,7 +1,7 @@
 //! Translated code against the interpreter, over random code, state and budgets.
 
 use crate::{
-    cpu::Width,
+    cpu::{Stop, Width},
     decode::decode,
     dispatch::Link,
     flags::ARITHMETIC,
@@ -116,6 +116,18 @@ fn compare(name: &str, after: u32) {
         }
     }
     assert!(translated > CASES / 4, "{translated} of {CASES} translated");
+}
+
+#[test]
+fn a_jump_that_lock_forbids_faults_behind_a_comparison_too() {
+    for after in [0, 1] {
+        let mut bench = Bench::new();
+        bench.cpu.hot.set_after(after);
+        // cmp %eax, %esi; lock je
+        bench.place(&[0x39, 0xc6, 0xf0, 0x74, 0]);
+        assert_eq!(bench.cpu.run_blocks(), Err(Stop::Fault));
+        assert_eq!((bench.cpu.rip, bench.cpu.budget), (CODE + 2, 999));
+    }
 }
 
 impl crate::cpu::Cpu {
