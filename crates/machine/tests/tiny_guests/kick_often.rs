@@ -26,6 +26,7 @@ fn busy(place: &Place, irqchip: bool, code: &[u8]) -> Guest {
     };
     let reads = guest!("mov ecx, 3000", "3: in al, 0x10", "dec ecx", "jnz 3b");
     guest.load(&[reads, code].concat());
+    guest.let_interrupts_in();
     guest
 }
 
@@ -94,10 +95,14 @@ fn it_is_woken_from_a_halt_and_halts_on_afterwards() {
             true,
             guest!("mov ebx, 7", "cli", "hlt", "mov ebx, 8"),
         );
-        for _ in 0..5 {
+        let kicked = |guest: &mut Guest| {
             let (end, late) = guest.run_for(limit(Duration::from_millis(40)));
             assert_eq!((end, late), (RunEnd::Kicked, true));
+        };
+        while guest.vcpu.mp_state().unwrap() != MpState::Halted {
+            kicked(&mut guest);
         }
+        (0..3).for_each(|_| kicked(&mut guest));
         assert_eq!(guest.vcpu.mp_state().unwrap(), MpState::Halted);
         assert_eq!(guest.vcpu.regs().unwrap().rbx, 7);
     });
