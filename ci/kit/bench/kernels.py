@@ -57,7 +57,7 @@ class Comparison:
     cap: int
     kernels: Sequence[str] = KERNELS
     turns: int | None = None
-    """Rounds after which both sides are started anew."""
+    """Batches after which a side is started anew."""
 
     def rows(self, subject: Side, other: Side, told: Callable[[str], None]) -> list[Row]:
         """The mean's row, then those of the kernels."""

@@ -66,14 +66,15 @@ def measure(
 
 
 def renewing(worker: Worker, batch: Batch, turns: int) -> Batch:
-    """A batch whose process is started anew after so many turns, and warmed up by one for nothing.
+    """A batch whose process, warm already, is started anew after so many and warmed up by one more.
 
     Where a process has its code and its pages changes a short cost by several percent.
     """
     done = count()
 
     def turn() -> Samples:
-        if next(done) % turns == 0:
+        number = next(done)
+        if number and number % turns == 0:
             worker.start_again()
             batch()
         return batch()

@@ -17,6 +17,8 @@ mod interrupt;
 mod recent;
 mod saved;
 mod space;
+#[cfg(test)]
+mod testing;
 
 pub use device::{AccessContext, Device, Flow, StopRequest};
 pub use dma::{Dma, DmaDomain, DmaFault, DmaPiece, DmaView};

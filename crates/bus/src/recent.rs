@@ -79,6 +79,7 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Nobody;
 
     #[derive(Debug)]
     struct Constant(u8);
@@ -95,17 +96,6 @@ mod tests {
             Flow::Continue
         }
         fn reset(&self) {}
-    }
-
-    struct Nobody;
-
-    impl AccessContext for Nobody {
-        fn vcpu(&self) -> u32 {
-            0
-        }
-        fn rip(&self) -> u64 {
-            0
-        }
     }
 
     fn with(device: &Arc<dyn Device>) -> Recent {

@@ -291,6 +291,7 @@ pub(crate) fn fits(start: u64, range: u64, addr: u64, len: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Nobody;
 
     #[derive(Debug, Default)]
     struct Register(Mutex<Vec<u8>>);
@@ -309,17 +310,6 @@ mod tests {
         }
         fn reset(&self) {
             self.0.lock().unwrap().clear();
-        }
-    }
-
-    struct Nobody;
-
-    impl AccessContext for Nobody {
-        fn vcpu(&self) -> u32 {
-            0
-        }
-        fn rip(&self) -> u64 {
-            0
         }
     }
 

@@ -53,7 +53,7 @@ struct Parts {
     page: RunPage,
     fd: ParentOnly<VcpuFd>,
     shared: Arc<Shared>,
-    /// Exits until this is a vCPU that exits often; 0 once it is.
+    /// Exits until this is a vCPU that exits often; 0 once it is, and before it is bound.
     until_often: u32,
     _watch: Option<Watch>,
 }
@@ -134,8 +134,8 @@ impl KvmVcpu {
         ext::set_signal_mask(self.fd()?, Some(kick::mask_while_running()))
     }
 
-    /// Spares a vCPU that exits often the change of the thread's signal mask at each `KVM_RUN`, and
-    /// back: kicks come by completions of io_uring, where the host permits it.
+    /// Spares a vCPU that exits often the changes of the thread's signal mask at each `KVM_RUN`: kicks
+    /// come by completions of io_uring, where the host permits it.
     fn unmask_signals(&self) -> Result<(), EngineError> {
         let parts = self.parts()?;
         if self.bound.is_some() && self.kicker.by_completion(&parts.page) {
@@ -226,9 +226,9 @@ impl Parts {
     }
 
     fn becomes_often(&mut self) -> bool {
-        let counted = self.until_often > 0;
+        let last = self.until_often == 1;
         self.until_often = self.until_often.saturating_sub(1);
-        counted && self.until_often == 0
+        last
     }
 
     /// The last exit was an access that KVM completes when it is entered again.

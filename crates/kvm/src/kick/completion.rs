@@ -94,14 +94,18 @@ mod tests {
         }
     }
 
+    /// One of this thread; without io_uring `test` is skipped by name.
+    fn completion(test: &str) -> Option<Completion> {
+        Completion::of_this_thread()
+            .inspect_err(|error| println!("SKIPPED {test}: no io_uring: {error}"))
+            .ok()
+    }
+
     #[test]
     fn each_interruption_ends_one_wait_of_its_thread() {
-        let mut completion = match Completion::of_this_thread() {
-            Ok(completion) => completion,
-            Err(error) => {
-                let name = "each_interruption_ends_one_wait_of_its_thread";
-                return println!("SKIPPED {name}: no io_uring: {error}");
-            }
+        let Some(mut completion) = completion("each_interruption_ends_one_wait_of_its_thread")
+        else {
+            return;
         };
         for _ in 0..20 {
             thread::scope(|scope| {
@@ -118,11 +122,12 @@ mod tests {
 
     #[test]
     fn several_interruptions_are_one() {
-        if let Ok(mut completion) = Completion::of_this_thread() {
-            for _ in 0..5 {
-                (0..100).for_each(|_| completion.interrupt());
-                completion.rearm().unwrap();
-            }
+        let Some(mut completion) = completion("several_interruptions_are_one") else {
+            return;
+        };
+        for _ in 0..5 {
+            (0..100).for_each(|_| completion.interrupt());
+            completion.rearm().unwrap();
         }
     }
 }

@@ -10,12 +10,12 @@ use std::{
 };
 
 use vmlet_memory::Gpa;
-use vmlet_vcpu::{EngineError, RunEnd, x86_64::MpState};
+use vmlet_vcpu::{EngineError, RunEnd, Vcpu, VcpuThread, x86_64::MpState};
 
 use crate::harness::{CODE, DATA, Guest, Place, Thread, each, guest::Options, guest::cpuid, limit};
 
 /// Counts at `DATA` for ever.
-fn counting() -> &'static [u8] {
+pub(crate) fn counting() -> &'static [u8] {
     guest!("mov ebx, 0x20000", "2: inc qword ptr [rbx]", "jmp 2b")
 }
 
@@ -93,31 +93,49 @@ fn a_kick_wakes_an_application_processor_that_waits_for_its_start() {
     });
 }
 
+/// Runs the guest while it is kicked thousands of times. The last kick is not lost, or this would run
+/// into its limit.
+pub(crate) fn run_under_kicks(guest: &mut Guest) {
+    let (kicker, all_sent) = (guest.vcpu.kicker(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for sent in 0..5000 {
+                kicker.kick();
+                // Now and then the vCPU shall come to run.
+                if sent % 16 == 0 {
+                    thread::yield_now();
+                }
+            }
+            all_sent.store(true, Ordering::SeqCst);
+            kicker.kick();
+        });
+        while !all_sent.load(Ordering::SeqCst) {
+            assert_eq!(guest.run(), RunEnd::Kicked);
+            guest.bus.seen.clear();
+        }
+    });
+}
+
 #[test]
 fn thousands_of_kicks_leave_at_most_one_behind() {
     each(|place| {
         let mut guest = at(place, true, counting());
-        let (kicker, all_sent) = (guest.vcpu.kicker(), AtomicBool::new(false));
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                for sent in 0..5000 {
-                    kicker.kick();
-                    // Now and then the vCPU shall come to run.
-                    if sent % 16 == 0 {
-                        thread::yield_now();
-                    }
-                }
-                all_sent.store(true, Ordering::SeqCst);
-                kicker.kick();
-            });
-            // The last kick is not lost, or this would run into its limit.
-            while !all_sent.load(Ordering::SeqCst) {
-                assert_eq!(guest.run(), RunEnd::Kicked);
-            }
-        });
+        run_under_kicks(&mut guest);
         guest.load(guest!("mov [r15], eax"));
         if guest.run() == RunEnd::Kicked {
             guest.finish();
+        }
+    });
+}
+
+/// Several askers at once, while this thread pauses and resumes.
+pub(crate) fn pause_while_asked(vcpu: &VcpuThread, question: fn(&mut dyn Vcpu)) {
+    let ask = || (0..400).for_each(|_| vcpu.with(question).unwrap());
+    thread::scope(|scope| {
+        (0..3).for_each(|_| drop(scope.spawn(ask)));
+        for _ in 0..200 {
+            vcpu.pause().unwrap();
+            vcpu.resume().unwrap();
         }
     });
 }
@@ -127,23 +145,9 @@ fn no_request_under_load_is_lost() {
     each(|place| {
         let guest = at(place, true, counting()).into_thread();
         guest.thread.vcpu.resume().unwrap();
-        let ask = |times: u32| {
-            for _ in 0..times {
-                let rip = guest
-                    .thread
-                    .vcpu
-                    .with(|vcpu| vcpu.regs().unwrap().rip)
-                    .unwrap();
-                assert!((CODE..CODE + 16).contains(&rip));
-            }
-        };
-        // Several askers at once, while this thread pauses and resumes.
-        thread::scope(|scope| {
-            (0..3).for_each(|_| drop(scope.spawn(|| ask(400))));
-            for _ in 0..200 {
-                guest.thread.vcpu.pause().unwrap();
-                guest.thread.vcpu.resume().unwrap();
-            }
+        pause_while_asked(&guest.thread.vcpu, |vcpu| {
+            let rip = vcpu.regs().unwrap().rip;
+            assert!((CODE..CODE + 16).contains(&rip));
         });
         assert!(guest.thread.still_runs());
     });

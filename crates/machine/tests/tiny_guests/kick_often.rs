@@ -1,18 +1,14 @@
 //! Rows: kicks of a vCPU whose guest has accessed devices so often that its engine interrupts it in
 //! another way (`vmlet-kvm`'s `kick.rs`).
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use vmlet_vcpu::{RunEnd, x86_64::MpState};
 
-use crate::harness::{DATA, Guest, Place, bus::DONE, each, limit};
+use crate::{
+    harness::{DATA, Guest, Place, bus::DONE, each, limit},
+    kick::{counting, pause_while_asked, run_under_kicks},
+};
 
 /// More accesses than make a vCPU one that exits often.
 const MANY: usize = 3000;
@@ -28,11 +24,6 @@ fn busy(place: &Place, irqchip: bool, code: &[u8]) -> Guest {
     guest.load(&[reads, code].concat());
     guest.let_interrupts_in();
     guest
-}
-
-/// Counts at `DATA` for ever.
-fn counting() -> &'static [u8] {
-    guest!("mov ebx, 0x20000", "2: inc qword ptr [rbx]", "jmp 2b")
 }
 
 #[test]
@@ -113,23 +104,7 @@ fn of_thousands_of_kicks_amid_its_accesses_the_last_is_not_lost() {
     each(|place| {
         let mut guest = busy(place, false, guest!("2: in al, 0x10", "jmp 2b"));
         guest.bus.hook = Some(Box::new(|_| Some(vec![0])));
-        let (kicker, all_sent) = (guest.vcpu.kicker(), AtomicBool::new(false));
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                for sent in 0..5000 {
-                    kicker.kick();
-                    if sent % 16 == 0 {
-                        thread::yield_now();
-                    }
-                }
-                all_sent.store(true, Ordering::SeqCst);
-                kicker.kick();
-            });
-            while !all_sent.load(Ordering::SeqCst) {
-                assert_eq!(guest.run(), RunEnd::Kicked);
-                guest.bus.seen.clear();
-            }
-        });
+        run_under_kicks(&mut guest);
     });
 }
 
@@ -138,16 +113,7 @@ fn no_request_under_load_is_lost_by_it() {
     each(|place| {
         let guest = busy(place, false, counting()).into_thread();
         guest.thread.vcpu.resume().unwrap();
-        let ask = |times: u32| {
-            (0..times).for_each(|_| guest.thread.vcpu.with(|_| ()).unwrap());
-        };
-        thread::scope(|scope| {
-            (0..3).for_each(|_| drop(scope.spawn(|| ask(400))));
-            for _ in 0..200 {
-                guest.thread.vcpu.pause().unwrap();
-                guest.thread.vcpu.resume().unwrap();
-            }
-        });
+        pause_while_asked(&guest.thread.vcpu, |_| ());
         assert!(guest.thread.still_runs());
         guest.thread.vcpu.finish().unwrap();
     });
