@@ -39,6 +39,8 @@ def parser() -> argparse.ArgumentParser:
         help="hot-plug this emulated device into a free root port; may be repeated")  # fmt: skip
     add("--qemu", action="append", default=[], metavar="ARGS",
         help="more arguments for the emulator, split like a shell does")  # fmt: skip
+    add("--append", action="append", default=[], metavar="ARGS",
+        help="more options of L1's kernel, not in flavour intel")  # fmt: skip
     add("--add", action="append", default=[], type=Path, metavar="FILE",
         help="a file the command needs, where L1 does not see the host's")  # fmt: skip
     add("--cpu", choices=sorted(models.MODELS), help="the processor of L1, flavour intel only")
@@ -134,8 +136,9 @@ def _run(flavour: Flavour, options: argparse.Namespace, words: list[str]) -> int
     if isinstance(flavour, QemuFlavour):
         return runner.run(flavour, shape, command, how)
     if isinstance(flavour, BochsFlavour):
-        if options.plug or options.qemu or options.silence:
-            raise LabError(f"--plug, --qemu and --silence are not for flavour {flavour.name}")
+        if options.plug or options.qemu or options.append or options.silence:
+            alien = "--plug, --qemu, --append and --silence"
+            raise LabError(f"{alien} are not for flavour {flavour.name}")
         return bochs.run(flavour, shape, command, how)
     raise LabError(f"flavour {flavour.name} has no emulator")
 
@@ -151,7 +154,7 @@ def _shape(flavour: Flavour, options: argparse.Namespace) -> Shape:
     if not 512 <= memory <= flavour.memory_max or cpus < 1:
         raise LabError(f"--mem must be 512 to {flavour.memory_max}, --smp at least 1")
     extra = tuple(word for text in options.qemu for word in shlex.split(text))
-    return Shape(cpus, memory, extra)
+    return Shape(cpus, memory, extra, tuple(options.append))
 
 
 def _assignment(text: str) -> tuple[str, str]:

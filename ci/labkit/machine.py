@@ -28,6 +28,7 @@ class Config:
     cpus: int
     memory: int  # MiB
     extra: tuple[str, ...] = ()
+    append: tuple[str, ...] = ()  # to the kernel's command line
     emulator: tuple[str, ...] = (QEMU,)
 
     def shape(self) -> tuple[str, ...]:
@@ -40,6 +41,7 @@ class Config:
             # triple faults and their hosts stand still. So nothing runs there.
             count += 1
             cmdline += f" isolcpus=0 irqaffinity=1-{self.cpus}"
+        cmdline = " ".join([cmdline, *self.append])
         arguments = [*self.flavour.qemu, "-smp", str(count), "-m", str(self.memory)]
         arguments += ["-append", cmdline]
         for number in range(self.flavour.root_ports):

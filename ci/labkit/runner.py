@@ -44,11 +44,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Shape:
-    """How large L1 is, and what more its emulator is told."""
+    """How large L1 is, and what more its emulator and its kernel are told."""
 
     cpus: int
     memory: int  # MiB
     extra: tuple[str, ...] = ()
+    append: tuple[str, ...] = ()
 
 
 def run(flavour: QemuFlavour, shape: Shape, command: guest.Command, options: Options) -> int:
@@ -62,6 +63,7 @@ def run(flavour: QemuFlavour, shape: Shape, command: guest.Command, options: Opt
         cpus=shape.cpus,
         memory=shape.memory,
         extra=shape.extra,
+        append=shape.append,
         emulator=older_qemu.command() if flavour.older else (packages.QEMU,),
     )
     running = with_backends(config, command.out)

@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
         if options.prepare:
             return 0
         if options.lab or _wants_lab(bench):
-            return _in_lab(options.name, _lab(bench), json=options.json)
+            return _in_lab(options.name, bench, json=options.json)
     rows = bench.run(lambda text: progress(f"bench: {text}"))
     result = Result(options.name, bench.ENGINE, describe(), rows)
     print("\n".join(to_table(result)), flush=True)
@@ -91,7 +91,7 @@ def check(name: str, bench: ModuleType) -> None:
 
 
 def _lab(bench: ModuleType) -> str:
-    """The machine of the lab that has what it measures."""
+    """The machine of the lab that has what it measures, an attribute LAB where it is another."""
     return str(getattr(bench, "LAB", place.LAB))
 
 
@@ -107,7 +107,9 @@ def _wants_lab(bench: ModuleType) -> bool:
     return not serves
 
 
-def _in_lab(name: str, flavour: str, *, json: bool) -> int:
-    lab: Words = [REPOSITORY / "ci" / "lab", flavour, "--timeout", str(_LAB_SECONDS), *_CPU, "--"]
-    bench: Words = ["python", "-B", "ci/kit", "bench", name, *(["--json"] if json else [])]
-    return subprocess.run([*lab, *bench], check=False, cwd=REPOSITORY).returncode
+def _in_lab(name: str, bench: ModuleType, *, json: bool) -> int:
+    kernel = getattr(bench, "LAB_KERNEL", "")  # what the machine's kernel is told for it
+    options = (*_CPU, *(("--append", kernel) if kernel else ()))
+    lab: Words = [REPOSITORY / "ci" / "lab", _lab(bench), "--timeout", str(_LAB_SECONDS), *options]
+    command: Words = ["python", "-B", "ci/kit", "bench", name, *(["--json"] if json else [])]
+    return subprocess.run([*lab, "--", *command], check=False, cwd=REPOSITORY).returncode

@@ -74,9 +74,13 @@ def _images(options: str = "") -> list[str | Path]:
     return [_INITRD, CMDLINE + options, *(kernel(release) for release in RELEASES)]
 
 
-def subject(engine: str, options: str = "") -> Words:
-    """The command of the side with vmlet on `engine`, with more options of the guest's kernel."""
-    return [tool("python"), "-B", _SUBJECT / "linux.py", engine, *_images(options)]
+def subject(engine: str, options: str = "", *, cpus: int = 1, on: int | None = None) -> Words:
+    """The command of the side with vmlet on `engine`, with more options of the guest's kernel.
+
+    The last of its vCPUs has processor `on` to itself.
+    """
+    shape: Words = ["--cpus", str(cpus), *(["--on", str(on)] if on is not None else [])]
+    return [tool("python"), "-B", _SUBJECT / "linux.py", *shape, engine, *_images(options)]
 
 
 def tcg() -> Words:
@@ -84,9 +88,10 @@ def tcg() -> Words:
     return [tool("python"), "-B", _SUBJECT / "tcg.py", *_images(), "--", *QEMU]
 
 
-def native() -> Words:
-    """The command of the side with the host itself."""
-    return [tool("python"), "-B", _SUBJECT / "native.py", PROGRAM]
+def native(on: int | None = None) -> Words:
+    """The command of the side with the host itself, on that one processor of it."""
+    program: Words = [PROGRAM, *([str(on)] if on is not None else [])]
+    return [tool("python"), "-B", _SUBJECT / "native.py", *program]
 
 
 def qemu() -> str:

@@ -52,7 +52,7 @@ class Comparison:
 
     row: str
     reference: str
-    limit: float
+    limit: float | None
     least: int
     cap: int
     kernels: Sequence[str] = KERNELS

@@ -31,6 +31,11 @@ def test_a_device_changes_the_shape() -> None:
     assert config(("-device", "edu")).shape() != config().shape()
 
 
+def test_what_the_kernel_is_told_changes_the_shape() -> None:
+    shape = replace(config(), append=("nohz_full=2", "quiet")).shape()
+    assert shape[shape.index("-append") + 1].endswith("irqaffinity=1-2 nohz_full=2 quiet")
+
+
 def test_the_shape_names_no_path_of_this_host() -> None:
     assert not [word for word in config().shape() if word in ("kernel", "initrd")]
 

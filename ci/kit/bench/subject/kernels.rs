@@ -1,6 +1,7 @@
 //! Seven integer kernels and one that walks page tables, run on demand: a line with a kernel's number
 //! in, a line `=NUMBER CHECKSUM NANOSECONDS` out. One static program runs on the host and as init of a guest, so that all execute the same
-//! instructions. Built by `mips.py`, without vector instructions.
+//! instructions. Built by `guests.py`, without vector instructions. If its last argument is a number,
+//! it runs on that processor alone.
 
 use std::hint::black_box;
 use std::io::{self, BufRead, Write};
@@ -278,6 +279,17 @@ const PR_SET_THP_DISABLE: i32 = 41;
 
 unsafe extern "C" {
     fn prctl(option: i32, ...) -> i32;
+    fn sched_setaffinity(pid: i32, size: usize, mask: *const u64) -> i32;
+}
+
+/// This thread runs on that processor, of the first 64, alone.
+fn stay_on(processor: u32) -> io::Result<()> {
+    let mask = 1u64.checked_shl(processor).unwrap_or_default();
+    // SAFETY: the mask has the size that is told, and is only read.
+    match unsafe { sched_setaffinity(0, size_of_val(&mask), &mask) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// One word of each of 16,384 pages of 4 KiB, in an order that no TLB follows.
@@ -300,6 +312,9 @@ const KERNELS: [fn() -> u64; 8] =
     [lz_compress, lz_decompress, quicksort, binary_tree, crc32, arx, strings, page_walks];
 
 fn main() -> io::Result<()> {
+    if let Some(processor) = std::env::args().last().and_then(|word| word.parse().ok()) {
+        stay_on(processor)?;
+    }
     let mut output = io::stdout();
     writeln!(output, "=ready")?;
     for line in io::stdin().lock().lines() {

@@ -1,7 +1,7 @@
 """The other reference: the program of `kernels.rs` on the host itself.
 
-`native.py PROGRAM` serves lines "run N": nanoseconds, the result, and nanoseconds by the program's
-own clock.
+`native.py PROGRAM [PROCESSOR]` serves lines "run N": nanoseconds, the result, and nanoseconds by
+the program's own clock.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 
 def main() -> None:
     """Serve the lines of stdin."""
-    program = subprocess.Popen([sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    program = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert program.stdin is not None
     assert program.stdout is not None
     program.stdout.readline()
