@@ -71,10 +71,10 @@ class Comparison:
             least=self.least,
             cap=self.cap,
             told=told,
+            judged=lambda rows: [self._mean(rows)],
         )
-        seven = [row for row in rows if row.row in KERNELS]
         named = [replace(row, row=f"{self.row}:{row.row}") for row in rows]
-        return [self._mean(seven), *named]
+        return [self._mean(rows), *named]
 
     def _batch(self, side: Side) -> Batch:
         def batch() -> Samples:
@@ -82,7 +82,8 @@ class Comparison:
 
         return renewing(side.worker, batch, self.turns) if self.turns else batch
 
-    def _mean(self, rows: Sequence[Row]) -> Row:
+    def _mean(self, every: Sequence[Row]) -> Row:
+        rows = [row for row in every if row.row in KERNELS]
         cost = geometric([row.ratio for row in rows])
         control = geometric([row.control for row in rows])
         return Row(

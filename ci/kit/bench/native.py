@@ -30,7 +30,7 @@ _ALONE = Comparison(
     reference=_REFERENCE,
     limit=1.15,
     least=12,
-    cap=36,
+    cap=24,
     kernels=(*KERNELS, PAGE_WALKS),
     turns=3,
 )

@@ -46,8 +46,12 @@ def measure(
     least: int,
     cap: int,
     told: Callable[[str], None],
+    judged: Callable[[list[Row]], list[Row]] = list,
 ) -> list[Row]:
-    """Run at least `least` rounds, and more up to `cap` while a row's control is off."""
+    """Run at least `least` rounds, and more up to `cap` while a row's control is off.
+
+    `judged` makes of the rows those that have to be decided.
+    """
     costs = {plan.row: _Costs() for plan in plans}
     done = 0
     news = time.monotonic() + _NEWS_SECONDS
@@ -55,7 +59,8 @@ def measure(
         _round(costs, subject, reference, done)
         done += 1
         rows = [_row(plan, costs[plan.row], done) for plan in plans] if done >= least else []
-        undecided = [row.row for row in rows if row.verdict is Verdict.UNDECIDED]
+        ends = judged(rows) if rows else []
+        undecided = [row.row for row in ends if row.verdict is Verdict.UNDECIDED]
         if rows and (not undecided or done >= cap):
             return rows
         if undecided and done % least == 0:

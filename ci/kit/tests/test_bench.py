@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -83,6 +84,30 @@ def test_a_noisy_row_runs_more_rounds_up_to_the_cap_and_stays_undecided() -> Non
     )
     assert (row.verdict, row.rounds) == (Verdict.UNDECIDED, 2)
     assert told == ["1 rounds, at most 2: undecided: create"]
+
+
+def test_rounds_go_on_while_what_is_made_of_the_rows_is_undecided() -> None:
+    calls = iter(range(1000))
+
+    def reference() -> Mapping[str, list[float]]:
+        return {"create": [10.0 if next(calls) % 2 else 20.0]}
+
+    def limited(rows: list[Row]) -> list[Row]:
+        return [replace(row, verdict=verdict(row.ratio, row.control, 1.2)) for row in rows]
+
+    plan = replace(PLAN, limit=None)
+    cases: list[tuple[Callable[[list[Row]], list[Row]], int]] = [(limited, 3), (list, 1)]
+    for judged, rounds in cases:
+        (row,) = measure(
+            [plan],
+            lambda: {"create": [10.0]},
+            reference,
+            least=1,
+            cap=3,
+            told=lambda _: None,
+            judged=judged,
+        )
+        assert row.rounds == rounds
 
 
 def test_a_slow_host_gets_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
