@@ -1,4 +1,4 @@
-"""The workspace against ARCHITECTURE.md: edges, dependencies, unsafe code, sizes, names."""
+"""The workspace against ARCHITECTURE.md: edges, dependencies, unsafe code, files."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ FORBIDDEN = {"base", "common", "helper", "helpers", "manager", "misc", "util", "
 _ROOM = "Room:"
 _SOURCES = {".c", ".h", ".py", ".pyi", ".rs", ".sh", ".S"}
 _SKIPPED = {"target", "build", "dist", "__pycache__", "corpus", "artifacts"}
+_ROOTS = ("lib.rs", "main.rs", "mod.rs")
 _EXEMPTION = re.compile(r"#!?\[\s*(?:expect|allow)\s*\(\s*unsafe_code\b")
 
 
@@ -141,6 +142,21 @@ def check_files(root: Path) -> Iterator[str]:
                 yield f"{name}: the name {part!r} says nothing about what is in it"
 
 
+def check_modules(root: Path) -> Iterator[str]:
+    """Files of Rust that no module declares: they are not compiled, and their tests never run."""
+    for path in sorted(root.glob("crates/*/*/**/*.rs")):
+        folder, name = path.parent, path.stem
+        if path.name in _ROOTS[:2]:
+            continue
+        if path.name == "mod.rs":
+            folder, name = folder.parent, folder.name
+        parents = [*(folder / parent for parent in _ROOTS), folder.with_suffix(".rs")]
+        texts = [parent.read_text() for parent in parents if parent.is_file()]
+        declared = re.compile(rf"^\s*(?:pub.*\s)?mod {name};", re.MULTILINE)
+        if not any(declared.search(text) for text in texts):
+            yield f"{path.relative_to(root)} is no module of its crate: nothing declares it"
+
+
 def problems(root: Path) -> list[str]:
     """Everything wrong with the repository at `root`."""
     try:
@@ -153,6 +169,7 @@ def problems(root: Path) -> list[str]:
         *check_dependencies(rules, found),
         *check_unsafe(rules, root),
         *check_files(root),
+        *check_modules(root),
     ]
 
 

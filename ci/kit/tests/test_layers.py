@@ -57,6 +57,7 @@ def test_a_dependency_without_a_reason_is_found(workspace: Path) -> None:
 
 def test_unsafe_code_outside_the_listed_files_is_found(workspace: Path) -> None:
     source = workspace / "crates" / "boot" / "src" / "new.rs"
+    append(source.with_name("lib.rs"), "mod new;\n")
     source.write_text('#![expect(unsafe_code, reason = "because")]\n')
     (problem,) = layers.problems(workspace)
     assert "crates/boot/src/new.rs" in problem
@@ -64,7 +65,16 @@ def test_unsafe_code_outside_the_listed_files_is_found(workspace: Path) -> None:
 
 def test_a_long_file_and_a_name_that_says_nothing_are_found(workspace: Path) -> None:
     (workspace / "crates" / "boot" / "src" / "utils.rs").write_text("//\n" * 601)
+    append(workspace / "crates" / "boot" / "src" / "lib.rs", "mod utils;\n")
     assert len(layers.problems(workspace)) == 2
+
+
+def test_a_file_that_no_module_declares_is_found(workspace: Path) -> None:
+    tests = workspace / "crates" / "machine" / "tests" / "tiny_guests"
+    main = tests / "main.rs"
+    main.write_text(main.read_text().replace("mod page_sizes;\n", ""))
+    (problem,) = layers.problems(workspace)
+    assert "tiny_guests/page_sizes.rs is no module" in problem
 
 
 def test_a_crate_without_a_row_is_found(workspace: Path) -> None:

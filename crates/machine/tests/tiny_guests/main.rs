@@ -43,6 +43,7 @@ mod ioapic;
 mod ioevents;
 #[cfg(test)]
 mod kick;
+#[cfg(test)]
 mod kick_often;
 #[cfg(test)]
 mod levels;
@@ -52,6 +53,8 @@ mod mmio;
 mod modes;
 #[cfg(test)]
 mod moves;
+#[cfg(test)]
+mod page_sizes;
 #[cfg(test)]
 mod pci;
 #[cfg(test)]

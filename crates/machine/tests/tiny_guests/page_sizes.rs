@@ -25,8 +25,14 @@ const RANGE: u64 = GIB;
 /// Room for page tables in the standard memory.
 const OWN_TABLES: u64 = 0x18_0000;
 
-/// Held by the test that uses the host's pools of huge pages.
+/// Held by a test that uses the host's pools of huge pages, or that counts: for a page of the pool
+/// the host moves others away, which unmaps them.
 static POOLS: Mutex<()> = Mutex::new(());
+
+fn undisturbed(test: impl Fn(&Place)) {
+    let _guard = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+    each(test);
+}
 
 /// Pages of 1 GiB, 2 MiB and 4 KiB that the engine has mapped; none where it does not count.
 fn counts(guest: &Guest) -> Option<[u64; 3]> {
@@ -131,7 +137,7 @@ fn host_has_huge_pages() -> bool {
 
 #[test]
 fn an_aligned_slot_is_mapped_in_two_mebibyte_pages() {
-    each(|place| {
+    undisturbed(|place| {
         let len = 8 * MIB;
         let mut guest = guest_with(place, anonymous(0, len));
         assert_eq!(plan(&guest.memory), ([0, 4, 0], PageLimit::Backing));
@@ -149,7 +155,7 @@ fn an_aligned_slot_is_mapped_in_two_mebibyte_pages() {
 
 #[test]
 fn a_slot_whose_host_address_is_one_page_off_is_mapped_in_small_pages() {
-    each(|place| {
+    undisturbed(|place| {
         let len = 8 * MIB;
         let mut guest = guest_with(place, anonymous(0x1000, len));
         assert_eq!(plan(&guest.memory), ([0, 0, 2048], PageLimit::Misaligned));
@@ -163,7 +169,7 @@ fn a_slot_whose_host_address_is_one_page_off_is_mapped_in_small_pages() {
 
 #[test]
 fn a_logged_slot_is_mapped_in_small_pages() {
-    each(|place| {
+    undisturbed(|place| {
         let len = 8 * MIB;
         let mut guest = guest_with(place, anonymous(0, len));
         guest.memory.set_dirty_logging(true).unwrap();
@@ -179,7 +185,7 @@ fn a_logged_slot_is_mapped_in_small_pages() {
 
 #[test]
 fn logging_splits_large_pages_that_are_mapped_already() {
-    each(|place| {
+    undisturbed(|place| {
         let len = 8 * MIB;
         let mut guest = guest_with(place, anonymous(0, len));
         touch(&mut guest, len);
@@ -196,7 +202,7 @@ fn logging_splits_large_pages_that_are_mapped_already() {
 
 #[test]
 fn a_slot_that_ends_inside_a_page_is_cut_to_small_pages_there() {
-    each(|place| {
+    undisturbed(|place| {
         let len = 3 * MIB;
         let mut guest = guest_with(place, anonymous(0, len));
         assert_eq!(plan(&guest.memory).0, [0, 1, 256]);
