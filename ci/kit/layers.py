@@ -19,7 +19,7 @@ FORBIDDEN = {"base", "common", "helper", "helpers", "manager", "misc", "util", "
 _ROOM = "Room:"
 _SOURCES = {".c", ".h", ".py", ".pyi", ".rs", ".sh", ".S"}
 _SKIPPED = {"target", "build", "dist", "__pycache__", "corpus", "artifacts"}
-_ROOTS = ("lib.rs", "main.rs", "mod.rs")
+_ROOTS = ("lib.rs", "main.rs")
 _EXEMPTION = re.compile(r"#!?\[\s*(?:expect|allow)\s*\(\s*unsafe_code\b")
 
 
@@ -146,11 +146,13 @@ def check_modules(root: Path) -> Iterator[str]:
     """Files of Rust that no module declares: they are not compiled, and their tests never run."""
     for path in sorted(root.glob("crates/*/*/**/*.rs")):
         folder, name = path.parent, path.stem
-        if path.name in _ROOTS[:2]:
+        # A file in a crate's `tests` or `benches` is a program of its own.
+        alone = folder.parent.parent == root / "crates" and folder.name != "src"
+        if alone or path.name in _ROOTS:
             continue
         if path.name == "mod.rs":
             folder, name = folder.parent, folder.name
-        parents = [*(folder / parent for parent in _ROOTS), folder.with_suffix(".rs")]
+        parents = [*(folder / parent for parent in (*_ROOTS, "mod.rs")), folder.with_suffix(".rs")]
         texts = [parent.read_text() for parent in parents if parent.is_file()]
         declared = re.compile(rf"^\s*(?:pub.*\s)?mod {name};", re.MULTILINE)
         if not any(declared.search(text) for text in texts):

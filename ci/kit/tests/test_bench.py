@@ -71,27 +71,25 @@ def test_a_quiet_row_is_decided_after_the_least_rounds() -> None:
     assert row.verdict is Verdict.MET
 
 
-def test_a_noisy_row_runs_more_rounds_up_to_the_cap_and_stays_undecided() -> None:
+def noisy() -> Callable[[], Mapping[str, list[float]]]:
+    """A reference whose control is far off."""
     calls = iter(range(1000))
-    told: list[str] = []
 
     def reference() -> Mapping[str, list[float]]:
         # In each order of the parties the reference comes before its control.
         return {"create": [10.0 if next(calls) % 2 else 20.0]}
 
-    (row,) = measure(
-        [PLAN], lambda: {"create": [10.0]}, reference, least=1, cap=2, told=told.append
-    )
+    return reference
+
+
+def test_a_noisy_row_runs_more_rounds_up_to_the_cap_and_stays_undecided() -> None:
+    told: list[str] = []
+    (row,) = measure([PLAN], lambda: {"create": [10.0]}, noisy(), least=1, cap=2, told=told.append)
     assert (row.verdict, row.rounds) == (Verdict.UNDECIDED, 2)
     assert told == ["1 rounds, at most 2: undecided: create"]
 
 
 def test_rounds_go_on_while_what_is_made_of_the_rows_is_undecided() -> None:
-    calls = iter(range(1000))
-
-    def reference() -> Mapping[str, list[float]]:
-        return {"create": [10.0 if next(calls) % 2 else 20.0]}
-
     def limited(rows: list[Row]) -> list[Row]:
         return [replace(row, verdict=verdict(row.ratio, row.control, 1.2)) for row in rows]
 
@@ -101,7 +99,7 @@ def test_rounds_go_on_while_what_is_made_of_the_rows_is_undecided() -> None:
         (row,) = measure(
             [plan],
             lambda: {"create": [10.0]},
-            reference,
+            noisy(),
             least=1,
             cap=3,
             told=lambda _: None,
