@@ -44,6 +44,16 @@ _FACTOR = float(os.environ.get("VMLET_TIME_FACTOR", "1"))
 _REQUIRED = set(filter(None, os.environ.get("VMLET_REQUIRE", "").split(",")))
 
 
+def pytest_collection_finish() -> None:
+    """Takes what there is before the first test out of the garbage collector's sight.
+
+    It stays until the last one, and tests collect again and again: on an emulated host the search
+    through all of it would be most of the time that some of them take.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def limit(seconds: float) -> float:
     """A timeout for this place."""
     return seconds * _FACTOR
