@@ -26,6 +26,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -136,7 +137,7 @@ class Holdings:
         """As it is when everything that was dropped is gone."""
         open_files = descriptors()
         maps = Path("/proc/self/maps").read_text().splitlines()
-        names = [(task / "comm").read_text().strip() for task in _tasks()]
+        names = _task_names()
         return cls(
             descriptors=open_files,
             threads=tuple(sorted(name for name in names if name.startswith("vmlet-vcpu"))),
@@ -172,9 +173,13 @@ def _settled() -> Holdings:
     return now
 
 
-def _tasks() -> list[Path]:
-    """The threads that are not on their way out."""
-    return [task for task in Path("/proc/self/task").iterdir() if (task / "comm").exists()]
+def _task_names() -> list[str]:
+    """The names of the threads that are not on their way out."""
+    names = []
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            names.append((task / "comm").read_text().strip())
+    return names
 
 
 def _length(line: str) -> int:

@@ -258,9 +258,10 @@ class VM:
     def detach(self, port: int, *, timeout: float | None = 30, pull: bool = False) -> None:
         """Asks the guest for the device in ``port`` and waits until it has gone.
 
-        `TimeoutError` after ``timeout`` seconds (None: never): Linux waits for five before it lets
-        go. With ``pull`` the device goes at once, as if it was torn out; a Linux guest that had its
-        virtio driver on it does not find another device in that port.
+        Then it holds nothing of the host any more, and whatever it was may be used for something
+        else. `TimeoutError` after ``timeout`` seconds (None: never): Linux waits for five before it
+        lets go. With ``pull`` the device goes at once, as if it was torn out; a Linux guest that
+        had its virtio driver on it does not find another device in that port.
         """
         unplug(self._machine, port, timeout, pull=pull)
 

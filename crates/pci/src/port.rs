@@ -47,6 +47,8 @@ struct Content {
     waits: Option<SavedEndpoint>,
     /// The host has asked for the function.
     wanted: bool,
+    /// Functions that were taken out of the slot and have not ended yet.
+    leaving: u32,
 }
 
 #[derive(Debug)]
@@ -289,7 +291,21 @@ impl Port {
     fn take(&self, state: &mut State, events: bool) -> Option<Arc<Endpoint>> {
         state.content.wanted = false;
         self.slot.set_present(&mut state.registers, false, events);
-        state.content.endpoint.take()
+        let gone = state.content.endpoint.take();
+        state.content.leaving += u32::from(gone.is_some());
+        gone
+    }
+
+    /// One of those that were taken has ended.
+    pub(crate) fn left(&self) {
+        let mut state = self.lock();
+        state.content.leaving = state.content.leaving.saturating_sub(1);
+    }
+
+    /// Whether nothing is in the slot, nor on its way out.
+    pub(crate) fn is_empty(&self) -> bool {
+        let content = &self.lock().content;
+        content.endpoint.is_none() && content.leaving == 0
     }
 
     /// Bus numbers, windows and BARs as firmware gives them.

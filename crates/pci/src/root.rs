@@ -146,7 +146,8 @@ impl Root {
     /// Asks the guest for the function in `port`: its driver hears of a pressed attention button
     /// and switches the slot off, some seconds later. [`crate::SlotEvents`] hears of the end.
     pub fn request_unplug(&self, port: u8) -> Result<(), PciError> {
-        let gone = self.port(port)?.request()?;
+        let port = self.port(port)?;
+        let gone = port.request()?;
         self.let_go(port, gone);
         Ok(())
     }
@@ -154,23 +155,28 @@ impl Root {
     /// Takes the function in `port` without asking (surprise removal), or before the guest starts.
     /// Nobody is told but the guest.
     pub fn pull(&self, port: u8, plug: Plug) -> Result<(), PciError> {
-        let gone = self.port(port)?.pull(plug == Plug::Hot)?;
-        if let Some(endpoint) = gone {
-            endpoint.unplug();
+        let port = self.port(port)?;
+        if let Some(endpoint) = port.pull(plug == Plug::Hot)? {
+            end(port, endpoint);
         }
         Ok(())
     }
 
-    fn let_go(&self, port: u8, gone: Option<Arc<Endpoint>>) {
+    fn let_go(&self, port: &Port, gone: Option<Arc<Endpoint>>) {
         if let Some(endpoint) = gone {
-            endpoint.unplug();
-            self.wiring.events.ejected(port);
+            end(port, endpoint);
+            self.wiring.events.ejected(port.bdf.device());
         }
     }
 
     /// The function in `port`.
     pub fn function(&self, port: u8) -> Option<Arc<dyn Function>> {
         self.port(port).ok()?.function()
+    }
+
+    /// Whether nothing is in `port`: what was there has ended, and holds nothing of the host any more.
+    pub fn is_empty(&self, port: u8) -> bool {
+        self.port(port).map_or(true, Port::is_empty)
     }
 
     /// Ports whose functions are to be put back after a restore, with the functions' names.
@@ -252,7 +258,7 @@ impl Root {
             }
             Target::Port(port) => {
                 let gone = port.write_config(offset, data);
-                self.let_go(port.bdf.device(), gone);
+                self.let_go(port, gone);
             }
             Target::Function(endpoint) => endpoint.write_config(offset, data),
             Target::Nothing => {}
@@ -295,6 +301,14 @@ enum Target<'a> {
     Port(&'a Port),
     Function(Arc<Endpoint>),
     Nothing,
+}
+
+/// Ends what was in a port. Whoever waits for the slot to be empty finds nothing of it left: neither
+/// its work nor its descriptors.
+fn end(port: &Port, endpoint: Arc<Endpoint>) {
+    endpoint.unplug();
+    drop(endpoint);
+    port.left();
 }
 
 fn line(lines: &[Arc<SharedLine>], device: u8) -> Arc<SharedLine> {

@@ -37,7 +37,7 @@ impl Machine {
     pub fn end_detach(&self, port: u8, limit: Duration) -> Result<bool, MachineError> {
         let parts = self.open()?;
         let bus = parts.bus()?;
-        let gone = || bus.root.function(port).is_none();
+        let gone = || bus.root.is_empty(port);
         Ok(bus.watch.wait(limit, gone))
     }
 

@@ -1,7 +1,14 @@
 //! Native hot-plug (PCIe 6.0, section 6.7).
 
+use std::sync::{Mutex, Weak};
+
+use vmlet_bus::{AccessContext, Flow, SavedError, SavedState};
+
 use super::*;
-use crate::{PciError, testing::ID};
+use crate::{
+    FunctionLayout, Links, PciError,
+    testing::{Ejected, ID},
+};
 
 const LINK_STATUS: u64 = 0x12;
 const CONTROL: u64 = 0x18;
@@ -143,6 +150,79 @@ fn a_function_leaves_when_the_guest_has_switched_its_slot_off() {
     bus.set_half(PORT, bus.express(STATUS), 0xffff);
     bus.plug(Plug::Hot);
     assert_eq!(bus.messages(), 1);
+}
+
+/// Notes, at its end and when it is dropped, whether its slot looks empty and the end is told.
+#[derive(Debug)]
+struct Leaver {
+    bus: Weak<Root>,
+    ejected: Arc<Ejected>,
+    seen: Arc<Mutex<Vec<(&'static str, bool)>>>,
+}
+
+impl Leaver {
+    fn note(&self, when: &'static str) {
+        let empty = self.bus.upgrade().unwrap().is_empty(1);
+        let told = !self.ejected.take().is_empty();
+        self.seen.lock().unwrap().push((when, empty || told));
+    }
+}
+
+impl Drop for Leaver {
+    fn drop(&mut self) {
+        self.note("drop");
+    }
+}
+
+impl Function for Leaver {
+    fn name(&self) -> &'static str {
+        "leaver"
+    }
+    fn layout(&self) -> FunctionLayout {
+        FunctionLayout::default()
+    }
+    fn connect(&self, _: Links) {}
+    fn read_bar(&self, _: &dyn AccessContext, _: u8, _: u64, _: &mut [u8]) -> Flow {
+        Flow::Continue
+    }
+    fn write_bar(&self, _: &dyn AccessContext, _: u8, _: u64, _: &[u8]) -> Flow {
+        Flow::Continue
+    }
+    fn reset(&self) {}
+    fn save(&self) -> Option<SavedState> {
+        None
+    }
+    fn restore(&self, _: &SavedState) -> Result<(), SavedError> {
+        Ok(())
+    }
+    fn unplug(&self) {
+        self.note("unplug");
+    }
+}
+
+#[test]
+fn a_slot_is_empty_once_its_function_has_ended_and_is_dropped() {
+    let bus = Bus::new();
+    let seen = Arc::default();
+    for take in [Root::request_unplug, |root: &Root, port| {
+        root.pull(port, Plug::Hot)
+    }] {
+        assert!(bus.root.is_empty(1));
+        let leaver = Arc::new(Leaver {
+            bus: Arc::downgrade(&bus.root),
+            ejected: Arc::clone(&bus.board.ejected),
+            seen: Arc::clone(&seen),
+        });
+        bus.root.plug(leaver, Some(1), Plug::Hot).unwrap();
+        assert!(!bus.root.is_empty(1));
+        bus.control_slot(ENABLES | ON);
+        take(&bus.root, 1).unwrap();
+        bus.control_slot(ENABLES | OFF);
+        assert!(bus.root.is_empty(1));
+        let seen = std::mem::take(&mut *seen.lock().unwrap());
+        assert_eq!(seen, [("unplug", false), ("drop", false)]);
+        bus.board.ejected.take();
+    }
 }
 
 /// Section 6.7.1.5: a second press within five seconds takes the wish back.
