@@ -286,8 +286,9 @@ fn virtio_2_7_10_with_event_idx_the_next_index_is_asked_for() {
     assert_eq!(taken, 1);
 }
 
-#[test]
-fn what_comes_while_the_device_lingers_is_taken_without_a_notification() {
+/// Sends a chain, and another one at the second look for more; how many chains were taken at once and
+/// the used ring's flags then. None: the time to linger was over before that look.
+fn what_comes_at_the_second_look() -> Option<Vec<(usize, u16)>> {
     let (driver, queue, _) = queue();
     let view = driver.view();
     let flags = |driver: &Driver| u16::from_le_bytes(driver.read(driver.state.used));
@@ -307,8 +308,16 @@ fn what_comes_while_the_device_lingers_is_taken_without_a_notification() {
         each: &mut |chains| seen.push((chains.len(), flags(&driver))),
     };
     queue.drain_batches(&view, batches);
-    assert_eq!(seen, [(1, 1), (1, 1)], "notifications are off at both");
     assert_eq!(flags(&driver), 0);
+    (looks.get() > 3).then_some(seen)
+}
+
+#[test]
+fn what_comes_while_the_device_lingers_is_taken_without_a_notification() {
+    // A thread that the host takes off its processor lingers no longer.
+    let seen = (0..1000).find_map(|_| what_comes_at_the_second_look());
+    let seen = seen.expect("one of the tries has its time");
+    assert_eq!(seen, [(1, 1), (1, 1)], "notifications are off at both");
 }
 
 /// Interrupts for 66 chains: two at once, the others each when it has been looked for in vain.
