@@ -135,6 +135,11 @@ def failures_of_cargo(text: str) -> list[Failure]:
     return [Failure(name, _short(printed.get(name, []), "panicked at")) for name in names]
 
 
+def ended_early(text: str) -> bool:
+    """Whether a test program of those that `cargo test` ran crashed: it ended without a result."""
+    return text.count(", to rerun pass ") > text.count("test result: FAILED")
+
+
 def failures_of_junit(path: Path) -> list[Failure]:
     """The failed tests of a JUnit report."""
     found = []

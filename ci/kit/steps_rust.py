@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import fuzz, outcome
 from .paths import REPOSITORY
-from .process import Words, output, run
+from .process import CommandError, Words, output, run
 from .schedule import MachineEnded, Report, Step, StepFailed
 from .steady import steady
 from .steps_static import must_pass
@@ -35,21 +35,31 @@ def _rustdoc(log: Path, report: Report) -> None:
 
 
 def _tests(log: Path, report: Report) -> None:
-    command = ["cargo", "test", "--workspace", "--locked", "--no-fail-fast"]
-    status = run([*command, "--", "--show-output"], log, timeout=1200)
-    text = log.read_text(errors="replace")
-    report.count(outcome.of_cargo(text), "host")
-    report.failures += outcome.failures_of_cargo(text)
-    if status:
-        raise StepFailed(f"cargo test ended with status {status}")
+    command: Words = ["cargo", "test", "--workspace", "--locked", "--no-fail-fast"]
+
+    def run_tests(log: Path, chosen: Words) -> None:
+        status = run([*command, "--", "--show-output", *_exactly(chosen)], log, timeout=1200)
+        text = log.read_text(errors="replace")
+        report.count(outcome.of_cargo(text), "host")
+        report.failures += outcome.failures_of_cargo(text)
+        if outcome.ended_early(text):
+            raise CommandError(f"cargo test ended with status {status}, a test program early")
+        if status:
+            raise StepFailed(f"cargo test ended with status {status}")
+
+    steady(run_tests, log, report, lambda failure: failure.test)
 
 
 def _tiny_guests_translated(log: Path, report: Report) -> None:
     # One at a time: some measure the memory of the process.
     command: Words = [tiny_guests(), "--show-output", "--test-threads", "1"]
     env = {"VMLET_TRANSLATE_AFTER": "1", "VMLET_TIME_FACTOR": "5"}
-    status = run(command, log, timeout=900, env=env)
-    _count(log, report, ("tiny guests, translated", "host"), status)
+
+    def run_tests(log: Path, chosen: Words) -> None:
+        status = run([*command, *_exactly(chosen)], log, timeout=900, env=env)
+        _count(log, report, ("tiny guests, translated", "host"), status)
+
+    steady(run_tests, log, report, lambda failure: failure.test)
 
 
 def _tiny_guests_in_lab(log: Path, report: Report) -> None:
@@ -67,13 +77,16 @@ def _tiny_guests(log: Path, report: Report, where: str, options: Words, shell: W
     command = [*lab, *shell, tiny_guests(), "--show-output"]
 
     def run_tests(log: Path, chosen: Words) -> None:
-        exact: Words = ["--exact", *chosen] if chosen else []
-        status = run([*command, *exact], log, timeout=1800)
+        status = run([*command, *_exactly(chosen)], log, timeout=1800)
         if status and "test result:" not in log.read_text(errors="replace"):
             raise MachineEnded(f"the tiny guests ended with status {status}")
         _count(log, report, ("tiny guests", where), status)
 
     steady(run_tests, log, report, lambda failure: failure.test)
+
+
+def _exactly(chosen: Words) -> Words:
+    return ["--exact", *chosen] if chosen else []
 
 
 def _count(log: Path, report: Report, told: tuple[str, str], status: int) -> None:
@@ -82,6 +95,8 @@ def _count(log: Path, report: Report, told: tuple[str, str], status: int) -> Non
     for tally in outcome.of_cargo(text).values():
         report.count({group: tally}, where)
     report.failures += outcome.failures_of_cargo(text)
+    if status and "test result:" not in text:
+        raise CommandError(f"the tiny guests ended early, with status {status}")
     if status:
         raise StepFailed(f"the tiny guests ended with status {status}")
 

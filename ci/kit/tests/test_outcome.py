@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kit.outcome import Failure, Skip, failures_of_cargo, failures_of_junit, of_cargo, of_junit
+from kit.outcome import (
+    Failure,
+    Skip,
+    ended_early,
+    failures_of_cargo,
+    failures_of_junit,
+    of_cargo,
+    of_junit,
+)
 
 CARGO = """\
      Running unittests src/lib.rs (target/debug/deps/vmlet_memory-0123456789abcdef)
@@ -40,11 +48,22 @@ failures:
 
 test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s
 
+error: test failed, to rerun pass `-p vmlet-machine --test tiny_guests`
    Doc-tests vmlet_memory
 
 running 0 tests
 
 test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
+"""
+
+CRASH = """\
+     Running tests/slots.rs (target/debug/deps/slots-0123456789abcdef)
+
+running 1 test
+error: test failed, to rerun pass `-p vmlet-machine --test slots`
+
+Caused by:
+  process didn't exit successfully: `slots` (signal: 6, SIGABRT: process abort signal)
 """
 
 JUNIT = """\
@@ -76,6 +95,10 @@ def test_a_rust_test_that_says_it_was_skipped_has_not_passed() -> None:
 def test_a_failed_rust_test_is_named_with_its_panic() -> None:
     panic = ("thread 'modes::y' panicked at src/modes.rs:9:5:", "left: 1")
     assert failures_of_cargo(CARGO) == [Failure("modes::y", panic)]
+
+
+def test_a_program_that_crashed_is_no_failed_test() -> None:
+    assert [ended_early(text) for text in (CARGO, CRASH, CARGO + CRASH)] == [False, True, True]
 
 
 def test_groups_of_pytest_are_its_files(tmp_path: Path) -> None:
